@@ -1,0 +1,3 @@
+"""Calibrated microdata for every US congressional district."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,73 @@
+"""Errors that name the place, the value, what was expected and the nearest valid choice."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DistcalibError(Exception):
+    """An error that the program explains itself: printed without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(DistcalibError):
+    """Something that the user gave cannot be used. Exit code 2; nothing has been written.
+
+    Parameters
+    ----------
+    message
+        What is wrong, in one sentence.
+    place
+        File, and where there is one the field: ``run.yaml: fit.epochs``.
+    value
+        The offending value, if one can be shown.
+    expected
+        What would have been right.
+    choices
+        Valid choices; the nearest to `value` are named in the message.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: object = None,
+        value: object = None,
+        expected: str | None = None,
+        choices: Iterable[object] = (),
+    ) -> None:
+        parts = [f"{place}: {message}" if place is not None else message]
+        if value is not None:
+            parts.append(f"got {_short(value)}")
+        if expected:
+            parts.append(f"expected {expected}")
+        near = nearest(value, choices)
+        if near:
+            parts.append("did you mean " + " or ".join(repr(n) for n in near) + "?")
+        super().__init__("; ".join(parts))
+        self.place, self.value, self.expected = place, value, expected
+
+
+class RunError(DistcalibError):
+    """A run could not be finished; what had verified stays and is used by the next attempt."""
+
+
+def nearest(value: object, choices: Iterable[object], n: int = 3) -> list[str]:
+    """Return up to `n` choices whose spelling is closest to `value`, best first.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    ['epochs']
+    """
+    names = [str(c) for c in choices]
+    if value is None or not names:
+        return []
+    return difflib.get_close_matches(str(value), names, n=n, cutoff=0.5)
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
