@@ -1,0 +1,188 @@
+"""PolicyEngine HDF5 files: one dataset ``{variable}/{period}`` for each variable and period."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
+from distcalib.errors import InputError
+from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
+from distcalib.microdata.validate import positions_of, validate
+
+
+def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
+    """Read a PolicyEngine dataset and check that it is sound.
+
+    Parameters
+    ----------
+    path
+        HDF5 file with ``{variable}/{period}`` datasets.
+    period
+        Year to take as the microdata's own; by default the latest year of ``household_weight``.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, truncated or not HDF5, when ids or links are missing, repeated or
+        dangling, and when a column has the wrong length, NaN, or (weights) negative values.
+    """
+    file = Path(path)
+    if not file.is_file():
+        siblings = [p.name for p in file.parent.glob("*.h5")] if file.parent.is_dir() else []
+        raise InputError(
+            "no such microdata file",
+            place=file,
+            value=file.name,
+            choices=siblings,
+            expected="a PolicyEngine HDF5 file",
+        )
+    raw: dict[str, np.ndarray] = {}
+    try:
+        with h5py.File(file, "r") as h5:
+            for name in sorted(h5):
+                group = h5[name]
+                if isinstance(group, h5py.Dataset):
+                    raise InputError(
+                        "holds arrays without a period",
+                        place=file,
+                        value=name,
+                        expected="datasets named {variable}/{period}",
+                    )
+                for when in sorted(group):
+                    raw[f"{name}/{when}"] = np.asarray(group[when])
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"cannot be read as HDF5, it may be truncated ({error})",
+            place=file,
+            expected="a complete PolicyEngine HDF5 file",
+        ) from error
+    return _assemble(raw, period, file)
+
+
+def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Microdata:
+    years = [
+        int(p.split("/")[1]) for p in raw if p.startswith("household_weight/") and p.split("/")[1].isdigit()
+    ]
+    if not years:
+        raise InputError(
+            "has no household weights",
+            place=file,
+            value="household_weight",
+            expected="household_weight/{year}",
+            choices={p.split("/")[0] for p in raw},
+        )
+    year = max(years) if period is None else period
+    if year not in years:
+        raise InputError(
+            "has no household weights of this year",
+            place=file,
+            value=year,
+            choices=years,
+            expected=f"one of {sorted(years)}",
+        )
+
+    def needed(name: str) -> np.ndarray:
+        found = raw.get(f"{name}/{year}")
+        if found is None:
+            found = next((a for p, a in sorted(raw.items()) if p.split("/")[0] == name), None)
+        if found is None:
+            raise InputError(
+                "lacks an entity id or link",
+                place=file,
+                value=name,
+                expected="ids of every entity and person_{entity}_id links",
+                choices={p.split("/")[0] for p in raw},
+            )
+        return np.asarray(found)
+
+    ids = {e: _integers(needed(f"{e}_id"), f"{e}_id", file) for e in ENTITIES}
+    links = {
+        e: positions_of(_integers(needed(f"person_{e}_id"), f"person_{e}_id", file), ids[e], e, file)
+        for e in GROUP_ENTITIES
+    }
+    values: dict[str, dict[str, np.ndarray]] = {e: {} for e in ENTITIES}
+    known = catalogue()
+    for path, array in raw.items():
+        name = path.split("/")[0]
+        if name in ID_COLUMNS:
+            continue
+        if name in known:
+            entity = known.variables[name].entity
+        else:
+            # Columns that policyengine-us does not know are ignored by it; the plan names them.
+            continue
+        values[entity][path] = normalise(array)
+    data = Microdata(period=year, ids=ids, links=links, values=values)
+    validate(data, file)
+    return data
+
+
+def unknown_columns(path: str | Path) -> list[str]:
+    """Return the names in a file that policyengine-us would ignore, sorted."""
+    with h5py.File(path, "r") as h5:
+        return sorted(n for n in h5 if n not in catalogue() and n not in ID_COLUMNS)
+
+
+def _integers(array: np.ndarray, name: str, file: Path) -> np.ndarray:
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or (array != np.floor(array)).any():
+            raise InputError(
+                "has ids that are not whole numbers", place=f"{file}: {name}", expected="integers"
+            )
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise InputError(
+            "has ids that are not numbers",
+            place=f"{file}: {name}",
+            value=str(array.dtype),
+            expected="integers",
+        )
+    return array.astype(np.int64)
+
+
+def write_hdf5(data: Microdata, path: str | Path) -> None:
+    """Write a dataset that PolicyEngine opens; equal content gives equal bytes.
+
+    The file appears under its name only when it is complete: it is written under a temporary name,
+    flushed to disk, reopened and counted, then renamed.
+    """
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, np.ndarray] = {}
+    for entity in ENTITIES:
+        arrays[f"{entity}_id/{data.period}"] = normalise(data.ids[entity])
+    for entity in GROUP_ENTITIES:
+        arrays[f"person_{entity}_id/{data.period}"] = normalise(data.ids[entity][data.links[entity]])
+    for table in data.values.values():
+        arrays |= table
+    with _published(file) as temporary:
+        with h5py.File(temporary, "w", libver="latest") as h5:
+            for name in sorted(arrays):
+                array = arrays[name]
+                options: dict[str, Any] = {}
+                if array.size > 64:
+                    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                h5.create_dataset(name, data=array, **options)
+        with h5py.File(temporary, "r") as h5:
+            written = sum(len(h5[name]) for name in h5)
+            if written != len(arrays):
+                raise OSError(f"{file}: {written} of {len(arrays)} datasets can be read back")
+
+
+@contextmanager
+def _published(file: Path) -> Iterator[Path]:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
