@@ -1,0 +1,144 @@
+"""Read mappings into frozen dataclasses: unknown keys, wrong types and values out of range are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from distcalib.errors import InputError
+
+T = TypeVar("T")
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    types.NoneType: "null",
+}
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Declare a field of a settings dataclass: its default, what it means, and its allowed values."""
+    metadata = {"doc": doc, "least": least, "most": most, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type[T], doc: str) -> Any:
+    """Declare a field that is itself a settings dataclass."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+
+
+def read_settings(cls: type[T], raw: object, place: str, path: str = "") -> T:
+    """Build `cls` from a mapping.
+
+    Parameters
+    ----------
+    cls
+        A frozen dataclass whose fields were declared with `setting` and `section`.
+    raw
+        Mapping of key -> value, as YAML gives it; None means all defaults.
+    place
+        File name for errors.
+    path
+        Dotted path of this section.
+
+    Raises
+    ------
+    InputError
+        Names file, field, value, what was expected and the nearest valid key or choice.
+    """
+    if raw is None:
+        raw = {}
+    where = f"{place}: {path}" if path else place
+    if not isinstance(raw, Mapping):
+        raise InputError("is not a section of settings", place=where, value=raw, expected="key: value lines")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in fields:
+            raise InputError(
+                "unknown setting",
+                place=where,
+                value=str(key),
+                choices=fields,
+                expected=f"one of {', '.join(fields)}",
+            )
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name not in raw:
+            continue
+        here = f"{path}.{name}" if path else name
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            values[name] = read_settings(hint, raw[name], place, here)
+        else:
+            values[name] = _checked(raw[name], hint, field.metadata, f"{place}: {here}")
+    return cls(**values)
+
+
+def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        fits, converted = _as(value, option)
+        if fits:
+            value = converted
+            break
+    else:
+        words = " or ".join(_WORDS.get(o, str(o)) for o in options)
+        raise InputError("has the wrong type", place=where, value=value, expected=words)
+    if value is None:
+        return value
+    choices = rules.get("choices")
+    if choices and value not in choices:
+        raise InputError(
+            "is not a valid choice",
+            place=where,
+            value=value,
+            expected=f"one of {', '.join(choices)}",
+            choices=choices,
+        )
+    least, most, above = rules.get("least"), rules.get("most"), rules.get("above")
+    if least is not None and value < least:
+        raise InputError("is too small", place=where, value=value, expected=f"at least {least}")
+    if above is not None and value <= above:
+        raise InputError("is too small", place=where, value=value, expected=f"more than {above}")
+    if most is not None and value > most:
+        raise InputError("is too large", place=where, value=value, expected=f"at most {most}")
+    return value
+
+
+def _as(value: Any, option: Any) -> tuple[bool, Any]:
+    origin = typing.get_origin(option)
+    if origin is tuple:
+        inner = typing.get_args(option)[0]
+        if not isinstance(value, list | tuple):
+            return False, None
+        parts = [_as(v, inner) for v in value]
+        return all(p[0] for p in parts), tuple(p[1] for p in parts)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping), value
+    if option is types.NoneType:
+        return value is None, None
+    if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return True, float(value)
+    if option is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-8 as text, though everybody means a number.
+        try:
+            return True, float(value)
+        except ValueError:
+            return False, None
+    if option is int and isinstance(value, bool):
+        return False, None
+    return isinstance(value, option), value

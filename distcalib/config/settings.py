@@ -1,0 +1,178 @@
+"""`RunConfig` and `ClusterConfig`: every setting with its default, meaning and allowed values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from distcalib.config.schema import read_settings, section, setting
+from distcalib.errors import InputError
+
+
+@dataclass(frozen=True)
+class TargetsConfig:
+    """Which official statistics to fit."""
+
+    database: str = setting("bundled", "'bundled', a SQLite file, or a SQLAlchemy URL")
+    variables: tuple[str, ...] | None = setting(None, "keep only targets of these variables")
+
+
+@dataclass(frozen=True)
+class GeographyConfig:
+    """How clones are placed."""
+
+    congress: int = setting(119, "Congress whose districts are meant", least=119, most=119)
+    districts: tuple[str, ...] | None = setting(
+        None, "only these districts (any spelling); null: all of them"
+    )
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """How columns are simulated."""
+
+    slice_households: int = setting(3_000, "most columns simulated by one task", least=1)
+    take_up: bool = setting(True, "draw take-up of programs; false: flags as stored in the microdata")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Sparse weights by hard-concrete gates and a refit of the chosen records."""
+
+    engine: str = setting("auto", "fit engine", choices=("auto", "torch", "l0"))
+    epochs: int = setting(200, "epochs of the gates", least=1)
+    lambda_l0: float = setting(1e-7, "penalty on the number of records, per expected open gate", least=0)
+    records: int | None = setting(None, "keep at most this many columns", least=1)
+    holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
+
+
+@dataclass(frozen=True)
+class AreasConfig:
+    """Which files to write."""
+
+    districts: bool = setting(True, "one file a district")
+    states: bool = setting(True, "one file a state; verification opens these")
+    national: bool = setting(True, "one file for the nation")
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """What the files are held to."""
+
+    tolerance: float = setting(1e-6, "largest |file - X.w| / sum(|x| w) of a fitted target", above=0)
+    population: float = setting(0.05, "a district further from its population target is listed", above=0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run produces; equal settings and inputs give equal outputs.
+
+    Read one with `RunConfig.load`; the fields are documented in ``distcalib/config/presets/demo.yaml``.
+    """
+
+    name: str = setting("run", "name of the run, for people")
+    microdata: str = setting("bundled", "'bundled' or a PolicyEngine HDF5 file")
+    period: int = setting(2024, "calendar year", least=2015, most=2035)
+    n_clones: int = setting(3, "clones of each household", least=1, most=2000)
+    seed: int = setting(0, "seed of every draw", least=0)
+    targets: TargetsConfig = section(TargetsConfig, "official statistics")
+    geography: GeographyConfig = section(GeographyConfig, "placement of clones")
+    simulation: SimulationConfig = section(SimulationConfig, "simulation tasks")
+    fit: FitConfig = section(FitConfig, "weights")
+    areas: AreasConfig = section(AreasConfig, "files")
+    verify: VerifyConfig = section(VerifyConfig, "proof")
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> RunConfig:
+        """Read a preset of the package (``demo``) or a YAML file.
+
+        Raises
+        ------
+        InputError
+            Names the file, the field, the value and the nearest valid choice.
+        """
+        raw, place = _read_yaml(name_or_path, presets())
+        config = read_settings(cls, raw, place)
+        if config.microdata != "bundled":
+            # A path in a file is relative to that file, so a run does not depend on where it is started.
+            base = Path(name_or_path).parent if Path(name_or_path).suffix else Path()
+            object.__setattr__(config, "microdata", str(base / config.microdata))
+        return config
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where a run is executed; nothing here changes what it produces."""
+
+    kind: str = setting("local", "kind of cluster", choices=("local", "serial"))
+    workers: int | None = setting(
+        None, "worker processes; null: one a core, at most what memory allows", least=1
+    )
+    memory_limit: str = setting("4GiB", "memory of one worker process")
+    warm: bool = setting(True, "load the rules engine once and fork workers from it")
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> ClusterConfig:
+        """Read a cluster file; without one, a local cluster with the defaults."""
+        if path is None:
+            return cls()
+        raw, place = _read_yaml(path, {})
+        config = read_settings(cls, raw, place)
+        memory_bytes(config.memory_limit, f"{place}: memory_limit")
+        return config
+
+
+def memory_bytes(text: str, place: object = None) -> int:
+    """Return the bytes that ``4GiB``, ``800 MB`` ... stand for.
+
+    >>> memory_bytes("4GiB")
+    4294967296
+    """
+    units = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    words = str(text).strip().upper().replace(" ", "")
+    number = words.rstrip("BGIKM")
+    unit = words[len(number) :] or "B"
+    try:
+        amount = float(number) * units[unit]
+    except (KeyError, ValueError):
+        raise InputError(
+            "is not an amount of memory", place=place, value=text, expected="such as 4GiB"
+        ) from None
+    if amount <= 0:
+        raise InputError("is not an amount of memory", place=place, value=text, expected="more than 0")
+    return int(amount)
+
+
+def presets() -> dict[str, str]:
+    """Return the texts of the run presets in the package, by name."""
+    folder = resources.files("distcalib.config").joinpath("presets")
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and entry.name != "cluster.yaml"
+    }
+
+
+def _read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object, str]:
+    text = str(name_or_path)
+    if text in named:
+        source, place = named[text], f"preset {text}"
+    else:
+        path = Path(text)
+        if not path.is_file():
+            raise InputError(
+                "no such preset or file",
+                value=text,
+                expected="a YAML file" + (f" or a preset ({', '.join(sorted(named))})" if named else ""),
+                choices=[*named, *(str(p) for p in Path().glob("*.yaml"))],
+            )
+        source, place = path.read_text(encoding="utf-8"), text
+    try:
+        return yaml.safe_load(source), place
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"is not YAML ({getattr(error, 'problem', error)}{line})", place=place) from None
