@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -99,7 +99,7 @@ class RunConfig:
         if config.microdata != "bundled":
             # A path in a file is relative to that file, so a run does not depend on where it is started.
             base = Path(name_or_path).parent if Path(name_or_path).suffix else Path()
-            object.__setattr__(config, "microdata", str(base / config.microdata))
+            config = replace(config, microdata=str(base / config.microdata))
         return config
 
 

@@ -234,12 +234,26 @@ def assign_geography(
 
 
 def initial_weights(
-    assignment: GeographyAssignment, household_weight: NDArray[Any], districts: pd.DataFrame
+    assignment: GeographyAssignment,
+    household_weight: NDArray[Any],
+    districts: pd.DataFrame,
+    national_population: float | None = None,
 ) -> NDArray[np.float64]:
     """Design weight of every column: household weight x share of its district / expected inclusion.
 
     Summed over the clones of a household this is, in expectation, its weight; summed over a district it is
     the district's share of the population, however many clones there are.
+
+    Parameters
+    ----------
+    assignment
+        Placement of the columns.
+    household_weight
+        Design weights of the households, shape (n_records,), of the nation.
+    districts
+        Columns cd_geoid and population: the districts that were drawn from.
+    national_population
+        Population that the design weights stand for, when `districts` are only a part of it.
 
     Returns
     -------
@@ -247,7 +261,7 @@ def initial_weights(
     """
     table = districts.sort_values("cd_geoid")
     share = table["population"].to_numpy(np.float64)
-    share = share / share.sum()
-    ratio = share / inclusion(share, assignment.n_clones)
+    total = share.sum() if national_population is None else national_population
+    ratio = (share / total) / inclusion(share / share.sum(), assignment.n_clones)
     at = np.searchsorted(table["cd_geoid"].to_numpy(), assignment.cd_geoid)
     return np.tile(np.asarray(household_weight, dtype=np.float64), assignment.n_clones) * ratio[at]

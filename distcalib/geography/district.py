@@ -102,13 +102,12 @@ class District:
         geoid = fips * 100 + (1 if number in _AT_LARGE else number)
         valid = set(known)
         if valid and geoid not in valid:
-            same_state = sorted(f"{cls(g).name}" for g in valid if g // 100 == fips)
+            same_state = sorted(cls(g).name for g in valid if g // 100 == fips)
+            span = f"{len(same_state)}: {same_state[0]} to {same_state[-1]}" if same_state else ""
             raise InputError(
                 f"no such district in the {congress}th Congress",
                 value=text,
-                expected=f"one of {STATE_CODES[fips]}'s {len(same_state)}: {same_state[0]} to {same_state[-1]}"
-                if same_state
-                else _EXPECTED,
+                expected=f"one of {STATE_CODES[fips]}'s {span}" if span else _EXPECTED,
                 choices=same_state,
             )
         return cls(geoid, congress)

@@ -1,0 +1,305 @@
+"""Choose, check and order the targets of a run: the rows of the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from distcalib.catalogue import ENTITIES, catalogue
+from distcalib.digest import digest_of
+from distcalib.errors import InputError
+from distcalib.geography.district import District
+from distcalib.geography.states import STATE_CODES
+from distcalib.targets.constraints import OPERATIONS, Constraint, constraint_text
+from distcalib.targets.database import open_database, read_database, write_database
+from distcalib.targets.schema import NOT_A_DOMAIN
+
+LEVELS = ("national", "state", "district")
+STATUSES = ("fit", "check", "excluded")
+DEFAULT_TOLERANCE = 0.05
+COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
+
+COLUMNS = [
+    "target_id", "stratum_id", "variable", "reform_id", "period", "original_value", "value", "uprating_factor",
+    "moe", "tolerance", "geo_level", "geographic_id", "domain_variable", "constraints", "name", "group_id",
+    "status", "reason",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of a run.
+
+    Attributes
+    ----------
+    rows
+        One row a row of X, in its order: those of status fit and check.
+    excluded
+        The others, with their reasons.
+    warnings
+        Things that an analyst should know before the run.
+    """
+
+    rows: pd.DataFrame
+    excluded: pd.DataFrame
+    warnings: tuple[str, ...]
+
+    def rows_digest(self) -> str:
+        """Digest of what the rows measure, not of their values: what the matrix depends on."""
+        table = self.rows[["variable", "reform_id", "constraints", "geo_level", "geographic_id"]]
+        return digest_of([[str(v) for v in row] for row in table.itertuples(index=False)])
+
+    def values_digest(self) -> str:
+        """Digest of values, tolerances, groups and statuses: what the fit depends on besides X."""
+        table = self.rows[["value", "tolerance", "group_id", "status"]]
+        return digest_of(table.values.tolist())
+
+
+def load_targets(
+    database: str | Path,
+    period: int,
+    districts: Collection[int],
+    variables: Collection[str] | None = None,
+    bundled: pd.DataFrame | None = None,
+) -> Targets:
+    """Read a target database and return the rows of the matrix.
+
+    Parameters
+    ----------
+    database
+        A SQLite file, a SQLAlchemy URL, or ``bundled``.
+    period
+        Year of the run. For each (stratum, variable, reform) the largest period not after it is taken, else
+        the smallest after it. Values are used as published.
+    districts
+        GEOIDs that the run places households in. Areas that are only partly in it have no targets in the run.
+    variables
+        If given, keep only targets of these variables.
+    bundled
+        The table behind ``bundled``; by default the packaged one.
+
+    Raises
+    ------
+    InputError
+        For an unknown variable, operator, state or district, a target without a value, a variable asked for
+        that no target has, and when no target is left to fit.
+    """
+    if str(database) == "bundled":
+        from distcalib.targets.sources import bundled_targets
+
+        engine = create_engine("sqlite://", poolclass=StaticPool)
+        write_database(bundled_targets() if bundled is None else bundled, engine)
+    else:
+        engine = open_database(database)
+    try:
+        raw = read_database(engine, database)
+    finally:
+        engine.dispose()
+    table = _choose_periods(raw, period)
+    table = _read_strata(table, database)
+    _check(table, database)
+    table["name"] = _names(table)
+    warnings = []
+    table = _exclude_what_is_outside(table, districts, warnings)
+    reforms = (table["reform_id"] > 0) & (table["status"] != "excluded")
+    if reforms.any():
+        table.loc[reforms, ["status", "reason"]] = ["excluded", "targets of reforms are not simulated"]
+        warnings.append(f"{int(reforms.sum())} targets of reforms are excluded: they are not simulated")
+    if variables is not None:
+        for name in variables:
+            if name not in set(table["variable"]):
+                raise InputError(
+                    "no target has this variable",
+                    place="targets.variables",
+                    value=name,
+                    choices=table["variable"].unique(),
+                )
+        left_out = ~table["variable"].isin(list(variables)) & (table["status"] != "excluded")
+        table.loc[left_out, ["status", "reason"]] = ["excluded", "not among targets.variables"]
+    other_year = (table["period"] != period) & (table["status"] != "excluded")
+    if other_year.any():
+        years = ", ".join(str(y) for y in sorted(table.loc[other_year, "period"].unique()))
+        warnings.append(f"{int(other_year.sum())} targets are of other years ({years}) and used as published")
+    table["original_value"] = table["value"]
+    table["uprating_factor"] = 1.0
+    table["tolerance"] = table["tolerance"].fillna(DEFAULT_TOLERANCE).clip(lower=1e-9)
+    table["level"] = table["geo_level"].map({level: i for i, level in enumerate(LEVELS)})
+    table = table.sort_values(
+        ["level", "variable", "reform_id", "geographic_id", "target_id"], ignore_index=True
+    )
+    group_key = ["level", "domain_variable", "variable", "reform_id"]
+    used = table[table["status"] != "excluded"].reset_index(drop=True)
+    used["group_id"] = used.groupby(group_key, sort=True).ngroup().astype(np.int32)
+    if not (used["status"] == "fit").any():
+        raise InputError(
+            "no target is left to fit",
+            place=database,
+            expected="at least one active target inside the districts of the run",
+        )
+    excluded = table[table["status"] == "excluded"].assign(group_id=-1)
+    return Targets(used[COLUMNS], excluded[COLUMNS].reset_index(drop=True), tuple(warnings))
+
+
+def _choose_periods(raw: pd.DataFrame, period: int) -> pd.DataFrame:
+    after = (raw["period"] > period).astype(int)
+    distance = (raw["period"] - period).abs()
+    ranked = raw.assign(after=after, distance=distance).sort_values(["after", "distance", "target_id"])
+    return ranked.drop_duplicates(["stratum_id", "variable", "reform_id"]).drop(columns=["after", "distance"])
+
+
+def _read_strata(table: pd.DataFrame, place: object) -> pd.DataFrame:
+    """Split the constraints of each distinct stratum text into place and domain."""
+    parsed = {}
+    for lines, example in table.drop_duplicates("lines")[["lines", "stratum_id"]].itertuples(index=False):
+        parsed[lines] = _one_stratum(lines, f"{place}: stratum {example}")
+    level, area, domain, text = zip(*table["lines"].map(parsed), strict=True)
+    return table.assign(geo_level=level, geographic_id=area, domain_variable=domain, constraints=text)
+
+
+def _one_stratum(lines: str, place: str) -> tuple[str, str, str, str]:
+    state = district = None
+    rest = []
+    for line in filter(None, lines.split("\n")):
+        variable, operation, value = line.split("|", 2)
+        operation = "==" if operation == "=" else operation
+        if operation not in OPERATIONS:
+            raise InputError(
+                "unknown operator",
+                place=place,
+                value=operation,
+                expected=f"one of {' '.join(OPERATIONS)}",
+                choices=OPERATIONS,
+            )
+        if variable == "ucgid_str":
+            raise InputError(
+                "geography by ucgid_str is not read",
+                place=place,
+                value=value,
+                expected="state_fips or congressional_district_geoid",
+            )
+        if variable not in catalogue():
+            raise InputError(
+                "unknown constraint variable", place=place, value=variable, choices=catalogue().variables
+            )
+        if variable == "state_fips":
+            state = value
+        elif variable == "congressional_district_geoid":
+            district = value
+        else:
+            rest.append(Constraint(variable, operation, value))
+            _probe(rest[-1], place)
+    constraints = tuple(sorted(rest))
+    domain = ",".join(sorted({c.variable for c in constraints} - set(NOT_A_DOMAIN)))
+    if district is not None:
+        level, area = "district", str(_district(district, place).geoid)
+    elif state is not None:
+        if not state.strip().isdigit() or int(state) not in STATE_CODES:
+            raise InputError(
+                "unknown state", place=place, value=state, expected="a state FIPS code", choices=STATE_CODES
+            )
+        level, area = "state", str(int(state))
+    else:
+        level, area = "national", "US"
+    return level, area, domain, constraint_text(constraints)
+
+
+def _district(text: str, place: str) -> District:
+    try:
+        return District.parse(text)
+    except InputError as error:
+        raise InputError(str(error), place=place) from None
+
+
+def _probe(constraint: Constraint, place: str) -> None:
+    """Raise now what a comparison would raise in a task: a number against a text."""
+    kind = catalogue().variables[constraint.variable].value_type
+    try:
+        constraint.holds(np.array(["a"]) if kind in ("str", "Enum") else np.zeros(1))
+    except InputError as error:
+        raise InputError(str(error), place=place) from None
+
+
+def _check(table: pd.DataFrame, place: object) -> None:
+    valid = {**COUNTS, **catalogue().variables}
+    for name in table["variable"].unique():
+        if name not in valid:
+            example = int(table.loc[table["variable"] == name, "target_id"].iloc[0])
+            raise InputError(
+                "unknown variable",
+                place=f"{place}: target {example}",
+                value=name,
+                choices=valid,
+                expected="a variable of policyengine-us or an entity count",
+            )
+        if name not in COUNTS and catalogue().variables[name].value_type not in ("float", "int", "bool"):
+            raise InputError("a target of a variable that is no number", place=place, value=name)
+    empty = table["value"].isna() & (table["status"] != "excluded")
+    if empty.any():
+        row = table[empty].iloc[0]
+        raise InputError(
+            f"{int(empty.sum())} active targets have no value",
+            place=f"{place}: target {row['target_id']}",
+            value=str(row["variable"]),
+            expected="a number, or active = 0",
+        )
+    bad = ~table["status"].isin(STATUSES)
+    if bad.any():
+        raise InputError(
+            "unknown status",
+            place=f"{place}: target_register",
+            value=table.loc[bad, "status"].iloc[0],
+            choices=STATUSES,
+            expected=" or ".join(STATUSES),
+        )
+
+
+def _names(table: pd.DataFrame) -> pd.Series:
+    prefix = np.select(
+        [table["geo_level"] == "district", table["geo_level"] == "state"],
+        ["cd_" + table["geographic_id"], "state_" + table["geographic_id"]],
+        "national",
+    )
+    domain = np.where(table["constraints"] != "", "/[" + table["constraints"].str.replace("&", ",") + "]", "")
+    return pd.Series(prefix, table.index) + "/" + table["variable"] + domain
+
+
+def _exclude_what_is_outside(
+    table: pd.DataFrame, districts: Collection[int], warnings: list[str]
+) -> pd.DataFrame:
+    """Exclude targets of areas that the run does not cover whole; refuse districts that do not exist."""
+    from distcalib.geography.sources import districts as all_districts
+
+    known = set(all_districts()["cd_geoid"])
+    held = set(districts)
+    is_district = table["geo_level"] == "district"
+    named = pd.to_numeric(table["geographic_id"].where(is_district), errors="coerce")
+    unknown = is_district & ~named.isin(known) & (table["status"] != "excluded")
+    if unknown.any():
+        row = table[unknown].iloc[0]
+        raise InputError(
+            "unknown congressional district",
+            place=f"target {row['target_id']}",
+            value=row["geographic_id"],
+            choices=[str(k) for k in known],
+            expected="a district of the 119th Congress",
+        )
+    whole_states = {s for s in STATE_CODES if {k for k in known if k // 100 == s} <= held}
+    outside = (is_district & ~named.isin(held)) | (
+        (table["geo_level"] == "state")
+        & ~pd.to_numeric(table["geographic_id"], errors="coerce").isin(whole_states)
+    )
+    if held != known:
+        outside |= table["geo_level"] == "national"
+    outside &= table["status"] != "excluded"
+    if outside.any():
+        warnings.append(
+            f"{int(outside.sum())} targets of areas that this run does not cover whole are excluded"
+        )
+    table.loc[outside, ["status", "reason"]] = ["excluded", "the run does not cover this area whole"]
+    return table
