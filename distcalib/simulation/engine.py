@@ -1,0 +1,114 @@
+"""The seam to the rules engine: give it placed households, ask it for variables."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
+from distcalib.errors import RunError
+from distcalib.microdata.model import Microdata
+
+
+class PlacedSimulation:
+    """One state's rules over placed households.
+
+    Parameters
+    ----------
+    data
+        Microdata of one state (mixing states is slow: every state's formulas run).
+    place
+        Words for errors: which task this is.
+    """
+
+    def __init__(self, data: Microdata, place: str = "simulation") -> None:
+        check_version()
+        from policyengine_us import Simulation
+
+        self.data, self.place = data, place
+        self._simulation = Simulation(dataset=_InMemoryDataset(data))
+
+    def calculate(self, variable: str) -> np.ndarray:
+        """Return a variable at its own entity, shape (n of the entity,), for the period of the data.
+
+        Text and Enum variables come back as str arrays of names.
+
+        Raises
+        ------
+        RunError
+            When the rules engine cannot compute it, or gives NaN or infinity; never a zero instead.
+        """
+        entity = catalogue().get(variable, place=self.place).entity
+        try:
+            values = self._simulation.calculate(variable, self.data.period)
+        except Exception as error:
+            raise RunError(
+                f"{self.place}: policyengine-us failed on {variable}: {type(error).__name__}: {error}"
+            ) from error
+        return checked(values, variable, self.data.count(entity), self.place)
+
+
+def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
+    """Return the plain array of what the rules engine gave; raise `RunError` unless finite and complete."""
+    array = np.asarray(values.decode_to_str() if hasattr(values, "decode_to_str") else values)
+    if array.shape != (count,):
+        raise RunError(f"{place}: {variable} has shape {array.shape}, expected ({count},)")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise RunError(f"{place}: {variable} is not finite for {int((~np.isfinite(array)).sum())} units")
+    return array
+
+
+@contextmanager
+def simulate(data: Microdata, place: str = "simulation") -> Iterator[PlacedSimulation]:
+    """Open a simulation and give its memory back afterwards (it is full of cycles)."""
+    simulation = PlacedSimulation(data, place)
+    try:
+        yield simulation
+    finally:
+        del simulation
+        gc.collect()
+
+
+def engine_version() -> str:
+    """Return the version of the installed policyengine-us, without importing it."""
+    return metadata.version("policyengine-us")
+
+
+def check_version() -> None:
+    """Raise `RunError` unless the installed policyengine-us is the one that the catalogue describes."""
+    if engine_version() != catalogue().version:
+        raise RunError(
+            f"policyengine-us {engine_version()} is installed, but the bundled catalogue describes "
+            f"{catalogue().version}: install that version, or rewrite the catalogue"
+        )
+
+
+class _InMemoryDataset:
+    """Placed microdata in the form that PolicyEngine's loader takes, equal to what a file would give it."""
+
+    data_format = "time_period_arrays"
+    name = "placed"
+    label = "placed households"
+
+    def __init__(self, data: Microdata) -> None:
+        self.time_period = str(data.period)
+        self._data = data
+
+    def load(self) -> dict[str, dict[str, np.ndarray]]:
+        data, out = self._data, {}
+        period = str(data.period)
+        for entity in ENTITIES:
+            out[f"{entity}_id"] = {period: data.ids[entity]}
+        for entity in GROUP_ENTITIES:
+            out[f"person_{entity}_id"] = {period: data.ids[entity][data.links[entity]]}
+        for table in data.values.values():
+            for path, array in table.items():
+                name, when = path.split("/")
+                out.setdefault(name, {})[when] = array
+        # A file is read in name order; the same order here makes the two paths one.
+        return dict(sorted(out.items()))

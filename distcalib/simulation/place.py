@@ -1,0 +1,102 @@
+"""Place households: the inputs that a column of the matrix and an area file share, made in one way.
+
+What a simulation task computes and what PolicyEngine computes from a published file are equal because both
+start from the output of `place`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from distcalib.catalogue import ENTITIES
+from distcalib.geography.assign import GeographyAssignment
+from distcalib.microdata.model import Microdata
+from distcalib.simulation.takeup import draw_take_up
+
+# Variables that say where a household lives, or follow from it. A stored value would win over the new place
+# (the rules engine prefers a stored county to county_fips), so all of them go before the new ones are set.
+GEOGRAPHY = (
+    "state_fips", "state_code", "state_code_str", "state_name", "state_group", "state_group_str", "county",
+    "county_fips", "county_str", "first_county_in_state", "congressional_district_geoid", "block_geoid",
+    "tract_geoid", "cbsa_code", "place_fips", "puma", "sldl", "sldu", "vtd", "zcta", "zip_code",
+    "three_digit_zip_code", "in_nyc", "snap_region", "snap_region_str", "snap_utility_region",
+    "snap_utility_region_str",
+)  # fmt: skip
+
+# Weights of other entities follow from the household's by formula; stored ones would be stale.
+STALE_WEIGHTS = tuple(f"{entity}_weight" for entity in ENTITIES if entity != "household")
+
+
+def place(
+    source: Microdata,
+    assignment: GeographyAssignment,
+    columns: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    seed: int = 0,
+    take_up: bool = True,
+) -> Microdata:
+    """Return the households of some columns, where they were placed, with their own take-up flags.
+
+    Parameters
+    ----------
+    source
+        The donors; `assignment` is over its households.
+    assignment
+        Placement of every column.
+    columns
+        Columns to place, int64, shape (k,).
+    weights
+        Household weights, shape (k,); 1 when left out. They never change a household's own values.
+    seed
+        Seed of the take-up draws.
+    take_up
+        False keeps the flags that the microdata hold (or the rules engine's defaults).
+
+    Returns
+    -------
+    Microdata
+        Entity ids are ``clone * n + donor row``, so a unit has the same id in every file that holds it, and
+        a household's id is its column.
+    """
+    cols = np.asarray(columns, dtype=np.int64)
+    record, clone = cols % assignment.n_records, cols // assignment.n_records
+    rows, owners, ids = {}, {}, {}
+    for entity in ENTITIES:
+        rows[entity], owners[entity] = source.rows_of(entity, record)
+        ids[entity] = clone[owners[entity]] * source.count(entity) + rows[entity]
+    placed = _without(source, (*GEOGRAPHY, *STALE_WEIGHTS)).take(record, ids)
+    state = assignment.state_fips[cols]
+    new: dict[str, np.ndarray] = {
+        "household_weight": np.ones(len(cols)) if weights is None else np.asarray(weights, dtype=np.float64),
+        "state_fips": state,
+        "congressional_district_geoid": assignment.cd_geoid[cols],
+    }
+    county = assignment.county_fips[cols]
+    if county.any():
+        new["county_fips"] = np.array([f"{c:05d}" for c in county.tolist()], dtype="S5")
+    block = assignment.block_geoid[cols]
+    if block.any():
+        new["block_geoid"] = np.array([f"{b:015d}" for b in block.tolist()], dtype="S15")
+    if take_up:
+        new |= draw_take_up(
+            source,
+            rows,
+            {e: clone[owners[e]] for e in ENTITIES},
+            {e: state[owners[e]] for e in ENTITIES},
+            seed,
+        )
+    return placed.with_columns(new)
+
+
+def _without(data: Microdata, variables: tuple[str, ...]) -> Microdata:
+    gone = set(variables)
+    values = {e: {p: a for p, a in t.items() if p.split("/")[0] not in gone} for e, t in data.values.items()}
+    if all(len(values[e]) == len(data.values[e]) for e in values):
+        return data
+    trimmed = Microdata(data.period, data.ids, data.links, values)
+    # The row index depends on ids and links alone: hand it over rather than sorting again.
+    for name in ("household_of", "_rows_by_household"):
+        trimmed.__dict__[name] = getattr(data, name)
+    return trimmed
