@@ -75,7 +75,7 @@ def write_block(path: str | Path, matrix: sparse.csr_array) -> str:
                 config={"write_empty_chunks": True},
             )
             target[:] = array
-        # An earlier attempt that died before its receipt may have left the name; a verified one never gets here.
+        # An attempt that died before its receipt may have left the name; a verified one never gets here.
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)

@@ -33,9 +33,8 @@ class CalibrationMatrix:
 
     def __post_init__(self) -> None:
         if self.X.shape != (len(self.targets), len(self.columns)):
-            raise ValueError(
-                f"X is {self.X.shape}, but there are {len(self.targets)} targets and {len(self.columns)} columns"
-            )
+            meant = (len(self.targets), len(self.columns))
+            raise ValueError(f"X is {self.X.shape}, but targets and columns are {meant}")
 
     @classmethod
     def load(cls, run: str | Path) -> CalibrationMatrix:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError
 from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
 from distcalib.microdata.validate import positions_of, validate
+from distcalib.storage import publish
 
 
 def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
@@ -154,7 +152,6 @@ def write_hdf5(data: Microdata, path: str | Path) -> None:
     flushed to disk, reopened and counted, then renamed.
     """
     file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     for entity in ENTITIES:
         arrays[f"{entity}_id/{data.period}"] = normalise(data.ids[entity])
@@ -162,7 +159,8 @@ def write_hdf5(data: Microdata, path: str | Path) -> None:
         arrays[f"person_{entity}_id/{data.period}"] = normalise(data.ids[entity][data.links[entity]])
     for table in data.values.values():
         arrays |= table
-    with _published(file) as temporary:
+
+    def write(temporary: Path) -> None:
         with h5py.File(temporary, "w", libver="latest") as h5:
             for name in sorted(arrays):
                 array = arrays[name]
@@ -175,14 +173,4 @@ def write_hdf5(data: Microdata, path: str | Path) -> None:
             if written != len(arrays):
                 raise OSError(f"{file}: {written} of {len(arrays)} datasets can be read back")
 
-
-@contextmanager
-def _published(file: Path) -> Iterator[Path]:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    publish(file, write)

@@ -1,0 +1,70 @@
+"""Preloaded once a machine: importing this module loads the rules engine and makes its first calculations.
+
+A fork server imports it before any worker is forked; every worker, and every worker that replaces one, then
+starts with the engine in shared memory. CPython's fork server swallows an ImportError and dies of anything
+else, so a failure is kept in `ERROR` and printed, and each task reports it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+import traceback
+
+ERROR: str | None = None
+SECONDS = 0.0
+
+# What nearly every plan asks for; the first calculation of each costs seconds that later ones do not.
+FIRST = (
+    "snap",
+    "aca_ptc",
+    "medicaid_enrolled",
+    "eitc",
+    "income_tax",
+    "state_income_tax",
+    "ssi",
+    "tanf",
+    "wic",
+)
+
+
+def threads() -> int:
+    """Return the number of threads of this process; more than one makes forking unsafe."""
+    return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+
+
+def _warm_up() -> None:
+    import numpy as np
+
+    import distcalib.areas.stack
+    import distcalib.matrix.blocks
+    import distcalib.matrix.measures
+    from distcalib.microdata.bundled_data import bundled_microdata
+    from distcalib.simulation.engine import simulate
+
+    data = bundled_microdata()
+    home = np.flatnonzero(data.column("state_fips") == 6)[:40]
+    with simulate(data.take(home), "warm-up") as simulation:
+        for variable in FIRST:
+            simulation.calculate(variable)
+    gc.collect()
+    # Frozen objects are left alone by later collections, so their pages stay shared between workers.
+    gc.freeze()
+
+
+def _start() -> None:
+    global ERROR, SECONDS
+    began = time.perf_counter()
+    try:
+        _warm_up()
+        if threads() != 1:
+            print(f"distcalib: warm-up left {threads()} threads; forked workers may hang", file=sys.stderr)
+    except Exception:
+        ERROR = traceback.format_exc()
+        print(f"distcalib: warm-up failed, workers will start cold\n{ERROR}", file=sys.stderr)
+    SECONDS = time.perf_counter() - began
+
+
+_start()

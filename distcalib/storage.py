@@ -1,0 +1,65 @@
+"""The one way to put a small file on storage: complete, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distcalib.errors import InputError
+
+
+def publish(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, flush it to disk, and rename it to `path`."""
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers choose their format by it (numpy, pandas).
+    temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, complete or not at all."""
+    publish(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write readable JSON with sorted keys, complete or not at all."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the sha256 of a file's bytes, or of a folder: over the relative names and sha256 of its files."""
+    target = Path(path)
+    if target.is_dir():
+        total = hashlib.sha256()
+        for file in sorted(p for p in target.rglob("*") if p.is_file()):
+            total.update(f"{file.relative_to(target).as_posix()}:{sha256_file(file)}\n".encode())
+        return total.hexdigest()
+    with open(target, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def need_space(folder: str | Path, needed: int) -> None:
+    """Raise `InputError` unless the disk of `folder` has `needed` bytes free."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise InputError(
+            "not enough disk space for the run folder",
+            place=folder,
+            value=f"{free / 1e6:,.0f} MB free",
+            expected=f"at least {needed / 1e6:,.0f} MB",
+        )
