@@ -39,7 +39,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Return the sha256 of a file's bytes, or of a folder: over the relative names and sha256 of its files."""
+    """Return the sha256 of a file's bytes, or of a folder's names and files."""
     target = Path(path)
     if target.is_dir():
         total = hashlib.sha256()

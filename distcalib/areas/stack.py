@@ -1,4 +1,4 @@
-"""Area files: the columns of one district, state or the nation that have weight, as a PolicyEngine dataset."""
+"""Area files: the columns of a district, a state or the nation that have weight, as PolicyEngine datasets."""
 
 from __future__ import annotations
 

@@ -38,9 +38,6 @@ def threads() -> int:
 def _warm_up() -> None:
     import numpy as np
 
-    import distcalib.areas.stack
-    import distcalib.matrix.blocks
-    import distcalib.matrix.measures
     from distcalib.microdata.bundled_data import bundled_microdata
     from distcalib.simulation.engine import simulate
 

@@ -1,0 +1,77 @@
+"""A cluster of worker processes on this machine, forked from one process that holds the rules engine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dask
+import psutil
+from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
+
+from distcalib.config import ClusterConfig, memory_bytes
+
+# One thread a worker in every numeric library: workers are the parallelism, and a fork server must not
+# have threads when it forks.
+_ONE_THREAD = {
+    name: "1"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "BLOSC_NTHREADS")
+}
+
+# Loaded by the fork server, in this order, before it forks a worker.
+PRELOAD = ["distcalib.simulation.warm", "distcalib.runs.tasks"]
+
+
+def worker_count(config: ClusterConfig) -> int:
+    """Return how many workers to start: one a core, as far as memory holds them, unless the file says."""
+    if config.workers is not None:
+        return config.workers
+    fits = psutil.virtual_memory().total // memory_bytes(config.memory_limit)
+    return max(1, min(os.cpu_count() or 1, int(fits)))
+
+
+@contextmanager
+def local_client(config: ClusterConfig) -> Iterator[Client]:
+    """Start worker processes and give a client; everything is gone afterwards.
+
+    The scheduler listens on the loopback address only and has no dashboard.
+    """
+    method = "forkserver" if config.warm else "spawn"
+    settings = {
+        "distributed.worker.multiprocessing-method": method,
+        # A GPU or FIT task without such a worker is an error, not an endless wait.
+        "distributed.scheduler.no-workers-timeout": "300s",
+        "distributed.worker.profile.enabled": False,
+        "distributed.comm.timeouts.connect": "300s",
+    }
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    try:
+        with dask.config.set(settings), tempfile.TemporaryDirectory(prefix="distcalib-") as scratch:
+            if config.warm:
+                # Dask sets a preload list of its own when the context is first made; ours replaces it.
+                get_mp_context().set_forkserver_preload(PRELOAD)
+            with (
+                LocalCluster(
+                    n_workers=worker_count(config),
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=memory_bytes(config.memory_limit),
+                    dashboard_address=None,
+                    local_directory=scratch,
+                    resources={"FIT": 1},
+                    silence_logs=40,
+                ) as cluster,
+                Client(cluster, set_as_default=False) as client,
+            ):
+                yield client
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
