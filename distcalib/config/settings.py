@@ -43,9 +43,17 @@ class FitConfig:
     """Sparse weights by hard-concrete gates and a refit of the chosen records."""
 
     engine: str = setting("auto", "fit engine", choices=("auto", "torch", "l0"))
-    epochs: int = setting(200, "epochs of the gates", least=1)
-    lambda_l0: float = setting(1e-7, "penalty on the number of records, per expected open gate", least=0)
-    records: int | None = setting(None, "keep at most this many columns", least=1)
+    records: int | None = setting(
+        None, "keep exactly this many columns; null: those whose gate is open", least=1
+    )
+    lambda_l0: float | None = setting(
+        None, "loss per expected open gate; null: the engine's default", least=0
+    )
+    epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
+    refit_epochs: int = setting(500, "the most steps of the refit", least=0)
+    ridge: float = setting(0.005, "pull of the refit toward the design weights", least=0)
+    lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
+    upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
 
 

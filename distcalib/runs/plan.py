@@ -1,0 +1,313 @@
+"""The plan of a run: a value that says every task before the first one starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import distcalib
+from distcalib.catalogue import catalogue
+from distcalib.config import ClusterConfig, RunConfig, memory_bytes
+from distcalib.digest import code_digest, digest_arrays, digest_of
+from distcalib.errors import InputError, RunError
+from distcalib.geography.assign import GeographyAssignment, assign_geography, initial_weights
+from distcalib.geography.district import District
+from distcalib.microdata.bundled_data import bundled_path
+from distcalib.microdata.hdf5 import unknown_columns
+from distcalib.microdata.model import Microdata
+from distcalib.microdata.validate import overridden_variables
+from distcalib.simulation.engine import engine_version
+from distcalib.targets.choose import Targets, load_targets
+
+# What each stage's output depends on, by room; a change there makes its old outputs another task's.
+ROOMS = {
+    "simulate": (
+        "catalogue",
+        "geography",
+        "matrix",
+        "microdata",
+        "random",
+        "simulation",
+        "targets/constraints",
+    ),
+    "fit": ("fit", "random"),
+    "areas": ("areas", "catalogue", "geography", "microdata", "random", "simulation"),
+    "verify": ("areas", "matrix", "microdata", "runs/verify", "simulation"),
+}
+
+# Cost of a simulation task, measured on 2 shared cores with all bundled targets: a fixed part and a part for
+# each household of the slice.
+SECONDS_FIXED, SECONDS_HOUSEHOLD = 2.0, 0.0011
+BYTES_FIXED, BYTES_HOUSEHOLD = 1.45e9, 90e3
+# Bytes of one kept household in one file, and of one cell of the matrix on storage.
+FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The columns of one simulation task: a part of one state's columns.
+
+    Attributes
+    ----------
+    id
+        Digest of everything that the block depends on.
+    state_fips
+        The state.
+    start, stop
+        Range among the state's columns in ascending order.
+    """
+
+    id: str
+    state_fips: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of columns."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as a value; equal plans give equal outputs.
+
+    Attributes
+    ----------
+    run
+        The settings.
+    inputs
+        Content digests of microdata, rows, values, placement and design weights.
+    versions
+        Versions of policyengine-us and distcalib.
+    code
+        Stage -> digest of the rooms that it uses.
+    engine
+        The fit engine, resolved.
+    slices
+        The simulation tasks.
+    facts
+        Sizes, for people.
+    warnings
+        What an analyst should know before the run.
+    """
+
+    run: RunConfig
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    code: dict[str, str]
+    engine: str
+    slices: tuple[Slice, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def digest(self) -> str:
+        """Digest of what decides the outputs: not the name, and not how they are cut into tasks."""
+        run = asdict(self.run)
+        for incidental in ("name", "microdata"):
+            run.pop(incidental)
+        run["simulation"].pop("slice_households")
+        return digest_of([run, self.inputs, self.versions, self.code, self.engine])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values, with its digest."""
+        return {**json.loads(json.dumps(asdict(self))), "digest": self.digest()}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the tables that it was made from."""
+
+    plan: Plan
+    targets: Targets
+    columns: pd.DataFrame
+    assignment: GeographyAssignment
+
+
+@cache
+def _stage_code() -> dict[str, str]:
+    return {stage: code_digest(*rooms) for stage, rooms in ROOMS.items()}
+
+
+def microdata_path(config: RunConfig) -> Path:
+    """Return the file that the settings mean."""
+    return bundled_path() if config.microdata == "bundled" else Path(config.microdata)
+
+
+def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = None) -> Prepared:
+    """Read all inputs, place the clones, choose the targets, and say every task.
+
+    Parameters
+    ----------
+    config
+        Settings of the run.
+    slices
+        (state FIPS, start, stop) of a stored plan that is resumed; without them they follow from
+        ``simulation.slice_households``.
+
+    Raises
+    ------
+    InputError
+        For anything wrong with microdata, targets, districts or settings.
+    """
+    from distcalib.fit import resolve_engine
+    from distcalib.geography.sources import county_shares, districts
+
+    file = microdata_path(config)
+    source = Microdata.read(file, config.period)
+    table = _chosen_districts(config, districts())
+    national = float(districts()["population"].sum())
+    assignment = assign_geography(
+        source.ids["household"], config.n_clones, table, county_shares(), config.seed
+    )
+    targets = load_targets(
+        config.targets.database, config.period, set(table["cd_geoid"]), config.targets.variables
+    )
+    columns = assignment.frame(source.ids["household"])
+    columns["initial_weight"] = initial_weights(assignment, source.weights, table, national)
+
+    warnings = list(targets.warnings)
+    ignored = unknown_columns(file)
+    if ignored:
+        warnings.append(f"policyengine-us ignores {len(ignored)} columns of the microdata: {_some(ignored)}")
+    stored = overridden_variables(source)
+    if stored:
+        warnings.append(f"stored values replace the rules for {len(stored)} variables: {_some(stored)}")
+    crowded = config.n_clones > len(table)
+    if crowded:
+        warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
+
+    inputs = {
+        "microdata": source.digest(),
+        "rows": targets.rows_digest(),
+        "values": targets.values_digest(),
+        "assignment": assignment.digest(),
+        "initial_weights": digest_arrays({"w": columns["initial_weight"].to_numpy()}),
+    }
+    versions = {"policyengine-us": engine_version(), "distcalib": distcalib.__version__}
+    if versions["policyengine-us"] != catalogue().version:
+        raise RunError(
+            f"policyengine-us {versions['policyengine-us']} is installed, but distcalib {distcalib.__version__} "
+            f"describes {catalogue().version}: install that version"
+        )
+    cuts = slices if slices is not None else _cut(assignment, config.simulation.slice_households)
+    plan = Plan(
+        run=config,
+        inputs=inputs,
+        versions=versions,
+        code=_stage_code(),
+        engine=resolve_engine(config.fit.engine),
+        slices=tuple(Slice(_slice_id(config, inputs, versions, s, a, b), s, a, b) for s, a, b in cuts),
+        warnings=tuple(warnings),
+    )
+    return Prepared(
+        replace(plan, facts=_facts(plan, targets, assignment, source)), targets, columns, assignment
+    )
+
+
+def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
+    """Raise `InputError` when a task needs more memory than a worker has, with both numbers."""
+    limit = memory_bytes(cluster.memory_limit)
+    needed = plan.facts["task_bytes"]
+    if cluster.kind == "local" and needed > limit:
+        raise InputError(
+            "a simulation task needs more memory than a worker has",
+            place="cluster.yaml: memory_limit",
+            value=cluster.memory_limit,
+            expected=f"at least {needed / 2**30:.1f} GiB, or a smaller simulation.slice_households than "
+            f"{plan.run.simulation.slice_households}",
+        )
+
+
+def _chosen_districts(config: RunConfig, table: pd.DataFrame) -> pd.DataFrame:
+    if config.geography.districts is None:
+        return table
+    known = set(table["cd_geoid"])
+    chosen = []
+    for text in config.geography.districts:
+        try:
+            chosen.append(District.parse(text, known=known).geoid)
+        except InputError as error:
+            raise InputError(str(error), place="run.yaml: geography.districts") from None
+    if not chosen:
+        raise InputError(
+            "is empty", place="run.yaml: geography.districts", expected="districts, or null for all"
+        )
+    return table[table["cd_geoid"].isin(chosen)].reset_index(drop=True)
+
+
+def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int]]:
+    """Cut every state's columns into near-equal slices of at most `size`."""
+    cuts = []
+    states, counts = np.unique(assignment.state_fips, return_counts=True)
+    for state, count in zip(states.tolist(), counts.tolist(), strict=True):
+        edges = np.linspace(0, count, -(-count // size) + 1).round().astype(int).tolist()
+        cuts += [(state, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return cuts
+
+
+def _slice_id(
+    config: RunConfig, inputs: dict[str, str], versions: dict[str, str], state: int, start: int, stop: int
+) -> str:
+    return digest_of(
+        {
+            "stage": "simulate",
+            "code": _stage_code()["simulate"],
+            "policyengine-us": versions["policyengine-us"],
+            "inputs": {name: inputs[name] for name in ("microdata", "rows", "assignment")},
+            "period": config.period,
+            "seed": config.seed,
+            "take_up": config.simulation.take_up,
+            "slice": [state, start, stop],
+        }
+    )
+
+
+def _facts(
+    plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata
+) -> dict[str, Any]:
+    largest = max(s.size for s in plan.slices)
+    n = assignment.n_columns
+    measures = targets.rows[["variable", "constraints"]].drop_duplicates()
+    check = targets.rows[targets.rows["status"] == "check"]
+    districts = len(np.unique(assignment.cd_geoid))
+    states = len(np.unique(assignment.state_fips))
+    # Every measure gives at most one cell at each of three levels; about half of them are zero.
+    matrix_bytes = int(n * len(measures) * 3 * 0.5 * CELL_BYTES)
+    return {
+        "households": source.count(),
+        "persons": source.count("person"),
+        "columns": n,
+        "targets_fit": int((targets.rows["status"] == "fit").sum()),
+        "targets_check": len(check),
+        "targets_excluded": len(targets.excluded),
+        "measures": len(measures),
+        "districts": districts,
+        "states": states,
+        "tasks": {
+            "simulate": len(plan.slices),
+            "fit": 1,
+            "areas": states + int(plan.run.areas.national),
+            "verify": states + int(plan.run.areas.national),
+        },
+        "task_bytes": int(BYTES_FIXED + BYTES_HOUSEHOLD * largest),
+        "cpu_seconds": round(
+            # Verification opens the files with Microsimulation, which costs about two simulations.
+            3 * (SECONDS_FIXED * len(plan.slices) + SECONDS_HOUSEHOLD * n)
+        ),
+        "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
+        "far": [
+            {"measure": f"{v} {c}".strip(), "targets": int(k), "reason": r}
+            for (v, c, r), k in check.groupby(["variable", "constraints", "reason"]).size().items()
+        ],
+    }
+
+
+def _some(names: list[str], n: int = 8) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")

@@ -1,0 +1,80 @@
+"""Receipts: what a finished task wrote, with digests. A task whose receipt verifies is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distcalib.errors import RunError
+from distcalib.matrix.blocks import block_digest, read_block
+from distcalib.storage import sha256_file, write_json
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof of one finished task.
+
+    Attributes
+    ----------
+    stage, id
+        Which task: the id is the digest of everything its output depends on.
+    outputs
+        Path below the run folder -> digest. Paths under ``matrix.zarr`` carry the content digest of their
+        arrays, all others the sha256 of the file.
+    facts
+        What the task found (JSON values), for later stages and for the report.
+    seconds, peak_bytes, process
+        Cost of the task: wall seconds, peak resident memory of its process, process id. No truth depends on
+        these.
+    """
+
+    stage: str
+    id: str
+    outputs: dict[str, str]
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    process: int = 0
+
+
+def receipt_path(run: Path, stage: str, task_id: str) -> Path:
+    """Return where the receipt of a task lies."""
+    return run / "receipts" / stage / f"{task_id}.json"
+
+
+def write_receipt(run: Path, receipt: Receipt) -> None:
+    """Write a receipt; the last act of a task."""
+    write_json(receipt_path(run, receipt.stage, receipt.id), asdict(receipt))
+
+
+def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
+    """Return the receipt of a task, or None when there is none that can be read."""
+    try:
+        return Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def output_digest(run: Path, path: str) -> str | None:
+    """Return the digest of an output as receipts carry it, or None when it is missing or damaged."""
+    target = run / path
+    if not target.exists():
+        return None
+    if path.startswith("matrix.zarr/"):
+        try:
+            return block_digest(read_block(target))
+        except RunError:
+            return None
+    return sha256_file(target)
+
+
+def verified(run: Path, stage: str, task_id: str) -> Receipt | None:
+    """Return the receipt of a task if every output that it names is there and has its digest, else None."""
+    receipt = read_receipt(run, stage, task_id)
+    if receipt is None:
+        return None
+    if all(output_digest(run, path) == digest for path, digest in receipt.outputs.items()):
+        return receipt
+    return None

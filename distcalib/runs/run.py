@@ -1,0 +1,423 @@
+"""`Run`: carry a plan out in a run folder, from whatever is already there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from distcalib.areas.stack import Area
+from distcalib.config import ClusterConfig, RunConfig
+from distcalib.digest import digest_arrays, digest_of
+from distcalib.errors import InputError, RunError
+from distcalib.geography.district import District
+from distcalib.geography.states import STATE_CODES
+from distcalib.matrix.blocks import assemble, block_digest, read_block, write_block
+from distcalib.runs.events import Events, Subscriber
+from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
+from distcalib.runs.manifest import damaged, read_manifest, write_manifest
+from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
+from distcalib.runs.receipts import Receipt, verified, write_receipt
+from distcalib.runs.tasks import AreaTask, FitTask, Inputs, SimulateTask, fit, simulate_slice, write_areas
+from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
+from distcalib.storage import need_space, publish, write_json
+
+
+@dataclass
+class Run:
+    """A run in its folder.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    folder
+        The run folder; made when it is missing.
+    cluster
+        Where to run.
+    subscribers
+        Called with every event.
+    accept_code
+        Go on with a folder that other code began.
+    """
+
+    config: RunConfig
+    folder: Path
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    subscribers: Sequence[Subscriber] = ()
+    accept_code: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self._stack = ExitStack()
+        self._executor: Executor | None = None
+        self._resource: str | None = None
+
+    def prepare(self) -> Prepared:
+        """Make the plan, or take up the stored one of the folder. Nothing is written.
+
+        Raises
+        ------
+        InputError
+            When inputs are wrong, the folder belongs to another plan, or disk or memory do not suffice.
+        RunError
+            When other code began the run.
+        """
+        stored = self._stored_plan()
+        cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]] if stored else None
+        prepared = make_plan(self.config, cuts)
+        if stored:
+            self._same_plan(stored, prepared.plan)
+        elif self.folder.exists() and any(p.name not in {".lock"} for p in self.folder.iterdir()):
+            raise InputError(
+                "the output folder is not empty and holds no plan",
+                place=self.folder,
+                expected="a new folder, or the folder of an earlier run",
+            )
+        check_resources(prepared.plan, self.cluster)
+        need_space(self.folder, prepared.plan.facts["bytes"])
+        return prepared
+
+    def execute(self, prepared: Prepared | None = None) -> dict[str, Any]:
+        """Carry the run out and return its summary, as the manifest holds it.
+
+        Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
+        """
+        prepared = prepared or self.prepare()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder), self._stack:
+            self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
+            plan = prepared.plan
+            manifest = read_manifest(self.folder)
+            if manifest and manifest["plan"] == plan.digest() and not damaged(self.folder, manifest):
+                self.events.emit("nothing_to_do", files=len(manifest["files"]))
+                return manifest
+            (self.folder / "manifest.json").unlink(missing_ok=True)
+            began = time.perf_counter()
+            self._sweep()
+            self._write_plan(prepared)
+            self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+            summary = self._stages(prepared)
+            summary["seconds"] = round(time.perf_counter() - began, 1)
+            write_manifest(self.folder, summary)
+            self.events.emit("done", seconds=summary["seconds"])
+            return read_manifest(self.folder) or {}
+
+    def _stages(self, prepared: Prepared) -> dict[str, Any]:
+        plan, inputs = prepared.plan, self._inputs(prepared.plan)
+        blocks = self._simulate(plan, inputs)
+        matrix_digest = self._assemble(blocks)
+        weights_receipt = self._fit(plan, inputs, matrix_digest)
+        weights = np.load(self.folder / "fit" / "weights.npy")
+        weights_digest = digest_arrays({"weights": weights})
+        states = _areas(prepared)
+        areas = self._areas(plan, inputs, states, prepared, weights)
+        verification = self._verify(plan, inputs, states, areas, weights)
+        return {
+            "name": plan.run.name,
+            "plan": plan.digest(),
+            "matrix": matrix_digest,
+            "weights": weights_digest,
+            "versions": plan.versions,
+            "code": plan.code,
+            "fit": weights_receipt.facts["summary"],
+            "verification": verification,
+            "warnings": list(plan.warnings),
+            "areas": {"districts": sum(len(d) for _, d in states), "states": len(states)},
+        }
+
+    def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
+        tasks = [SimulateTask(inputs, s.id, s.state_fips, s.start, s.stop) for s in plan.slices]
+        tasks.sort(key=lambda t: (t.start - t.stop, t.state_fips, t.start))
+        return self._stage("simulate", simulate_slice, tasks)
+
+    def _assemble(self, blocks: list[Receipt]) -> str:
+        """Sum the blocks into X in this process; equal blocks give equal bytes whatever their cut."""
+        task_id = digest_of(sorted(digest for r in blocks for digest in r.outputs.values()))
+        with self._timed("assemble", 1):
+            done = verified(self.folder, "assemble", task_id)
+            if done is None:
+                began = time.perf_counter()
+                matrix = assemble([self.folder / path for r in blocks for path in r.outputs])
+                digest = write_block(self.folder / "matrix.zarr" / "X", matrix)
+                done = Receipt(
+                    "assemble",
+                    task_id,
+                    {"matrix.zarr/X": digest},
+                    {"nonzeros": int(matrix.nnz), "shape": list(matrix.shape)},
+                    round(time.perf_counter() - began, 3),
+                )
+                write_receipt(self.folder, done)
+        return done.outputs["matrix.zarr/X"]
+
+    def _fit(self, plan: Plan, inputs: Inputs, matrix_digest: str) -> Receipt:
+        settings = {k: v for k, v in asdict(plan.run.fit).items() if k != "engine"}
+        task_id = digest_of(
+            {
+                "stage": "fit",
+                "code": plan.code["fit"],
+                "matrix": matrix_digest,
+                "values": plan.inputs["values"],
+                "initial_weights": plan.inputs["initial_weights"],
+                "engine": plan.engine,
+                "settings": settings,
+                "seed": plan.run.seed,
+            }
+        )
+        task = FitTask(inputs, task_id, plan.engine, settings)
+        return self._stage("fit", fit, [task], fit_resource=True)[0]
+
+    def _areas(
+        self,
+        plan: Plan,
+        inputs: Inputs,
+        states: list[tuple[Area, tuple[Area, ...]]],
+        prepared: Prepared,
+        weights: np.ndarray,
+    ) -> list[Receipt]:
+        depends = {
+            "stage": "areas",
+            "code": plan.code["areas"],
+            "inputs": {k: plan.inputs[k] for k in ("microdata", "assignment")},
+            "policyengine-us": plan.versions["policyengine-us"],
+            "period": plan.run.period,
+            "seed": plan.run.seed,
+            "take_up": plan.run.simulation.take_up,
+        }
+        state_of = prepared.assignment.state_fips
+        tasks = []
+        for state, districts in states:
+            wanted = ((state,) if plan.run.areas.states else ()) + (
+                districts if plan.run.areas.districts else ()
+            )
+            share = digest_arrays({"w": weights[state_of == state.code]})
+            names = [a.name for a in wanted]
+            if wanted:
+                tasks.append(
+                    AreaTask(inputs, digest_of({**depends, "weights": share, "areas": names}), wanted)
+                )
+        if plan.run.areas.national:
+            nation = Area("national", "US", 0)
+            share = digest_arrays({"w": weights})
+            task_id = digest_of({**depends, "weights": share, "areas": ["US"]})
+            tasks.insert(0, AreaTask(inputs, task_id, (nation,)))
+        return self._stage("areas", write_areas, tasks)
+
+    def _verify(
+        self,
+        plan: Plan,
+        inputs: Inputs,
+        states: list[tuple[Area, tuple[Area, ...]]],
+        areas: list[Receipt],
+        weights: np.ndarray,
+    ) -> dict[str, Any]:
+        if not plan.run.areas.states:
+            self.events.emit("warning", text="no state files, so the targets are not recomputed from files")
+            return {"targets": 0, "note": "areas.states is false"}
+        files = {path: digest for r in areas for path, digest in r.outputs.items()}
+        depends = {"stage": "verify", "code": plan.code["verify"], "rows": plan.inputs["rows"]}
+        tasks: list[Any] = []
+        for state, districts in states:
+            parts = districts if plan.run.areas.districts else ()
+            held = {a.file: files[a.file] for a in (state, *parts)}
+            tasks.append(VerifyTask(inputs, digest_of({**depends, "files": held}), state, parts))
+        tasks.sort(key=lambda t: -(self.folder / t.state.file).stat().st_size)
+        receipts = self._stage("verify", verify_state, tasks)
+        if plan.run.areas.national:
+            nation = Area("national", "US", 0)
+            held = {a.file: files[a.file] for a in (nation, *(s for s, _ in states))}
+            task = NationTask(
+                inputs, digest_of({**depends, "files": held}), nation, tuple(s for s, _ in states)
+            )
+            self._stage("verify nation", verify_nation, [task])
+        population = {name: n for r in receipts for name, n in r.facts["population"].items()}
+        return self._judge(plan, weights, population)
+
+    def _judge(self, plan: Plan, weights: np.ndarray, population: dict[str, float]) -> dict[str, Any]:
+        """Compare files with X.w and districts with their population; fail where guarantee 1 is broken."""
+        from distcalib.geography.sources import districts
+
+        matrix = read_block(self.folder / "matrix.zarr" / "X")
+        table = compare(self.folder, matrix, weights, plan.run.verify.tolerance)
+        publish(self.folder / "verify/targets.csv", lambda p: table.to_csv(p, index=False))
+        official = districts().set_index("cd_geoid")["population"]
+        people = pd.DataFrame(
+            {
+                "district": list(population),
+                "population": [float(official[District.parse(d).geoid]) for d in population],
+                "from_file": list(population.values()),
+            }
+        ).sort_values("district")
+        people["relative"] = people["from_file"] / people["population"] - 1
+        people["listed"] = people["relative"].abs() > plan.run.verify.population
+        publish(self.folder / "verify/population.csv", lambda p: people.to_csv(p, index=False))
+        wrong = table[~table["ok"]]
+        if len(wrong):
+            worst = wrong.sort_values("difference", ascending=False).iloc[0]
+            raise RunError(
+                f"the files do not give what the matrix promised for {len(wrong)} of {len(table)} targets; the worst "
+                f"is {worst['name']}: {worst['from_files']:,.3f} from the files, {worst['promised']:,.3f} from X.w "
+                f"(see {self.folder / 'verify' / 'targets.csv'})"
+            )
+        return {
+            "targets": len(table),
+            "largest_difference": float(table["difference"].max()),
+            "districts_checked": len(people),
+            "population_listed": people.loc[people["listed"], ["district", "relative"]].to_dict("records"),
+        }
+
+    def _stage(
+        self, name: str, function: Callable[[Any], Any], tasks: Sequence[Any], fit_resource: bool = False
+    ) -> list[Receipt]:
+        """Run what has no verified receipt; return the receipts of all tasks in the order given."""
+        found = {t.id: verified(self.folder, t.stage, t.id) for t in tasks}
+        open_tasks = [t for t in tasks if found[t.id] is None]
+        with self._timed(name, len(tasks), reused=len(tasks) - len(open_tasks)):
+            if open_tasks:
+                executor = self._start_executor()
+                resource = self._resource if fit_resource else None
+                for result in executor.run(function, open_tasks, resource):
+                    receipt = Receipt(**result)
+                    found[receipt.id] = receipt
+                    self.events.emit(
+                        "task",
+                        stage=name,
+                        id=receipt.id,
+                        seconds=receipt.seconds,
+                        peak_bytes=receipt.peak_bytes,
+                    )
+        return [r for t in tasks if (r := found[t.id]) is not None]
+
+    @contextmanager
+    def _timed(self, stage: str, tasks: int, reused: int = 0) -> Iterator[None]:
+        began = time.perf_counter()
+        self.events.emit("stage", stage=stage, tasks=tasks, reused=reused)
+        yield
+        self.events.emit("stage_done", stage=stage, seconds=round(time.perf_counter() - began, 2))
+
+    def _start_executor(self) -> Executor:
+        if self._executor is None:
+            if self.cluster.kind == "serial":
+                self._executor = SerialExecutor()
+            else:
+                from distcalib.cluster.local import local_client, worker_count
+
+                with self._timed("start workers", worker_count(self.cluster)):
+                    client = self._stack.enter_context(local_client(self.cluster))
+                self._resource = choose_resource(client)
+                self._executor = DaskExecutor(client)
+        return self._executor
+
+    def _inputs(self, plan: Plan) -> Inputs:
+        return Inputs(
+            run=str(self.folder.absolute()),
+            microdata=str(microdata_path(plan.run).absolute()),
+            microdata_digest=plan.inputs["microdata"],
+            period=plan.run.period,
+            seed=plan.run.seed,
+            take_up=plan.run.simulation.take_up,
+        )
+
+    def _write_plan(self, prepared: Prepared) -> None:
+        for name, table in (
+            ("targets.parquet", prepared.targets.rows),
+            ("excluded.parquet", prepared.targets.excluded),
+            ("columns.parquet", prepared.columns),
+        ):
+            if not (self.folder / name).exists() or self._stored_plan() is None:
+                publish(self.folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
+        if self._stored_plan() is None or self.accept_code:
+            write_json(self.folder / "plan.json", prepared.plan.to_json())
+
+    def _stored_plan(self) -> dict[str, Any] | None:
+        path = self.folder / "plan.json"
+        if not path.is_file():
+            return None
+        try:
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            stored["slices"], stored["digest"], stored["code"]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                "is not the plan of a run", place=path, expected="a plan.json that distcalib wrote"
+            ) from None
+        return stored
+
+    def _same_plan(self, stored: dict[str, Any], plan: Plan) -> None:
+        new = plan.to_json()
+        if stored["digest"] == new["digest"]:
+            return
+        parts = ("inputs", "versions", "engine")
+        other = [p for p in parts if stored[p] != new[p]]
+        settings = _differences(stored["run"], new["run"])
+        for incidental in ("name", "microdata", "simulation.slice_households"):
+            settings.pop(incidental, None)
+        if other or settings:
+            what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()]
+            for part in other:
+                what += [f"{part}.{k}" for k in _differences({"": stored[part]}, {"": new[part]})]
+            raise InputError(
+                f"the output folder belongs to another plan ({stored['digest'][:12]}, now {new['digest'][:12]}); "
+                f"different: {'; '.join(what)}",
+                place=self.folder,
+                expected="another --output, or the settings that the folder was begun with",
+            )
+        if not self.accept_code:
+            changed = [
+                f"{s}: {stored['code'][s][:12]} there, {c[:12]} now"
+                for s, c in new["code"].items()
+                if stored["code"].get(s) != c
+            ]
+            raise RunError(
+                f"{self.folder} was begun by other code ({'; '.join(changed)}); "
+                "use --accept-code to go on: what that code changed is done again"
+            )
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written; no such name is ever read."""
+        for leftover in [*self.folder.rglob(".*.tmp.*"), *self.folder.rglob(".*.tmp")]:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _areas(prepared: Prepared) -> list[tuple[Area, tuple[Area, ...]]]:
+    """Return each state of the run with its districts."""
+    geoids = np.unique(prepared.assignment.cd_geoid).tolist()
+    out = []
+    for fips in sorted({g // 100 for g in geoids}):
+        districts = tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips)
+        out.append((Area("states", STATE_CODES[fips], fips), districts))
+    return out
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    out: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*a, *b}):
+        left, right = a.get(key), b.get(key)
+        name = f"{prefix}{key}" if key else prefix.rstrip(".")
+        if isinstance(left, dict) and isinstance(right, dict):
+            out |= _differences(left, right, f"{name}." if name else "")
+        elif left != right:
+            out[name] = (left, right)
+    return out
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder: two coordinators in one folder would undo each other."""
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another process is carrying this run out") from None
+        yield

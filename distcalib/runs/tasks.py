@@ -1,0 +1,231 @@
+"""The tasks of a run: a small frozen spec in, files and a receipt out. They know nothing of Dask."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache, wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from distcalib.areas.stack import Area, write_area
+from distcalib.errors import RunError
+from distcalib.geography.assign import GeographyAssignment
+from distcalib.matrix.blocks import read_block, write_block
+from distcalib.matrix.measures import Rows, evaluate, scatter
+from distcalib.microdata.model import Microdata
+from distcalib.runs.receipts import Receipt, output_digest, verified, write_receipt
+from distcalib.simulation.engine import simulate
+from distcalib.simulation.place import place
+from distcalib.storage import publish, write_json
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a task finds what it needs, and what it must find there.
+
+    Attributes
+    ----------
+    run
+        The run folder.
+    microdata, microdata_digest
+        File of the donors and its content digest.
+    period, seed, take_up
+        As in the run's settings.
+    """
+
+    run: str
+    microdata: str
+    microdata_digest: str
+    period: int
+    seed: int
+    take_up: bool
+
+
+@dataclass(frozen=True)
+class SimulateTask:
+    """Simulate the columns of one slice and write its block."""
+
+    inputs: Inputs
+    id: str
+    state_fips: int
+    start: int
+    stop: int
+    stage: str = "simulate"
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """Fit the weights of all columns."""
+
+    inputs: Inputs
+    id: str
+    engine: str
+    settings: dict[str, Any]
+    stage: str = "fit"
+
+
+@dataclass(frozen=True)
+class AreaTask:
+    """Write the files of some areas."""
+
+    inputs: Inputs
+    id: str
+    areas: tuple[Area, ...]
+    stage: str = "areas"
+
+
+Task = SimulateTask | FitTask | AreaTask
+
+
+def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Callable[[Any], dict[str, Any]]:
+    """Turn a stage's work into a task: skip it when a receipt verifies, else do it and write the receipt."""
+
+    @wraps(function)
+    def run_task(task: Any) -> dict[str, Any]:
+        run = Path(task.inputs.run)
+        done = verified(run, task.stage, task.id)
+        if done is None:
+            began = time.perf_counter()
+            outputs, facts = function(task)
+            digests = {path: output_digest(run, path) for path in outputs}
+            lost = [path for path, digest in digests.items() if digest is None]
+            if lost:
+                raise RunError(f"{task.stage} {task.id[:12]}: {lost[0]} cannot be read back")
+            done = Receipt(
+                stage=task.stage,
+                id=task.id,
+                outputs={path: str(digest) for path, digest in digests.items()},
+                facts=facts,
+                seconds=round(time.perf_counter() - began, 3),
+                peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                process=os.getpid(),
+            )
+            write_receipt(run, done)
+        return asdict(done)
+
+    return run_task
+
+
+@finished
+def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
+    """Simulate a slice exactly where its households were placed, and write the block."""
+    source, assignment, rows = load_inputs(task.inputs)
+    state_columns = np.flatnonzero(assignment.state_fips == task.state_fips)
+    columns = state_columns[task.start : task.stop]
+    data = place(source, assignment, columns, seed=task.inputs.seed, take_up=task.inputs.take_up)
+    which = rows.within(task.state_fips)
+    with simulate(data, f"simulate state {task.state_fips}") as simulation:
+        table = evaluate([rows.measures[m] for m in which], data, simulation.calculate)
+    block = scatter(
+        rows, which, table, columns, task.state_fips, assignment.cd_geoid[columns], assignment.n_columns
+    )
+    path = f"matrix.zarr/blocks/{task.id}"
+    write_block(Path(task.inputs.run) / path, block)
+    return [path], {"columns": len(columns), "nonzeros": int(block.nnz), "state_fips": task.state_fips}
+
+
+@finished
+def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
+    """Fit weights to the targets of status fit."""
+    from distcalib.fit import fit_weights, summarise
+
+    run = Path(task.inputs.run)
+    matrix = read_block(run / "matrix.zarr" / "X")
+    targets = pd.read_parquet(run / "targets.parquet")
+    columns = pd.read_parquet(run / "columns.parquet")
+    chosen = np.flatnonzero((targets["status"] == "fit").to_numpy())
+    fitted = targets.iloc[chosen]
+    result = fit_weights(
+        matrix[chosen],
+        fitted["value"].to_numpy(np.float64),
+        groups=fitted["group_id"].to_numpy(),
+        initial_weights=columns["initial_weight"].to_numpy(np.float64),
+        donors=columns["household_id"].to_numpy(),
+        names=fitted["name"].tolist(),
+        engine=task.engine,
+        seed=task.inputs.seed,
+        **task.settings,
+    )
+    labels = [
+        "target_id",
+        "name",
+        "variable",
+        "geo_level",
+        "geographic_id",
+        "domain_variable",
+        "group_id",
+        "status",
+    ]
+    table = summarise(
+        matrix,
+        result.weights,
+        targets["value"].to_numpy(np.float64),
+        tolerance=targets["tolerance"].to_numpy(np.float64),
+        labels=targets[labels],
+    )
+    folder = run / "fit"
+    publish(folder / "weights.npy", lambda path: np.save(path, result.weights))
+    publish(folder / "log.csv", lambda path: result.log.to_csv(path, index=False))
+    publish(folder / "diagnostics.csv", lambda path: table.to_csv(path, index=False))
+    summary = {k: v for k, v in result.summary.items() if k != "timing"}
+    write_json(folder / "summary.json", summary)
+    outputs = ["weights.npy", "log.csv", "diagnostics.csv", "summary.json"]
+    return [f"fit/{name}" for name in outputs], {"summary": summary}
+
+
+@finished
+def write_areas(task: AreaTask) -> tuple[list[str], dict[str, Any]]:
+    """Write the dataset and the mapping of each area."""
+    source, assignment, _ = load_inputs(task.inputs)
+    weights = np.load(Path(task.inputs.run) / "fit" / "weights.npy")
+    outputs, facts = [], {}
+    for area in task.areas:
+        facts[area.name] = write_area(
+            task.inputs.run,
+            area,
+            source,
+            assignment,
+            weights,
+            seed=task.inputs.seed,
+            take_up=task.inputs.take_up,
+        )
+        outputs += [area.file, area.mapping]
+    return outputs, {"areas": facts}
+
+
+def load_inputs(inputs: Inputs) -> tuple[Microdata, GeographyAssignment, Rows]:
+    """Read donors, placement and rows once a process, and hold them to their digests."""
+    run = Path(inputs.run)
+    marks = tuple(p.stat().st_mtime_ns for p in (run / "columns.parquet", run / "targets.parquet"))
+    return _load(inputs, marks)
+
+
+@lru_cache(maxsize=2)
+def _load(inputs: Inputs, marks: tuple[int, ...]) -> tuple[Microdata, GeographyAssignment, Rows]:
+    del marks  # part of the key: another plan in the same folder is another input
+    run = Path(inputs.run)
+    source = Microdata.read(inputs.microdata, inputs.period)
+    if source.digest() != inputs.microdata_digest:
+        raise RunError(f"{inputs.microdata} changed after the plan was made; start the run again")
+    assignment = read_assignment(run)
+    return source, assignment, Rows.of(pd.read_parquet(run / "targets.parquet"))
+
+
+def read_assignment(run: Path) -> GeographyAssignment:
+    """Read the placement of the columns of a run."""
+    table = pd.read_parquet(run / "columns.parquet")
+    return GeographyAssignment(
+        block_geoid=table["block_geoid"].to_numpy(np.int64),
+        cd_geoid=table["cd_geoid"].to_numpy(np.int32),
+        county_fips=table["county_fips"].to_numpy(np.int32),
+        state_fips=table["state_fips"].to_numpy(np.int32),
+        n_records=int(table["record"].max()) + 1,
+        n_clones=int(table["clone"].max()) + 1,
+    )
