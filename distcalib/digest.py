@@ -73,7 +73,7 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 
 @cache
 def code_digest(*rooms: str) -> str:
-    """Return the digest of what the named rooms (``matrix``, ``random`` ...) do.
+    """Return the digest of what the named rooms or modules (``matrix``, ``runs/verify`` ...) do.
 
     It is taken over the syntax trees without comments and docstrings, so that a change of wording is no
     change of code. Sub-packages are included.

@@ -16,9 +16,10 @@ from distcalib.config import ClusterConfig, memory_bytes
 
 # One thread a worker in every numeric library: workers are the parallelism, and a fork server must not
 # have threads when it forks.
-_ONE_THREAD = {
-    name: "1"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_MAX_THREADS", "BLOSC_NTHREADS")
+_LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLOSC")
+_ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {
+    "NUMEXPR_MAX_THREADS": "1",
+    "BLOSC_NTHREADS": "1",
 }
 
 # Loaded by the fork server, in this order, before it forks a worker.

@@ -1,4 +1,4 @@
-"""Events of a run: one stream, written to ``events.ndjson`` and handed to subscribers such as a progress bar."""
+"""Events of a run: one stream, kept in ``events.ndjson`` and handed to subscribers such as a progress bar."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,16 @@ import numpy as np
 import pandas as pd
 
 import distcalib
-from distcalib.catalogue import catalogue
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.digest import code_digest, digest_arrays, digest_of
-from distcalib.errors import InputError, RunError
+from distcalib.errors import InputError
 from distcalib.geography.assign import GeographyAssignment, assign_geography, initial_weights
 from distcalib.geography.district import District
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
-from distcalib.simulation.engine import engine_version
+from distcalib.simulation.engine import check_version, engine_version
 from distcalib.targets.choose import Targets, load_targets
 
 # What each stage's output depends on, by room; a change there makes its old outputs another task's.
@@ -191,11 +191,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         "initial_weights": digest_arrays({"w": columns["initial_weight"].to_numpy()}),
     }
     versions = {"policyengine-us": engine_version(), "distcalib": distcalib.__version__}
-    if versions["policyengine-us"] != catalogue().version:
-        raise RunError(
-            f"policyengine-us {versions['policyengine-us']} is installed, but distcalib {distcalib.__version__} "
-            f"describes {catalogue().version}: install that version"
-        )
+    check_version()
     cuts = slices if slices is not None else _cut(assignment, config.simulation.slice_households)
     plan = Plan(
         run=config,
@@ -248,7 +244,7 @@ def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int
     states, counts = np.unique(assignment.state_fips, return_counts=True)
     for state, count in zip(states.tolist(), counts.tolist(), strict=True):
         edges = np.linspace(0, count, -(-count // size) + 1).round().astype(int).tolist()
-        cuts += [(state, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        cuts += [(state, a, b) for a, b in pairwise(edges)]
     return cuts
 
 

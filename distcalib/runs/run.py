@@ -21,7 +21,7 @@ from distcalib.digest import digest_arrays, digest_of
 from distcalib.errors import InputError, RunError
 from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
-from distcalib.matrix.blocks import assemble, block_digest, read_block, write_block
+from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
@@ -61,6 +61,15 @@ class Run:
         self._stack = ExitStack()
         self._executor: Executor | None = None
         self._resource: str | None = None
+
+    @property
+    def workers(self) -> int:
+        """Number of worker processes that the run will use."""
+        if self.cluster.kind == "serial":
+            return 1
+        from distcalib.cluster.local import worker_count
+
+        return worker_count(self.cluster)
 
     def prepare(self) -> Prepared:
         """Make the plan, or take up the stored one of the folder. Nothing is written.
@@ -264,9 +273,9 @@ class Run:
         if len(wrong):
             worst = wrong.sort_values("difference", ascending=False).iloc[0]
             raise RunError(
-                f"the files do not give what the matrix promised for {len(wrong)} of {len(table)} targets; the worst "
-                f"is {worst['name']}: {worst['from_files']:,.3f} from the files, {worst['promised']:,.3f} from X.w "
-                f"(see {self.folder / 'verify' / 'targets.csv'})"
+                f"the files do not give what the matrix promised for {len(wrong)} of {len(table)} targets; "
+                f"the worst is {worst['name']}: {worst['from_files']:,.3f} from the files, "
+                f"{worst['promised']:,.3f} from X.w (see {self.folder / 'verify' / 'targets.csv'})"
             )
         return {
             "targets": len(table),
@@ -309,9 +318,9 @@ class Run:
             if self.cluster.kind == "serial":
                 self._executor = SerialExecutor()
             else:
-                from distcalib.cluster.local import local_client, worker_count
+                from distcalib.cluster.local import local_client
 
-                with self._timed("start workers", worker_count(self.cluster)):
+                with self._timed("start workers", self.workers):
                     client = self._stack.enter_context(local_client(self.cluster))
                 self._resource = choose_resource(client)
                 self._executor = DaskExecutor(client)
@@ -364,9 +373,9 @@ class Run:
             what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()]
             for part in other:
                 what += [f"{part}.{k}" for k in _differences({"": stored[part]}, {"": new[part]})]
+            ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
             raise InputError(
-                f"the output folder belongs to another plan ({stored['digest'][:12]}, now {new['digest'][:12]}); "
-                f"different: {'; '.join(what)}",
+                f"the output folder belongs to another plan ({ids}); different: {'; '.join(what)}",
                 place=self.folder,
                 expected="another --output, or the settings that the folder was begun with",
             )

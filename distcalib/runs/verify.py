@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from distcalib.areas.stack import Area
+from distcalib.catalogue import catalogue
 from distcalib.errors import RunError
 from distcalib.matrix.measures import Rows, evaluate, scatter
 from distcalib.microdata.model import Microdata
@@ -56,28 +57,19 @@ class NationTask:
 @finished
 def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
     """Recompute a state's rows from its file alone; check that each district file is its part of it."""
-    check_version()
-    from policyengine_us import Microsimulation
-
     run = Path(task.inputs.run)
     targets = pd.read_parquet(run / "targets.parquet")
     rows = Rows.of(targets)
     path = run / task.state.file
     data = Microdata.read(path, task.inputs.period)
-    simulation = Microsimulation(dataset=str(path))
-
-    def calculate(variable: str) -> np.ndarray:
-        entity = _entity(variable)
-        values = simulation.calculate(variable, task.inputs.period).values
-        return checked(np.asarray(values), variable, data.count(entity), str(task.state.file))
-
+    opened = _Opened(path, data)
     which = rows.within(task.state.code)
-    table = evaluate([rows.measures[m] for m in which], data, calculate)
+    table = evaluate([rows.measures[m] for m in which], data, opened.calculate)
     # The file's own words for where a household is, and for its weight.
-    district = calculate("congressional_district_geoid").astype(np.int64)
-    weights = simulation.calculate("household_weight", task.inputs.period).values.astype(np.float64)
+    district = opened.calculate("congressional_district_geoid").astype(np.int64)
+    weights = opened.calculate("household_weight").astype(np.float64)
     persons = np.bincount(data.links["household"], minlength=data.count())
-    del simulation
+    del opened
     gc.collect()
     cells = scatter(rows, which, table, np.arange(data.count()), task.state.code, district, data.count())
     recomputed = cells.astype(np.float64) @ weights
@@ -169,10 +161,20 @@ def _concerns(rows: Rows, state_fips: int) -> np.ndarray:
     return (area == 0) | (area == state_fips) | (area // 100 == state_fips)
 
 
-def _entity(variable: str) -> str:
-    from distcalib.catalogue import catalogue
+class _Opened:
+    """A published file as its user opens it: with Microsimulation."""
 
-    return catalogue().get(variable).entity
+    def __init__(self, path: Path, data: Microdata) -> None:
+        check_version()
+        from policyengine_us import Microsimulation
+
+        self.path, self.data = path, data
+        self._simulation = Microsimulation(dataset=str(path))
+
+    def calculate(self, variable: str) -> np.ndarray:
+        entity = catalogue().get(variable).entity
+        values = np.asarray(self._simulation.calculate(variable, self.data.period).values)
+        return checked(values, variable, self.data.count(entity), str(self.path))
 
 
 def _same_households(part: Microdata, whole: Microdata, inside: np.ndarray, area: Area, of: Area) -> None:

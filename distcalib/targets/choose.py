@@ -26,7 +26,8 @@ DEFAULT_TOLERANCE = 0.05
 COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
 
 COLUMNS = [
-    "target_id", "stratum_id", "variable", "reform_id", "period", "original_value", "value", "uprating_factor",
+    "target_id", "stratum_id", "variable", "reform_id", "period", "original_value", "value",
+    "uprating_factor",
     "moe", "tolerance", "geo_level", "geographic_id", "domain_variable", "constraints", "name", "group_id",
     "status", "reason",
 ]  # fmt: skip
@@ -105,7 +106,7 @@ def load_targets(
     table = _read_strata(table, database)
     _check(table, database)
     table["name"] = _names(table)
-    warnings = []
+    warnings: list[str] = []
     table = _exclude_what_is_outside(table, districts, warnings)
     reforms = (table["reform_id"] > 0) & (table["status"] != "excluded")
     if reforms.any():

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
-from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 from sqlalchemy.exc import ArgumentError as BadUrl
+from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 
 from distcalib.errors import InputError
+from distcalib.storage import publish
 from distcalib.targets.constraints import GEOGRAPHIC, parse_constraints
 from distcalib.targets.schema import metadata, overview_sql
 
@@ -115,7 +116,7 @@ def write_database(table: pd.DataFrame, engine: Engine) -> None:
             for v, o, x in terms
         ]
 
-    stratum_id = [
+    stratum_of = [
         ids[k]
         for k in zip(
             rows.geo_level, rows.geographic_id.astype(str), rows.constraints.astype(str), strict=True
@@ -126,7 +127,7 @@ def write_database(table: pd.DataFrame, engine: Engine) -> None:
             "target_id": np.arange(1, len(rows) + 1),
             "variable": rows["variable"],
             "period": rows["period"].astype(int),
-            "stratum_id": stratum_id,
+            "stratum_id": stratum_of,
             "reform_id": rows["reform_id"].astype(int),
             "value": rows["value"].astype(float),
             "active": rows["status"] != "excluded",
@@ -145,7 +146,7 @@ def write_database(table: pd.DataFrame, engine: Engine) -> None:
         "vintage": "vintage",
         "moe": "moe",
     }.items():
-        register[ours] = rows[theirs] if theirs in rows else None
+        register[ours] = rows.get(theirs)
     with engine.begin() as db:
         metadata.create_all(db)
         db.execute(text("DROP VIEW IF EXISTS target_overview"))
@@ -155,6 +156,17 @@ def write_database(table: pd.DataFrame, engine: Engine) -> None:
         db.execute(tables["stratum_constraints"].insert(), constraints)
         db.execute(tables["targets"].insert(), _records(target))
         db.execute(tables["target_register"].insert(), _records(register))
+
+
+def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
+    """Write targets as a new SQLite file, complete or not at all; see `write_database`."""
+
+    def write(temporary: Path) -> None:
+        engine = create_engine(f"sqlite:///{temporary}")
+        write_database(table, engine)
+        engine.dispose()
+
+    publish(path, write)
 
 
 def read_database(engine: Engine, place: object) -> pd.DataFrame:

@@ -1,0 +1,138 @@
+"""The command line: each command is a few lines over the public interface."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+import distcalib
+from distcalib.errors import DistcalibError
+
+
+class _Explained(click.Group):
+    """Print errors that explain themselves without a traceback, with their exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DistcalibError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=_Explained, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(distcalib.__version__, package_name="distcalib")
+def main() -> None:
+    """Calibrated microdata for every US congressional district."""
+
+
+def _run_options(function: click.decorators.FC) -> click.decorators.FC:
+    for option in (
+        click.argument("settings", metavar="PRESET_OR_YAML"),
+        click.option("--output", type=click.Path(path_type=Path), required=True, help="The run folder."),
+        click.option(
+            "--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(1), help="Worker processes; overrides the cluster file."
+        ),
+        click.option("--accept-code", is_flag=True, help="Go on with a folder that other code began."),
+    ):
+        function = option(function)
+    return function
+
+
+@main.command()
+@_run_options
+def run(settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool) -> None:
+    """Build, fit, write and verify; continue what an earlier attempt left.
+
+    PRESET_OR_YAML is a preset of the package (demo) or a settings file.
+    """
+    from rich.console import Console
+
+    from distcalib.report.console import Progressing, print_plan, print_summary
+
+    console = Console()
+    work = _open_run(settings, output, cluster, workers, accept_code)
+    work.subscribers = [Progressing(console)]
+    prepared = work.prepare()
+    print_plan(prepared.plan, console, work.workers)
+    summary = work.execute(prepared)
+    print_summary(output, summary, console)
+
+
+@main.command()
+@_run_options
+def plan(settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool) -> None:
+    """Print what `run` would do, after checking every input. Writes nothing."""
+    from rich.console import Console
+
+    from distcalib.report.console import print_plan
+
+    work = _open_run(settings, output, cluster, workers, accept_code)
+    print_plan(work.prepare().plan, Console(), work.workers)
+
+
+def _open_run(
+    settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool
+) -> distcalib.Run:
+    from dataclasses import replace
+
+    from distcalib import ClusterConfig, Run, RunConfig
+
+    where = ClusterConfig.load(cluster)
+    if workers is not None:
+        where = replace(where, workers=workers)
+    return Run(RunConfig.load(settings), output, where, accept_code=accept_code)
+
+
+@main.group()
+def data() -> None:
+    """Rebuild the bundled inputs from their sources."""
+
+
+@data.command()
+@click.option("--households", type=click.IntRange(1), help="Households to draw; default: all 200,576.")
+@click.option("--year", type=int, default=2024, show_default=True, help="Year that money is aged to.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
+def cps(households: int | None, year: int, seed: int, output: Path) -> None:
+    """Build a PolicyEngine dataset from the public-use CPS that taxcalc ships."""
+    from distcalib.microdata.cps import build_cps
+
+    build = build_cps(households=households, year=year, seed=seed)
+    build.data.write(output)
+    build.sources.to_csv(output.with_name(output.stem + "_sources.csv"), index=False)
+    click.echo(f"{output}: {build.data.count():,} households, {build.data.count('person'):,} persons")
+
+
+@data.command()
+@click.option(
+    "--database", type=click.Path(path_type=Path), help="Write the bundled targets as a SQLite file."
+)
+@click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw public files to rebuild from.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the rebuilt table.")
+def targets(database: Path | None, raw: Path | None, output: Path | None) -> None:
+    """Write the bundled targets as a database, or rebuild their table from the public files."""
+    if (raw is None) == (database is None) or (raw is None) != (output is None):
+        raise click.UsageError("give --database FILE, or --raw FOLDER with --output FOLDER")
+    if database is not None:
+        from distcalib.targets.database import write_database_file
+        from distcalib.targets.sources import bundled_targets
+
+        write_database_file(bundled_targets(), database)
+        click.echo(f"{database}: {len(bundled_targets()):,} targets")
+    if raw is not None and output is not None:
+        from distcalib.geography.sources import write_bundled as write_geography
+        from distcalib.targets.sources import write_bundled
+
+        write_bundled(raw, output)
+        write_geography(raw, output)
+        click.echo(f"{output}: rebuilt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Validation and scaling: what every engine and the refit solve, as one sparse least-squares problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+
+from distcalib.errors import InputError
+from distcalib.fit.diagnostics import achievable_rows
+from distcalib.fit.spec import FitSpec
+from distcalib.random import uniform
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FitProblem:
+    """Loss = ||matrix @ v - goal||^2 over relative weights v = weight / initial weight of the usable columns.
+
+    Attributes
+    ----------
+    X
+        The caller's matrix in canonical CSR, float64, (n_targets, n_columns).
+    targets, initial
+        float64, (n_targets,) and (n_columns,), the initial weights derived where none were given.
+    matrix, matrix_t
+        Scaled rows of the fitted targets, and the transpose, CSR float64; columns are `columns`.
+    goal
+        Scaled targets of the fitted rows.
+    columns
+        Numbers of the columns with a positive initial weight.
+    fitted, held_out
+        Boolean masks over targets.
+    excluded
+        Row number -> reason, of targets that no weights can reach; in neither mask.
+    share
+        Weight of each target in the loss (0 where not fitted), (n_targets,).
+    scale
+        Divisor of each target's error, (n_targets,).
+    group_codes, group_names
+        Group of each target; None where the caller gave no groups.
+    """
+
+    X: sp.csr_array
+    targets: Float
+    initial: Float
+    matrix: sp.csr_array
+    matrix_t: sp.csr_array
+    goal: Float
+    columns: NDArray[np.int64]
+    fitted: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
+    excluded: dict[int, str]
+    share: Float
+    scale: Float
+    group_codes: NDArray[np.int64] | None
+    group_names: list[object]
+
+    def loss(self, weights: Float) -> float:
+        """Return the loss of `weights` (n_columns,)."""
+        residual = (self.X @ weights - self.targets) / self.scale
+        return float(np.sum(self.share * residual * residual))
+
+    def held_out_error(self, weights: Float) -> float:
+        """Return the mean over held-out targets of min(|relative error|, 1)."""
+        rows = self.held_out
+        error = (self.X[rows] @ weights - self.targets[rows]) / self.scale[rows]
+        return float(np.mean(np.minimum(np.abs(error), 1.0)))
+
+
+def build_problem(
+    X: sp.spmatrix | sp.sparray,
+    targets: ArrayLike,
+    spec: FitSpec,
+    *,
+    groups: ArrayLike | None = None,
+    initial_weights: ArrayLike | None = None,
+    holdout: float | ArrayLike | None = None,
+    target_weights: ArrayLike | None = None,
+) -> FitProblem:
+    """Validate the inputs of a fit and scale them; arguments as in `distcalib.fit.fit_weights`."""
+    matrix = _checked_matrix(X)
+    n_targets, n_columns = matrix.shape
+    t = _vector(targets, n_targets, "targets", "targets")
+    reachable = achievable_rows(matrix, t)
+    empty = np.diff(matrix.indptr) == 0
+    excluded = {
+        int(i): "empty row" if empty[i] else "no cell has the sign of the target"
+        for i in np.flatnonzero(~reachable)
+    }
+    if not reachable.any():
+        raise InputError("no target can be reached by any weights", place="X", value=f"{n_targets} rows")
+    initial = _initial_weights(matrix, t, reachable, initial_weights, n_columns)
+    columns = np.flatnonzero(initial > 0)
+    if not len(columns):
+        raise InputError("every initial weight is 0", place="initial_weights")
+    if spec.records is not None and spec.records > len(columns):
+        raise InputError(
+            "more records asked for than there are columns with a positive initial weight",
+            place="fit.records",
+            value=spec.records,
+            expected=f"at most {len(columns)}",
+        )
+    held_out = _held_out(holdout, reachable, spec.seed)
+    fitted = reachable & ~held_out
+    if not fitted.any():
+        raise InputError("no target is left to fit", place="holdout")
+
+    codes, names = _groups(groups, n_targets)
+    importance = np.ones(n_targets)
+    if target_weights is not None:
+        importance = _vector(target_weights, n_targets, "target_weights", "targets")
+        if (importance < 0).any() or not importance[fitted].any():
+            raise InputError("must be 0 or more, and not all 0", place="target_weights")
+    share = _shares(np.where(fitted, importance, 0.0), fitted, codes)
+    # Excluded rows may have no mass at all; 1 keeps their (unused) scale finite.
+    scale = np.maximum(np.abs(t), spec.scale_floor * (abs(matrix) @ initial))
+    scale[scale == 0] = 1.0
+
+    factor = np.sqrt(share[fitted]) / scale[fitted]
+    rows = matrix[fitted][:, columns]
+    scaled = sp.csr_array(sp.diags_array(factor) @ rows @ sp.diags_array(initial[columns]))
+    scaled.sort_indices()
+    return FitProblem(
+        X=matrix,
+        targets=t,
+        initial=initial,
+        matrix=scaled,
+        matrix_t=sp.csr_array(scaled.T),
+        goal=factor * t[fitted],
+        columns=columns,
+        fitted=fitted,
+        held_out=held_out,
+        excluded=excluded,
+        share=share,
+        scale=scale,
+        group_codes=codes,
+        group_names=names,
+    )
+
+
+def column_vector(values: ArrayLike, n_columns: int, place: str) -> NDArray[np.generic]:
+    """Return `values` as a 1-d array of one element a column, or raise an `InputError`."""
+    array = np.asarray(values)
+    if array.shape != (n_columns,):
+        raise InputError(
+            "wrong shape", place=place, value=array.shape, expected=f"({n_columns},), one a column of X"
+        )
+    return array
+
+
+def _checked_matrix(X: sp.spmatrix | sp.sparray) -> sp.csr_array:
+    if not sp.issparse(X):
+        raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
+    if X.ndim != 2 or 0 in X.shape:
+        raise InputError(
+            "wrong shape", place="X", value=X.shape, expected="targets x columns, at least 1 x 1"
+        )
+    matrix = sp.csr_array(X, dtype=np.float64, copy=True)
+    bad = np.flatnonzero(~np.isfinite(matrix.data))
+    if len(bad):
+        row = int(np.searchsorted(matrix.indptr, bad[0], side="right") - 1)
+        place = f"X[{row}, {int(matrix.indices[bad[0]])}]"
+        raise InputError(
+            f"{len(bad)} cells are NaN or infinite", place=place, value=float(matrix.data[bad[0]])
+        )
+    # Sums run in the order of the stored cells: one canonical order, so equal matrices give equal bits.
+    matrix.sum_duplicates()
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _vector(values: ArrayLike, n: int, place: str, unit: str) -> Float:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("not numeric", place=place, value=values) from error
+    if array.shape != (n,):
+        raise InputError(
+            "wrong shape", place=place, value=array.shape, expected=f"({n},), one a row or column"
+        )
+    bad = np.flatnonzero(~np.isfinite(array))
+    if len(bad):
+        raise InputError(
+            f"{len(bad)} {unit} are NaN or infinite", place=f"{place}[{bad[0]}]", value=float(array[bad[0]])
+        )
+    return array
+
+
+def _initial_weights(
+    matrix: sp.csr_array, targets: Float, reachable: NDArray[np.bool_], given: ArrayLike | None, n: int
+) -> Float:
+    if given is not None:
+        initial = _vector(given, n, "initial_weights", "weights")
+        if (initial < 0).any():
+            first = int(np.flatnonzero(initial < 0)[0])
+            raise InputError(
+                "negative weight",
+                place=f"initial_weights[{first}]",
+                value=float(initial[first]),
+                expected=">= 0",
+            )
+        return initial
+    # One scale for all columns: the median over targets of target / row sum, where both have the same sign.
+    row_sum = matrix @ np.ones(n)
+    usable = reachable & (targets * row_sum > 0)
+    if not usable.any():
+        raise InputError(
+            "cannot be derived: no target has the sign of its row",
+            place="initial_weights",
+            expected="weights",
+        )
+    return np.full(n, float(np.median(targets[usable] / row_sum[usable])))
+
+
+def _held_out(
+    holdout: float | ArrayLike | None, reachable: NDArray[np.bool_], seed: int
+) -> NDArray[np.bool_]:
+    if holdout is None:
+        return np.zeros(len(reachable), dtype=bool)
+    given = np.asarray(holdout)
+    if given.dtype == bool:
+        if given.shape != reachable.shape:
+            raise InputError(
+                "wrong shape", place="holdout", value=given.shape, expected=f"({len(reachable)},) mask"
+            )
+        return given & reachable
+    if given.ndim != 0 or given.dtype.kind != "f" or not 0 < float(given) < 1:
+        raise InputError(
+            "neither mask nor fraction", place="holdout", value=holdout, expected="0 < holdout < 1"
+        )
+    rows = np.flatnonzero(reachable)
+    order = np.argsort(uniform(seed, "holdout", rows), kind="stable")
+    mask = np.zeros(len(reachable), dtype=bool)
+    mask[rows[order[: max(1, round(float(given) * len(rows)))]]] = True
+    return mask
+
+
+def _groups(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64] | None, list[object]]:
+    if groups is None:
+        return None, []
+    values = np.asarray(groups)
+    if values.shape != (n,):
+        raise InputError("wrong shape", place="groups", value=values.shape, expected=f"({n},), one a target")
+    codes, names = pd.factorize(values, sort=True)
+    if (codes < 0).any():
+        raise InputError("missing group", place=f"groups[{int(np.flatnonzero(codes < 0)[0])}]")
+    return codes.astype(np.int64), list(names.tolist())
+
+
+def _shares(importance: Float, fitted: NDArray[np.bool_], codes: NDArray[np.int64] | None) -> Float:
+    """Give each group a total share of 1 (each target a mean share of 1 without groups), split by importance."""
+    if codes is None:
+        return importance * (fitted.sum() / importance.sum())
+    total = np.bincount(codes, weights=importance)[codes]
+    return np.divide(importance, total, out=np.zeros_like(importance), where=total > 0)
+
+
+def first_names(rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None) -> list[str]:
+    """Return the names of target rows (``row 12`` where the caller gave none)."""
+    return [str(names[i]) if names is not None else f"row {i}" for i in np.asarray(rows, dtype=int).tolist()]

@@ -1,0 +1,131 @@
+"""The settings of a fit: one frozen value that a run can store and digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from distcalib.errors import InputError
+
+#: Penalty per open gate when neither a penalty nor a record budget is given: nearly every record stays.
+DEFAULT_LAMBDA_L0 = 1e-8
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """Every setting of a fit, with its default. All values are JSON scalars or tuples of them.
+
+    The gate settings and their names are those of Louizos, Welling and Kingma (2017), "Learning sparse neural
+    networks through L0 regularization", and of l0-python's ``SparseCalibrationWeights``.
+
+    Attributes
+    ----------
+    engine
+        ``"auto"``, ``"torch"`` or ``"l0"``; ``auto`` is resolved by `distcalib.fit.resolve_engine`.
+    seed
+        Of gate noise, jitter and the choice of a fractional holdout.
+    records
+        Exact number of columns that the selection keeps; None: those whose gate is open at the end.
+    lambda_l0
+        Loss per expected open gate. None with `records`: the penalty rises along one path until the expected
+        number of open gates reaches the budget. None without `records`: 1e-8.
+    lambda_l2
+        Loss per squared relative weight (weight over initial weight) while the gates are trained.
+    epochs
+        Adam steps of the gate stage (the most, when the penalty rises to a record budget). 0, or a budget of every
+        column: no selection, all columns are refitted.
+    learning_rate
+        Adam's step for log weights and log alphas.
+    beta, gamma, zeta
+        Temperature and stretch of the hard-concrete distribution.
+    initial_keep
+        Probability with which a gate starts open.
+    log_weight_jitter, log_alpha_jitter
+        Standard deviations of the normal noise on the starting point; breaks ties between equal records.
+    path_low, path_high
+        Ends of the rising penalty, as a multiple of the total share of the loss (number of groups, or of targets
+        when there are no groups).
+    scale_floor
+        A target's error is divided by max(|target|, scale_floor * sum |x| initial weight), so that targets of
+        zero, or far below what the microdata hold, neither divide by zero nor drown the others.
+    lower_bound, upper_bound
+        Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial weight
+        of all columns over that of the selected ones). Exact.
+    ridge
+        Pull of the refit toward the mass-scaled initial weights: a mean squared relative change of 1 costs as much
+        as a relative error of sqrt(ridge) on every target. The default was chosen by held-out targets.
+    refit_epochs
+        The most steps of the refit (one step reads the matrix twice); 0 keeps the mass-scaled initial weights.
+    refit_tolerance
+        The refit has converged when its projected gradient has shrunk by this factor.
+    refit_patience
+        With a holdout: stop after this many rounds without a better held-out error, and return the best round.
+    """
+
+    engine: str = "auto"
+    seed: int = 0
+    records: int | None = None
+    lambda_l0: float | None = None
+    lambda_l2: float = 0.0
+    epochs: int = 500
+    learning_rate: float = 0.15
+    beta: float = 0.35
+    gamma: float = -0.1
+    zeta: float = 1.1
+    initial_keep: float = 0.999
+    log_weight_jitter: float = 0.0
+    log_alpha_jitter: float = 0.01
+    path_low: float = 1e-8
+    path_high: float = 1e-2
+    scale_floor: float = 0.1
+    lower_bound: float = 0.02
+    upper_bound: float = 50.0
+    ridge: float = 0.005
+    refit_epochs: int = 500
+    refit_tolerance: float = 1e-6
+    refit_patience: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "epochs", "refit_epochs", "refit_patience"):
+            _require(name, getattr(self, name), isinstance(getattr(self, name), int), "an integer")
+        if self.records is not None:
+            _require(
+                "records", self.records, isinstance(self.records, int) and self.records >= 1, "at least 1"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                _require(
+                    field.name, value, math.isfinite(value) or field.name == "upper_bound", "a finite number"
+                )
+        for name in ("epochs", "refit_epochs", "lambda_l2", "ridge", "log_weight_jitter", "log_alpha_jitter"):
+            _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "beta", "scale_floor", "path_low", "refit_tolerance", "refit_patience"):
+            _require(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
+        _require("lambda_l0", self.lambda_l0, self.lambda_l0 is None or self.lambda_l0 >= 0, "0 or more")
+        _require("path_high", self.path_high, self.path_high > self.path_low, f"more than {self.path_low}")
+        _require("gamma", self.gamma, self.gamma < 0, "less than 0")
+        _require("zeta", self.zeta, self.zeta > 1, "more than 1")
+        _require("initial_keep", self.initial_keep, 0 < self.initial_keep < 1, "between 0 and 1, exclusive")
+        _require("lower_bound", self.lower_bound, 0 <= self.lower_bound <= 1, "between 0 and 1")
+        _require("upper_bound", self.upper_bound, self.upper_bound >= 1, "1 or more")
+
+    @classmethod
+    def of(cls, **settings: Any) -> FitSpec:
+        """Build a spec from keywords; an unknown name is an `InputError` that names the nearest."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise InputError("unknown setting of a fit", place="fit", value=name, choices=known)
+        return cls(**settings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as a JSON-able dict, in the order of the class."""
+        return dataclasses.asdict(self)
+
+
+def _require(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds or isinstance(value, bool):
+        raise InputError("setting out of range", place=f"fit.{name}", value=value, expected=expected)

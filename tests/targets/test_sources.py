@@ -1,0 +1,249 @@
+"""The bundled targets: what they hold, that they agree with each other, and that they rebuild."""
+
+import gzip
+import os
+from importlib import resources
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distcalib.catalogue import catalogue
+from distcalib.errors import InputError
+from distcalib.geography.sources import districts
+from distcalib.geography.states import STATE_CODES
+from distcalib.targets import sources
+from distcalib.targets.constraints import constraint_text, parse_constraints
+
+RAW = os.environ.get("DISTCALIB_RAW")
+COUNTS = {
+    "person_count": "persons",
+    "household_count": "households",
+    "tax_unit_count": "tax units",
+    "spm_unit_count": "spm units",
+}
+QUANTITY = ["variable", "reform_id", "constraints", "period"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return sources.bundled_targets()
+
+
+def test_it_has_the_columns_and_at_least_ten_thousand_rows(table):
+    assert list(table.columns) == sources.COLUMNS
+    assert len(table) >= 10_000
+    assert set(table["status"]) == {"fit", "check", "excluded"}
+    assert table[["period", "reform_id"]].dtypes.eq(np.int64).all()
+    assert table[["value", "moe", "tolerance"]].dtypes.eq(np.float64).all()
+    assert np.isfinite(table["value"]).all()
+    said = ["concept", "population", "source", "table", "vintage", "unit"]
+    assert (table[said] != "").to_numpy().all()
+
+
+def test_no_quantity_stands_twice(table):
+    assert not table.duplicated([*QUANTITY, "geo_level", "geographic_id"]).any()
+
+
+def test_a_quantity_has_one_vintage_in_use_and_nothing_newer_hides_it(table):
+    area = ["variable", "reform_id", "constraints", "geo_level", "geographic_id"]
+    in_use = table[table["status"] != "excluded"]
+    assert not in_use.duplicated(area).any()
+    newest = table.groupby(area)["period"].transform("max")
+    assert (in_use["period"] == newest[in_use.index]).all()
+
+
+def test_every_area_exists_and_every_fitted_quantity_covers_all_of_its_level(table):
+    expected = {
+        "national": {"US"},
+        "state": {str(s) for s in STATE_CODES},
+        "district": set(districts()["cd_geoid"].astype(str)),
+    }
+    assert {k: len(v) for k, v in expected.items()} == {"national": 1, "state": 51, "district": 436}
+    for level, ids in expected.items():
+        rows = table[table["geo_level"] == level]
+        assert set(rows["geographic_id"]) == ids
+        fitted = rows[rows["status"] == "fit"]
+        assert (fitted.groupby(QUANTITY)["geographic_id"].nunique() == len(ids)).all()
+
+
+def test_variables_and_constraints_are_those_of_the_rules_engine(table):
+    names = set(table["variable"]) - set(COUNTS)
+    used = {c.variable for text in table["constraints"].unique() for c in parse_constraints(text)}
+    assert [n for n in names | used if n not in catalogue()] == []
+    canonical = table["constraints"].map(lambda text: constraint_text(parse_constraints(text)))
+    assert (canonical == table["constraints"]).all()
+    assert not used & {"state_fips", "congressional_district_geoid"}
+
+
+def test_units_fit_the_variables(table):
+    expected = table["variable"].map(COUNTS).fillna("dollars")
+    assert (table["unit"] == expected).all()
+
+
+def test_the_tolerance_is_five_per_cent_or_the_published_margin(table):
+    share = (table["moe"] / table["value"].abs()).where(table["value"] != 0).fillna(0)
+    assert np.allclose(table["tolerance"], np.maximum(0.05, share), atol=1e-6)
+    snap = table.query("constraints == 'snap>0' and geo_level == 'district'")
+    assert (snap["tolerance"] > 0.1).mean() == pytest.approx(0.49, abs=0.02)
+
+
+def test_what_is_not_fitted_says_why_and_what_is_fitted_has_no_reason(table):
+    assert (table.loc[table["status"] != "fit", "reason"] != "").all()
+    assert (table.loc[table["status"] == "fit", "reason"] == "").all()
+    assert (table.loc[table["status"] == "fit", "value"] != 0).all()
+
+
+def test_fitted_nation_states_and_districts_agree(table):
+    fitted = table[table["status"] == "fit"]
+    total = fitted.pivot_table(index=QUANTITY, columns="geo_level", values="value", aggfunc="sum")
+    both = total.dropna(subset=["national", "state"])
+    # The IRS rounds the credit of a big state to 0.1 bn; all other tables are exact.
+    slack = np.where(both.index.get_level_values("period") == 2024, 1e-6, 1e-9)
+    credit = both.index.get_level_values("variable") == "eitc"
+    credit |= both.index.get_level_values("constraints") == "eitc>0"
+    off = (both["state"] / both["national"] - 1).abs()
+    assert credit.sum() == 2
+    assert (off[credit] < 0.01).all()
+    assert (off[~credit] < slack[~credit]).all()
+
+    cd = fitted[fitted["geo_level"] == "district"]
+    cd = cd.assign(geographic_id=(cd["geographic_id"].astype(int) // 100).astype(str))
+    from_districts = cd.groupby([*QUANTITY, "geographic_id"])["value"].sum()
+    states = fitted[fitted["geo_level"] == "state"].set_index([*QUANTITY, "geographic_id"])["value"]
+    assert len(from_districts) == 51 * 21  # 18 age bands, residents, households, SNAP households
+    assert ((from_districts / states[from_districts.index] - 1).abs() < 1e-6).all()
+
+
+def test_age_bands_add_up_to_the_residents_of_every_area(table):
+    people = table[table["concept"].isin(["residents", "residents by age"])]
+    assert len(people) == 19 * 488
+    area = ["geo_level", "geographic_id"]
+    bands = people[people["constraints"] != ""].groupby(area)["value"].sum()
+    assert (bands == people[people["constraints"] == ""].set_index(area)["value"][bands.index]).all()
+    population = districts().set_index("cd_geoid")["population"]
+    assert (bands["district"].to_numpy() == population[bands["district"].index.astype(int)]).all()
+
+
+def test_snap_districts_are_scaled_to_the_state_and_keep_what_was_published(table):
+    rows = table.query("constraints == 'snap>0' and geo_level == 'district'")
+    told = rows["note"].str.extract(r"publishes (\d+) \+- (\d+); scaled by ([\d.]+) ").astype(float)
+    assert np.allclose(told[0] * told[2], rows["value"], rtol=1e-5)
+    assert np.allclose(told[1] * told[2], rows["moe"], rtol=1e-5)
+    assert told[2].between(0.95, 1.84).all()
+
+
+def test_known_figures_are_in_the_table_with_their_unit(table):
+    def value(variable, constraints, area, period):
+        rows = table.query(
+            "variable == @variable and constraints == @constraints"
+            " and geographic_id == @area and period == @period"
+        )
+        assert len(rows) == 1
+        return rows["value"].iloc[0]
+
+    assert value("person_count", "", "US", 2024) == 340_110_990
+    assert value("snap", "", "9", 2024) == 892_819_650
+    assert value("aca_ptc", "", "2", 2024) == 20_422_650 * 12
+    assert value("adjusted_gross_income", "tax_unit_is_filer==1", "US", 2023) == pytest.approx(
+        15_286e9, rel=1e-4
+    )
+
+
+def test_statuses_of_the_programmes_that_the_microdata_miss(table):
+    status = table[table["geo_level"] == "national"].set_index(["variable", "constraints"])["status"]
+    top = "adjusted_gross_income>=1000000&tax_unit_is_filer==1"
+    assert status["ssi", ""] == "check"
+    assert status["adjusted_gross_income", top] == "check"
+    assert status["tax_unit_count", top] == "check"
+    assert status["person_count", "medicaid_enrolled==True"] == "fit"
+    assert status["household_count", "snap>0"] == "fit"
+    assert status["interest_income", ""] == "excluded"
+    assert (table.loc[table["reform_id"] > 0, "status"] == "excluded").all()
+
+
+def quantities(*rows):
+    columns = [
+        "variable",
+        "constraints",
+        "concept",
+        "geo_level",
+        "reform_id",
+        "period",
+        "value",
+        "status",
+        "reason",
+    ]
+    return pd.DataFrame([[*row, "", ""] for row in rows], columns=columns)
+
+
+def totals(*rows):
+    frame = pd.DataFrame(rows, columns=["variable", "constraints", "starting", "concept"])
+    return frame.assign(measured_with="a test")
+
+
+@pytest.mark.parametrize(
+    ("starting", "expected"),
+    [(49.0, "check"), (50.0, "fit"), (200.0, "fit"), (201.0, "check"), (-100.0, "check")],
+)
+def test_half_to_twice_the_target_is_fitted_at_every_level(starting, expected):
+    rows = quantities(
+        ("ssi", "", "SSI", "national", 0, 2024, 100.0), ("ssi", "", "SSI", "state", 0, 2024, 1000.0)
+    )
+    out = sources.decide_status(rows, totals(("ssi", "", starting, "SSI")))
+    assert list(out["status"]) == [expected] * 2
+    assert out["reason"].eq("").all() == (expected == "fit")
+
+
+def test_a_quantity_without_a_starting_total_follows_its_concept_or_waits():
+    rows = quantities(
+        ("aca_ptc", "", "ACA", "national", 0, 2024, 10.0),
+        ("person_count", "aca_ptc>0", "ACA", "national", 0, 2024, 20.0),
+        ("wic", "", "WIC", "national", 0, 2024, 5.0),
+    )
+    out = sources.decide_status(rows, totals(("person_count", "aca_ptc>0", 149.0, "ACA")))
+    assert list(out["status"]) == ["check", "check", "check"]
+    assert "7.45" in out["reason"][0]
+    assert "no starting total" in out["reason"][2]
+    exact = totals(("person_count", "aca_ptc>0", 149.0, "ACA"), ("aca_ptc", "", 9.0, "ACA"))
+    assert list(sources.decide_status(rows, exact)["status"]) == ["fit", "check", "check"]
+
+
+def test_a_starting_total_of_nothing_is_an_error():
+    rows = quantities(("ssi", "", "SSI", "national", 0, 2024, 100.0))
+    with pytest.raises(InputError, match="no national target"):
+        sources.decide_status(rows, totals(("sssi", "", 1.0, "SSI")))
+
+
+def test_packaged_starting_totals_name_the_concepts_of_their_targets(table):
+    nation = table[(table["geo_level"] == "national") & (table["reform_id"] == 0)]
+    joined = sources.starting_totals().merge(nation, on=["variable", "constraints"], suffixes=("", "_target"))
+    assert len(joined) >= len(sources.starting_totals())
+    assert (joined["concept"] == joined["concept_target"]).all()
+
+
+def test_every_row_comes_from_a_listed_source(table):
+    listing = sources.sources()
+    assert listing["rows"].sum() == len(table)
+    assert (listing.loc[listing["used"] == "no", "reason"] != "").all()
+    assert (listing.loc[listing["used"] == "yes", "rows"] > 0).all()
+
+
+def test_a_missing_raw_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such raw file"):
+        sources.build_targets(tmp_path)
+
+
+def test_the_packed_table_has_no_time_and_reads_back_as_written(table):
+    packed = resources.files("distcalib.targets").joinpath("bundled/targets_2024.csv.gz").read_bytes()
+    assert packed[3:8] == bytes(5)  # no name, no time
+    assert len(packed) < 500_000
+    assert sources._csv(table) == gzip.decompress(packed).decode()
+
+
+@pytest.mark.skipif(RAW is None, reason="needs the raw public files: set DISTCALIB_RAW to their folder")
+def test_the_raw_files_give_the_bundled_tables_byte_for_byte(tmp_path):
+    sources.write_bundled(RAW, tmp_path)
+    folder = resources.files("distcalib.targets").joinpath("bundled")
+    for name in ("targets_2024.csv.gz", "sources.csv"):
+        assert (tmp_path / name).read_bytes() == folder.joinpath(name).read_bytes()
