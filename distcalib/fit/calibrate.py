@@ -24,6 +24,7 @@ Float = NDArray[np.float64]
 Progress = Callable[[dict[str, Any]], None]
 LOG_COLUMNS = (
     "stage",
+    "attempt",
     "epoch",
     "loss",
     "penalty",
@@ -205,12 +206,13 @@ class _Log:
         self.problem, self.progress = problem, progress
         self.rows: list[dict[str, Any]] = []
 
-    def write(self, stage: str, epoch: int, weights: Float, penalty: float, lambda_l0: float) -> None:
+    def write(self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float) -> None:
         p = self.problem
         error = np.abs((p.X @ weights - p.targets) / p.scale)
         fitted = shares_within(error[p.fitted])
         row = {
             "stage": stage,
+            "attempt": attempt,
             "epoch": epoch,
             "loss": p.loss(weights),
             "penalty": penalty,
@@ -236,7 +238,7 @@ def _train_gates(problem: FitProblem, spec: FitSpec, log: _Log, log_every: int) 
     def observe(state: GateFit) -> None:
         weights = np.zeros(problem.X.shape[1])
         weights[problem.columns] = problem.initial[problem.columns] * state.relative_weight * state.gate
-        log.write("gates", state.epoch, weights, state.expected_open, state.lambda_l0)
+        log.write("gates", state.attempt, state.epoch, weights, state.expected_open, state.lambda_l0)
 
     return ENGINES[spec.engine](problem, spec, observe, log_every)
 
@@ -270,7 +272,7 @@ def _refit_support(
         return weights
 
     def observe(steps: int, ratio: Float) -> None:
-        log.write("refit", steps, weights_of(ratio), float(len(columns)), 0.0)
+        log.write("refit", 1, steps, weights_of(ratio), float(len(columns)), 0.0)
 
     observe(0, np.ones(len(columns)))
     return refit(

@@ -25,8 +25,13 @@ from distcalib.random import uniform
 Float = NDArray[np.float64]
 ADAM_MOMENTS = (0.9, 0.999)
 ADAM_EPS = 1e-8
-OVER = 1.0
-WARM, END, POW, GROW, START = 0.1, 0.9, 1.0, 1.02, 0.1
+#: Factor an epoch by which the penalty rises while gates close too slowly for a record budget.
+PENALTY_GROWTH = 1.02
+#: Share of the epochs by which the schedule reaches the budget; the rest is for the last gates.
+SCHEDULE_END = 0.9
+MARGIN=1.0
+#: Starts, each with half the penalty of the one before.
+MOST_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ class GateFit:
 
     Attributes
     ----------
-    epoch
-        Adam steps done.
+    epoch, attempt
+        Adam steps done, and which start they belong to (1 unless a record budget restarted the stage).
     lambda_l0
         Penalty per open gate at that epoch.
     log_alpha, gate, relative_weight
@@ -47,6 +52,7 @@ class GateFit:
     """
 
     epoch: int
+    attempt: int
     lambda_l0: float
     log_alpha: Float
     gate: Float
@@ -61,23 +67,44 @@ Engine = Callable[[FitProblem, FitSpec, Observer, int], GateFit]
 def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int) -> GateFit:
     """Train gates and weights by Adam in PyTorch, float64, one thread, with counter-based noise.
 
-    X.w and its gradient are compressed-row products in a fixed order, and every random number is a function of
-    (seed, epoch, column), so the result does not depend on threads or logging. With a record budget and no
-    penalty, the penalty rises geometrically and the stage ends when the expected number of open gates is down
-    to the budget: one warm path instead of a search over full fits.
+    X.w and its gradient are compressed-row products in a fixed order, and every random number is a function
+    of (seed, epoch, column), so the result does not depend on threads or logging.
+
+    With a record budget and no penalty, the penalty starts from an estimate and is held while the gates close:
+    if the attainable loss falls as 1 / records, the loss per record at K of n records is (loss / n) (n / K)^2.
+    It rises only when closing lags behind a schedule, because late rises close gates in haste; training ends
+    when the expected number of open gates is down to the budget. A penalty that gets there in less than half of
+    the epochs was too high, and training starts again with half of it.
     """
+    if spec.records is None or spec.lambda_l0 is not None:
+        penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
+        return _train(problem, spec, penalty, None, 1, observe, log_every)
+    n = len(problem.columns)
+    loss = min(problem.loss(problem.initial), float(np.sum(problem.share)))
+    penalty = spec.budget_penalty * loss * n / spec.records**2
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        result = _train(problem, spec, penalty, spec.records, attempt, observe, log_every)
+        too_fast = result.lambda_l0 == penalty and result.epoch < spec.epochs / 2
+        if not too_fast:
+            break
+        penalty /= 2
+    return result
+
+
+def _train(
+    problem: FitProblem,
+    spec: FitSpec,
+    penalty: float,
+    budget: int | None,
+    attempt: int,
+    observe: Observer,
+    log_every: int,
+) -> GateFit:
     import torch
 
     from distcalib.fit.gates import HardConcrete
 
     n = len(problem.columns)
-    budget = spec.records if spec.lambda_l0 is None else None
-    total_share = float(np.sum(problem.share))
-    penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
-    if budget is not None:
-        penalty = START * min(problem.loss(problem.initial), total_share) * n / budget**2
-    growth = (spec.path_high / spec.path_low) ** (1 / spec.epochs)
-
     with one_torch_thread():
         product = _fixed_order_product(problem.matrix, problem.matrix_t)
         gates = HardConcrete(
@@ -97,23 +124,12 @@ def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_ever
         low, high = _log_bounds(spec)
         goal = torch.from_numpy(problem.goal)
         step = _adam([log_weight, gates.log_alpha], spec.learning_rate)
-
-        def state(epoch: int) -> GateFit:
-            with torch.no_grad():
-                return GateFit(
-                    epoch,
-                    penalty,
-                    gates.log_alpha.numpy().copy(),
-                    gates.deterministic().numpy(),
-                    torch.exp(log_weight).numpy(),
-                    float(gates.penalty()),
-                )
+        schedule = _budget_schedule(n, budget, spec) if budget is not None else None
 
         for epoch in range(1, spec.epochs + 1):
             relative = torch.exp(log_weight)
             estimate = product(relative * gates.sample(gates.noise(epoch)))
-            open_gates = gates.penalty()
-            loss = ((estimate - goal) ** 2).sum() + penalty * open_gates
+            loss = ((estimate - goal) ** 2).sum() + penalty * gates.penalty()
             if spec.lambda_l2 > 0:
                 loss = loss + spec.lambda_l2 * (relative**2).sum()
             if not math.isfinite(float(loss.detach())):
@@ -123,16 +139,45 @@ def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_ever
             with torch.no_grad():
                 log_weight.clamp_(low, high)
                 expected_open = float(gates.penalty())
-            reached = budget is not None and expected_open <= OVER * budget
-            if epoch % log_every == 0 or reached or epoch == spec.epochs:
-                observe(state(epoch))
-            if reached:
+            last = epoch == spec.epochs or (budget is not None and expected_open <= budget)
+            if last or epoch % log_every == 0:
+                with torch.no_grad():
+                    state = GateFit(
+                        epoch,
+                        attempt,
+                        penalty,
+                        gates.log_alpha.numpy().copy(),
+                        gates.deterministic().numpy(),
+                        torch.exp(log_weight).numpy(),
+                        expected_open,
+                    )
+                observe(state)
+            if last:
                 break
-            if budget is not None and epoch < spec.epochs:
-                fr = min(max((epoch - 60) / (END * spec.epochs - 60), 0), 1)
-                if epoch>=60 and expected_open > n * (budget / n) ** (1-(1-fr)**POW):
-                    penalty *= GROW
-        return state(epoch)
+            if schedule is not None and expected_open > schedule(epoch):
+                penalty *= PENALTY_GROWTH
+        return state
+
+
+def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], float]:
+    """Return epoch -> number of open gates above which the penalty rises.
+
+    Nothing is asked before a gate can have closed: log alpha moves by at most the learning rate an epoch. Then the
+    logarithm of the number falls as a parabola, as it does by itself under the right penalty (measured), and
+    reaches the budget at SCHEDULE_END of the epochs.
+    """
+    opening = math.log(spec.initial_keep / (1 - spec.initial_keep))
+    closing = spec.beta * math.log(-spec.gamma / spec.zeta)
+    travel = math.ceil((opening - closing) / spec.learning_rate)
+    span = max(SCHEDULE_END * spec.epochs - travel, 1.0)
+
+    def allowed(epoch: int) -> float:
+        if epoch < travel:
+            return math.inf
+        left = max(1.0 - (epoch - travel) / span, 0.0)
+        return float(budget * (n / budget) ** (left * left)) * MARGIN
+
+    return allowed
 
 
 def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int) -> GateFit:
@@ -152,7 +197,9 @@ def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: 
             expected="a penalty beside records, or engine 'torch'",
         )
     penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
-    with one_torch_thread(), torch.random.fork_rng(devices=[]):
+    # l0-python leaves torch's sparse checks undecided, which torch warns of; its matrix comes from scipy.
+    checks = torch.sparse.check_sparse_tensor_invariants(enable=False)
+    with one_torch_thread(), torch.random.fork_rng(devices=[]), checks:
         torch.manual_seed(spec.seed)
         model = SparseCalibrationWeights(
             len(problem.columns),
@@ -177,6 +224,7 @@ def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: 
         with torch.no_grad():
             result = GateFit(
                 spec.epochs,
+                1,
                 penalty,
                 model.log_alpha.numpy().astype(np.float64),
                 model.get_deterministic_gates().numpy().astype(np.float64),

@@ -164,9 +164,9 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     fit, proof = summary["fit"], summary["verification"]
-    console.print(f"records kept: {fit['records']:,} of {fit['columns']:,} columns", highlight=False)
+    console.print(f"records kept: {fit['records_kept']:,} of {fit['columns']:,} columns", highlight=False)
     console.print(
-        f"effective sample size: {fit['effective_sample_size_donors']:,.0f} donors "
+        f"effective sample size: {fit['effective_sample_size_by_donor']:,.0f} donors "
         "(clones of one donor are dependent)",
         highlight=False,
     )

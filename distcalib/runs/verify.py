@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import numpy as np
 import pandas as pd
 
 from distcalib.areas.stack import Area
-from distcalib.catalogue import catalogue
 from distcalib.errors import RunError
 from distcalib.matrix.measures import Rows, evaluate, scatter
 from distcalib.microdata.model import Microdata
 from distcalib.runs.tasks import Inputs, finished
-from distcalib.simulation.engine import check_version, checked
+from distcalib.simulation.engine import open_published
 from distcalib.storage import publish
 
 
@@ -60,17 +58,14 @@ def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
     run = Path(task.inputs.run)
     targets = pd.read_parquet(run / "targets.parquet")
     rows = Rows.of(targets)
-    path = run / task.state.file
-    data = Microdata.read(path, task.inputs.period)
-    opened = _Opened(path, data)
     which = rows.within(task.state.code)
-    table = evaluate([rows.measures[m] for m in which], data, opened.calculate)
-    # The file's own words for where a household is, and for its weight.
-    district = opened.calculate("congressional_district_geoid").astype(np.int64)
-    weights = opened.calculate("household_weight").astype(np.float64)
+    with open_published(run / task.state.file, task.inputs.period) as opened:
+        data = opened.data
+        table = evaluate([rows.measures[m] for m in which], data, opened.calculate)
+        # The file's own words for where a household is, and for its weight.
+        district = opened.calculate("congressional_district_geoid").astype(np.int64)
+        weights = opened.calculate("household_weight").astype(np.float64)
     persons = np.bincount(data.links["household"], minlength=data.count())
-    del opened
-    gc.collect()
     cells = scatter(rows, which, table, np.arange(data.count()), task.state.code, district, data.count())
     recomputed = cells.astype(np.float64) @ weights
     touched = np.flatnonzero(np.isin(rows.key // 10_000, which) & _concerns(rows, task.state.code))
@@ -159,22 +154,6 @@ def compare(run: Path, matrix: Any, weights: np.ndarray, tolerance: float) -> pd
 def _concerns(rows: Rows, state_fips: int) -> np.ndarray:
     area = rows.key % 10_000
     return (area == 0) | (area == state_fips) | (area // 100 == state_fips)
-
-
-class _Opened:
-    """A published file as its user opens it: with Microsimulation."""
-
-    def __init__(self, path: Path, data: Microdata) -> None:
-        check_version()
-        from policyengine_us import Microsimulation
-
-        self.path, self.data = path, data
-        self._simulation = Microsimulation(dataset=str(path))
-
-    def calculate(self, variable: str) -> np.ndarray:
-        entity = catalogue().get(variable).entity
-        values = np.asarray(self._simulation.calculate(variable, self.data.period).values)
-        return checked(values, variable, self.data.count(entity), str(self.path))
 
 
 def _same_households(part: Microdata, whole: Microdata, inside: np.ndarray, area: Area, of: Area) -> None:

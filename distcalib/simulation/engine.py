@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,23 +16,21 @@ from distcalib.errors import RunError
 from distcalib.microdata.model import Microdata
 
 
-class PlacedSimulation:
-    """One state's rules over placed households.
+class RulesSimulation:
+    """Microdata under the rules: gives variables, or an error that names the place.
 
     Parameters
     ----------
+    engine
+        A simulation of policyengine-us over `data`.
     data
-        Microdata of one state (mixing states is slow: every state's formulas run).
+        The microdata that it holds.
     place
-        Words for errors: which task this is.
+        Words for errors: which task or file this is.
     """
 
-    def __init__(self, data: Microdata, place: str = "simulation") -> None:
-        check_version()
-        from policyengine_us import Simulation
-
-        self.data, self.place = data, place
-        self._simulation = Simulation(dataset=_InMemoryDataset(data))
+    def __init__(self, engine: Any, data: Microdata, place: str) -> None:
+        self._engine, self.data, self.place = engine, data, place
 
     def calculate(self, variable: str) -> np.ndarray:
         """Return a variable at its own entity, shape (n of the entity,), for the period of the data.
@@ -45,17 +44,17 @@ class PlacedSimulation:
         """
         entity = catalogue().get(variable, place=self.place).entity
         try:
-            values = self._simulation.calculate(variable, self.data.period)
+            values = self._engine.calculate(variable, self.data.period)
         except Exception as error:
-            raise RunError(
-                f"{self.place}: policyengine-us failed on {variable}: {type(error).__name__}: {error}"
-            ) from error
+            words = f"{type(error).__name__}: {error}"
+            raise RunError(f"{self.place}: policyengine-us failed on {variable}: {words}") from error
         return checked(values, variable, self.data.count(entity), self.place)
 
 
 def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
     """Return the plain array of what the rules engine gave; raise `RunError` unless finite and complete."""
-    array = np.asarray(values.decode_to_str() if hasattr(values, "decode_to_str") else values)
+    plain = getattr(values, "values", values)  # Microsimulation wraps what it gives in a series
+    array = np.asarray(plain.decode_to_str() if hasattr(plain, "decode_to_str") else plain)
     if array.shape != (count,):
         raise RunError(f"{place}: {variable} has shape {array.shape}, expected ({count},)")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -64,9 +63,31 @@ def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
 
 
 @contextmanager
-def simulate(data: Microdata, place: str = "simulation") -> Iterator[PlacedSimulation]:
-    """Open a simulation and give its memory back afterwards (it is full of cycles)."""
-    simulation = PlacedSimulation(data, place)
+def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimulation]:
+    """Simulate placed households of one state, and give the memory back afterwards.
+
+    Mixing states is slow, because every state's formulas then run. `Simulation` gives the same values as
+    `Microsimulation`, bit for bit, without a weighted series around every intermediate array.
+    """
+    check_version()
+    from policyengine_us import Simulation
+
+    simulation = RulesSimulation(Simulation(dataset=_InMemoryDataset(data)), data, place)
+    try:
+        yield simulation
+    finally:
+        del simulation
+        gc.collect()  # simulations are full of cycles and hold tens of MB until then
+
+
+@contextmanager
+def open_published(path: str | Path, period: int) -> Iterator[RulesSimulation]:
+    """Open a file as its user does, with `Microsimulation`, and give the memory back afterwards."""
+    check_version()
+    from policyengine_us import Microsimulation
+
+    data = Microdata.read(path, period)
+    simulation = RulesSimulation(Microsimulation(dataset=str(path)), data, str(path))
     try:
         yield simulation
     finally:
