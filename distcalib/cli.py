@@ -104,9 +104,9 @@ def cps(households: int | None, year: int, seed: int, output: Path) -> None:
     from distcalib.microdata.cps import build_cps
 
     build = build_cps(households=households, year=year, seed=seed)
-    build.data.write(output)
+    build.microdata.write(output)
     build.sources.to_csv(output.with_name(output.stem + "_sources.csv"), index=False)
-    click.echo(f"{output}: {build.data.count():,} households, {build.data.count('person'):,} persons")
+    click.echo(f"{output}: {build.microdata.count():,} households, {build.microdata.count('person'):,} persons")
 
 
 @data.command()

@@ -48,8 +48,9 @@ class FitResult:
     summary
         JSON-able; everything but ``summary["timing"]`` is a function of the inputs.
     log
-        One row a logged epoch: stage (``gates``, ``refit``), epoch (steps, in the refit), loss (with deterministic
-        gates), penalty (expected open gates), lambda_l0, active, error measures over fitted targets, held_out_error.
+        One row a logged epoch: stage (``gates``, ``refit``), epoch (steps, in the refit), loss (with
+        deterministic gates), penalty (expected open gates), lambda_l0, active, error measures over fitted
+        targets, held_out_error.
     spec
         The settings, engine resolved.
     """
@@ -88,21 +89,23 @@ def fit_weights(
     targets
         (n_targets,), finite; zero and negative ones are allowed.
     groups
-        Group of each target, (n_targets,): every group has the same share of the loss. None: every target has.
+        Group of each target, (n_targets,): every group has the same share of the loss. None: every target
+        has.
     initial_weights
-        Design weights, (n_columns,), >= 0; the fit starts from and is bounded by them, and a column of weight 0
-        stays 0. None: one weight for all, the median over targets of target / row sum.
+        Design weights, (n_columns,), >= 0; the fit starts from and is bounded by them, and a column of weight
+        0 stays 0. None: one weight for all, the median over targets of target / row sum.
     records
         Keep exactly this many columns. None: those whose gate is open after training.
     lambda_l0, epochs, engine, seed
         See `FitSpec`; other settings of it may follow by name.
     holdout
-        Fraction of targets, or boolean mask (n_targets,): left out of the loss, and the refit stops where their
-        error is least.
+        Fraction of targets, or boolean mask (n_targets,): left out of the loss, and the refit stops where
+        their error is least.
     donors
         Donor id of each column, (n_columns,), for the effective sample size by donor.
     target_weights
-        (n_targets,), >= 0, for example 1 / tolerance^2: divides the share of a group (or of all) among its targets.
+        (n_targets,), >= 0, for example 1 / tolerance^2: divides the share of a group (or of all) among its
+        targets.
     names
         Names of the targets for the summary, (n_targets,).
     progress
@@ -117,8 +120,8 @@ def fit_weights(
     Raises
     ------
     InputError
-        Wrong shapes, NaN or infinite values, unknown settings or engines, no reachable target, or a penalty that
-        closes every gate.
+        Wrong shapes, NaN or infinite values, unknown settings or engines, no reachable target, or a penalty
+        that closes every gate.
     RunError
         The loss became infinite or NaN.
     """
@@ -206,7 +209,8 @@ class _Log:
         self.problem, self.progress = problem, progress
         self.rows: list[dict[str, Any]] = []
 
-    def write(self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float) -> None:
+    def write(self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float) ->
+    None:
         p = self.problem
         error = np.abs((p.X @ weights - p.targets) / p.scale)
         fitted = shares_within(error[p.fitted])
@@ -244,7 +248,7 @@ def _train_gates(problem: FitProblem, spec: FitSpec, log: _Log, log_every: int) 
 
 
 def _support(gates: GateFit | None, problem: FitProblem, spec: FitSpec) -> NDArray[np.int64]:
-    """Return which usable columns are kept, ascending: exactly `records` by keep probability, or the open gates."""
+    """Return which usable columns are kept, ascending: the `records` most probable, or the open gates."""
     if gates is None:
         return np.arange(len(problem.columns))
     if spec.records is not None:

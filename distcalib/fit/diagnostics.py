@@ -21,8 +21,8 @@ def effective_sample_size(weights: ArrayLike, ids: ArrayLike | None = None) -> f
     weights
         Non-negative weights, shape (n,).
     ids
-        Donor of each column, shape (n,): weights are summed by donor first, because the clones of one household
-        are one observation. None: each column counts for itself.
+        Donor of each column, shape (n,): weights are summed by donor first, because the clones of one
+        household are one observation. None: each column counts for itself.
 
     Returns
     -------
@@ -36,10 +36,10 @@ def effective_sample_size(weights: ArrayLike, ids: ArrayLike | None = None) -> f
     >>> effective_sample_size([1.0, 1.0, 2.0, 0.0], ids=[7, 7, 8, 9])
     2.0
     """
-    w = np.asarray(weights, dtype=np.float64)
+    w: Float = np.asarray(weights, dtype=np.float64)
     if ids is not None:
         codes, _ = pd.factorize(np.asarray(ids))
-        w = np.bincount(codes, weights=w)
+        w = np.bincount(codes, weights=w).astype(np.float64)
     squares = float(np.sum(w * w))
     return float(np.sum(w)) ** 2 / squares if squares > 0 else 0.0
 
@@ -47,9 +47,9 @@ def effective_sample_size(weights: ArrayLike, ids: ArrayLike | None = None) -> f
 def achievable_rows(X: sp.csr_array, targets: ArrayLike) -> NDArray[np.bool_]:
     """Say which targets some non-negative weights could reach at all, shape (n_targets,).
 
-    A positive target needs a positive cell, a negative one a negative cell. A zero target is within reach of weights
-    of zero; with an empty row there is nothing to weight, so it counts as out of reach like any other empty row.
-    Cells are looked at one by one: the sum of a row says nothing where amounts cancel.
+    A positive target needs a positive cell, a negative one a negative cell. A zero target is within reach of
+    weights of zero; with an empty row there is nothing to weight, so it counts as out of reach like any other
+    empty row. Cells are looked at one by one: the sum of a row says nothing where amounts cancel.
     """
     t = np.asarray(targets, dtype=np.float64)
     row = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
@@ -92,8 +92,8 @@ def summarise(
     Returns
     -------
     DataFrame
-        Labels, then target, estimate, error, rel_error (estimate - target over |target|; for a zero target over
-        the sum of |x| w), abs_rel_error, achievable, within_tolerance.
+        Labels, then target, estimate, error, rel_error (estimate - target over |target|; for a zero target
+        over the sum of |x| w), abs_rel_error, achievable, within_tolerance.
     """
     matrix = sp.csr_array(X, dtype=np.float64)
     w, t = np.asarray(weights, dtype=np.float64), np.asarray(targets, dtype=np.float64)
@@ -116,7 +116,7 @@ def summarise(
 
 
 def shares_within(abs_rel_error: Float) -> dict[str, float | None]:
-    """Return the shares of targets within 1, 5 and 10 percent and the median and mean absolute relative error."""
+    """Return the shares within 1, 5 and 10 percent, and the median and mean absolute relative error."""
     if not len(abs_rel_error):
         return dict.fromkeys(
             ("within_1", "within_5", "within_10", "median_abs_rel_error", "mean_abs_rel_error")

@@ -29,7 +29,9 @@ ADAM_EPS = 1e-8
 PENALTY_GROWTH = 1.02
 #: Share of the epochs by which the schedule reaches the budget; the rest is for the last gates.
 SCHEDULE_END = 0.9
-MARGIN=1.0
+#: The penalty is held while open gates are within this factor of the schedule: rank, not haste, picks the
+#: rest.
+SCHEDULE_SLACK = 1.1
 #: Starts, each with half the penalty of the one before.
 MOST_ATTEMPTS = 8
 
@@ -70,11 +72,11 @@ def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_ever
     X.w and its gradient are compressed-row products in a fixed order, and every random number is a function
     of (seed, epoch, column), so the result does not depend on threads or logging.
 
-    With a record budget and no penalty, the penalty starts from an estimate and is held while the gates close:
-    if the attainable loss falls as 1 / records, the loss per record at K of n records is (loss / n) (n / K)^2.
-    It rises only when closing lags behind a schedule, because late rises close gates in haste; training ends
-    when the expected number of open gates is down to the budget. A penalty that gets there in less than half of
-    the epochs was too high, and training starts again with half of it.
+    With a record budget and no penalty, the penalty starts from an estimate and is held while the gates
+    close: if the attainable loss falls as 1 / records, the loss per record at K of n records is (loss / n) (n
+    / K)^2. It rises only when closing lags behind a schedule, because late rises close gates in haste;
+    training ends when the expected number of open gates is down to the budget. A penalty that gets there in
+    less than half of the epochs was too high, and training starts again with half of it.
     """
     if spec.records is None or spec.lambda_l0 is not None:
         penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
@@ -162,9 +164,9 @@ def _train(
 def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], float]:
     """Return epoch -> number of open gates above which the penalty rises.
 
-    Nothing is asked before a gate can have closed: log alpha moves by at most the learning rate an epoch. Then the
-    logarithm of the number falls as a parabola, as it does by itself under the right penalty (measured), and
-    reaches the budget at SCHEDULE_END of the epochs.
+    Nothing is asked before a gate can have closed: log alpha moves by at most the learning rate an epoch.
+    Then the logarithm of the number falls as a parabola, as it does by itself under the right penalty
+    (measured), and reaches the budget (with some slack) at SCHEDULE_END of the epochs.
     """
     opening = math.log(spec.initial_keep / (1 - spec.initial_keep))
     closing = spec.beta * math.log(-spec.gamma / spec.zeta)
@@ -175,7 +177,7 @@ def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], floa
         if epoch < travel:
             return math.inf
         left = max(1.0 - (epoch - travel) / span, 0.0)
-        return float(budget * (n / budget) ** (left * left)) * MARGIN
+        return float(budget * (n / budget) ** (left * left)) * SCHEDULE_SLACK
 
     return allowed
 
@@ -183,9 +185,9 @@ def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], floa
 def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int) -> GateFit:
     """Train the gates by l0-python's ``SparseCalibrationWeights``: the reference, in float32.
 
-    It gets the scaled problem (so targets of 0 and -1 are sound) and all epochs in one call, because its optimiser
-    starts afresh at each call; so only the end is observed. It does not bound the weights while training, and its
-    gate noise comes from torch's own generator, seeded here and put back afterwards.
+    It gets the scaled problem (so targets of 0 and -1 are sound) and all epochs in one call, because its
+    optimiser starts afresh at each call; so only the end is observed. It does not bound the weights while
+    training, and its gate noise comes from torch's own generator, seeded here and put back afterwards.
     """
     import torch
     from l0.calibration import SparseCalibrationWeights
@@ -293,8 +295,8 @@ def _fixed_order_product(matrix: sp.csr_array, transpose: sp.csr_array) -> Calla
 def _adam(parameters: list[Any], learning_rate: float) -> Callable[[int], None]:
     """Return a step of Adam (Kingma and Ba 2015, algorithm 1), which clears the gradients it used.
 
-    Written out because ``torch.optim`` imports the compiler (seconds) and hides the moments, which a checkpoint
-    will need.
+    Written out because ``torch.optim`` imports the compiler (seconds) and hides the moments, which a
+    checkpoint will need.
     """
     import torch
 

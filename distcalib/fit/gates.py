@@ -1,4 +1,4 @@
-"""Hard-concrete gates (Louizos, Welling and Kingma 2017, section 2.2) with l0-python's conventions, in PyTorch."""
+"""Hard-concrete gates (Louizos, Welling and Kingma 2017) with l0-python's conventions, in PyTorch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class HardConcrete(torch.nn.Module):
     temperature
         beta; smaller is closer to a coin toss.
     gamma, zeta
-        The concrete variable in (0, 1) is stretched to (gamma, zeta) and clipped to [0, 1]; gamma < 0 < 1 < zeta.
+        The concrete variable in (0, 1) is stretched to (gamma, zeta) and clipped to [0, 1]; gamma < 0 < 1 <
+        zeta.
     init_mean
         Keep probability that log alpha starts from: log alpha = logit(init_mean), before jitter.
     jitter
@@ -66,7 +67,7 @@ class HardConcrete(torch.nn.Module):
         self.log_alpha = torch.nn.Parameter(torch.from_numpy(start))
 
     def noise(self, draw: int) -> torch.Tensor:
-        """Return the uniform noise of a numbered draw, float64, shape (n_items,): a function of (seed, draw, item)."""
+        """Return uniform noise, float64, shape (n_items,): a function of (seed, draw, item)."""
         u = np.clip(uniform(self.seed, "gate", draw, self.items), UNIFORM_EPS, 1 - UNIFORM_EPS)
         return torch.from_numpy(u)
 

@@ -254,7 +254,7 @@ def _groups(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64] | None,
 
 
 def _shares(importance: Float, fitted: NDArray[np.bool_], codes: NDArray[np.int64] | None) -> Float:
-    """Give each group a total share of 1 (each target a mean share of 1 without groups), split by importance."""
+    """Give each group a share of 1 (without groups, each target 1 on average), split by importance."""
     if codes is None:
         return importance * (fitted.sum() / importance.sum())
     total = np.bincount(codes, weights=importance)[codes]

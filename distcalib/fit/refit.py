@@ -1,8 +1,8 @@
 """Weights of the selected records: bounded least squares with a ridge, by projected conjugate gradients.
 
-Why not the gates' own weights: gates are trained under noise, and their weights leave several times the loss that
-the same records can reach. Why not L-BFGS-B: scipy's calls BLAS, whose sums depend on the number of threads (seen:
-other bits with two threads), and it took four times as long.
+Why not the gates' own weights: gates are trained under noise, and their weights leave several times the loss
+that the same records can reach. Why not L-BFGS-B: scipy's calls BLAS, whose sums depend on the number of
+threads (seen: other bits with two threads), and it took four times as long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ARMIJO, SHORTEST_STEP = 1e-4, 1e-10
 
 @dataclass(frozen=True)
 class Refit:
-    """A solution: ratios (n,) within the bounds, steps taken, whether it converged, its round, why it ended."""
+    """A solution: ratios (n,) within the bounds, steps and rounds taken, and why it ended."""
 
     ratio: Float
     steps: int
@@ -50,10 +50,11 @@ def refit(
 ) -> Refit:
     """Minimise ||matrix @ v - goal||^2 + ridge * ||v - 1||^2 subject to lo <= v <= hi, from v = 1.
 
-    Rounds of conjugate gradients on the free variables, each followed by a projected line search (the gradient
-    projection / conjugate gradient method of Moré and Toraldo 1991, "On the solution of large quadratic
-    programming problems with bound constraints"). The problem is convex, so with a ridge the answer is unique.
-    Sums are numpy's pairwise sums and compressed-row products: the same bits with any number of threads.
+    Rounds of conjugate gradients on the free variables, each followed by a projected line search (the
+    gradient projection / conjugate gradient method of Moré and Toraldo 1991, "On the solution of large
+    quadratic programming problems with bound constraints"). The problem is convex, so with a ridge the answer
+    is unique. Sums are numpy's pairwise sums and compressed-row products: the same bits with any number of
+    threads.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def _face_direction(
     ridge: float,
     max_steps: int,
 ) -> tuple[Float, int]:
-    """Approximate the Newton direction on the free variables by conjugate gradients; return it and its steps."""
+    """Return an approximate Newton direction on the free variables, and the steps it took."""
     direction = np.zeros_like(gradient)
     residual = np.where(free, -gradient, 0.0)
     search = residual.copy()

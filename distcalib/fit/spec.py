@@ -29,13 +29,13 @@ class FitSpec:
     records
         Exact number of columns that the selection keeps; None: those whose gate is open at the end.
     lambda_l0
-        Loss per expected open gate. None with `records`: found on the way, so that the expected number of open
-        gates comes down to the budget. None without `records`: 1e-8.
+        Loss per expected open gate. None with `records`: found on the way, so that the expected number of
+        open gates comes down to the budget. None without `records`: 1e-8.
     lambda_l2
         Loss per squared relative weight (weight over initial weight) while the gates are trained.
     epochs
-        Adam steps of the gate stage (the most, when the penalty rises to a record budget). 0, or a budget of every
-        column: no selection, all columns are refitted.
+        Adam steps of the gate stage (the most, when the penalty rises to a record budget). 0, or a budget of
+        every column: no selection, all columns are refitted.
     learning_rate
         Adam's step for log weights and log alphas.
     beta, gamma, zeta
@@ -45,23 +45,26 @@ class FitSpec:
     log_weight_jitter, log_alpha_jitter
         Standard deviations of the normal noise on the starting point; breaks ties between equal records.
     budget_penalty
-        First penalty for a record budget K of n columns, in units of (starting loss / n) (n / K)^2; the best of
-        those tried for budgets of 3 to 95 percent.
+        First penalty for a record budget K of n columns, in units of (starting loss / n) (n / K)^2; the best
+        of those tried for budgets of 3 to 95 percent.
     scale_floor
         A target's error is divided by max(|target|, scale_floor * sum |x| initial weight), so that targets of
         zero, or far below what the microdata hold, neither divide by zero nor drown the others.
     lower_bound, upper_bound
-        Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial weight
-        of all columns over that of the selected ones). Exact.
+        Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial
+        weight of all columns over that of the selected ones). Exact.
     ridge
-        Pull of the refit toward the mass-scaled initial weights: a mean squared relative change of 1 costs as much
-        as a relative error of sqrt(ridge) on every target. The default was chosen by held-out targets.
+        Pull of the refit toward the mass-scaled initial weights: a mean squared relative change of 1 costs as
+        much as a relative error of sqrt(ridge) on every target. Less fits closer and does worse on held-out
+        targets.
     refit_epochs
-        The most steps of the refit (one step reads the matrix twice); 0 keeps the mass-scaled initial weights.
+        The most steps of the refit (one step reads the matrix twice); 0 keeps the mass-scaled initial
+        weights.
     refit_tolerance
         The refit has converged when its projected gradient has shrunk by this factor.
     refit_patience
-        With a holdout: stop after this many rounds without a better held-out error, and return the best round.
+        With a holdout: stop after this many rounds without a better held-out error, and return the best
+        round.
     """
 
     engine: str = "auto"
@@ -101,7 +104,14 @@ class FitSpec:
                 )
         for name in ("epochs", "refit_epochs", "lambda_l2", "ridge", "log_weight_jitter", "log_alpha_jitter"):
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "beta", "scale_floor", "budget_penalty", "refit_tolerance", "refit_patience"):
+        for name in (
+            "learning_rate",
+            "beta",
+            "scale_floor",
+            "budget_penalty",
+            "refit_tolerance",
+            "refit_patience",
+        ):
             _require(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
         _require("lambda_l0", self.lambda_l0, self.lambda_l0 is None or self.lambda_l0 >= 0, "0 or more")
         _require("gamma", self.gamma, self.gamma < 0, "less than 0")

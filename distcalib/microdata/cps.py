@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from distcalib.catalogue import ENTITIES
 from distcalib.errors import InputError
-from distcalib.microdata.cps_columns import INPUTS, NOT_WRITTEN, person_columns, spm_unit_columns
+from distcalib.microdata.cps_columns import person_columns, spm_unit_columns
+from distcalib.microdata.cps_inputs import INPUTS, NOT_WRITTEN
 from distcalib.microdata.cps_persons import expand
 from distcalib.microdata.cps_sample import calibrate, draw, totals_frame
 from distcalib.microdata.cps_source import read_units
@@ -30,7 +31,7 @@ POPULATION_YEAR = 2024
 AGE_BANDS = np.array([0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85])
 STATE_AGE_BANDS = np.array([0, 18, 35, 50, 65])
 # Too few households for the totals of 51 states and all age bands to be met.
-FEWEST_HOUSEHOLDS = 500
+FEWEST_HOUSEHOLDS = 3_000
 
 
 @dataclass(frozen=True)
@@ -117,14 +118,13 @@ def build_cps(
     labels, measures = _measures(full)
     totals = measures @ full.weights
     weights = full.weights[chosen]
+    microdata = full
     if len(chosen) < n:
         loose = ~certain
         sampled = measures[:, chosen]
         remaining = totals - sampled[:, certain] @ weights[certain]
-        weights = weights.copy()
+        # Rounded, so that the last bits of a linear algebra library never reach the file.
         weights[loose] = np.round(calibrate(design[loose], sampled[:, loose], remaining), 1)
-    microdata = full
-    if len(chosen) < n:
         rows = {e: full.rows_of(e, chosen)[0] for e in ENTITIES}
         microdata = full.take(chosen, ids={e: full.ids[e][rows[e]] for e in ENTITIES}).with_columns(
             {"household_weight": weights}
@@ -132,7 +132,7 @@ def build_cps(
     table = index.iloc[chosen].assign(design_weight=design, weight=microdata.weights, certain=certain)
     return CpsBuild(
         microdata=microdata,
-        sources=_sources(full, microdata),
+        sources=_sources(full, microdata, rules),
         agreement=totals_frame(labels, totals, measures[:, chosen] @ microdata.weights),
         households=table.reset_index(drop=True),
         rules=rules,
@@ -191,15 +191,9 @@ def _amounts(data: Microdata) -> tuple[list[str], NDArray[np.float64]]:
 
 
 def _money_income(data: Microdata) -> NDArray[np.float64]:
-    """Return the households' cash income of all mapped kinds, dollars, shape (n households,)."""
-    expenses = {i.variable for i in INPUTS if i.unit == "USD" and not _is_income(i.variable)}
-    names, amounts = _amounts(data)
-    return amounts[:, [name not in expenses for name in names]].sum(axis=1)
-
-
-def _is_income(variable: str) -> bool:
-    words = ("income", "gains", "distributions", "social_security", "compensation")
-    return any(word in variable for word in words)
+    """Return the households' money income of all mapped kinds, dollars, shape (n households,)."""
+    incomes = [_by_household(data, i.variable) for i in INPUTS if i.kind == "income"]
+    return np.sum(incomes, axis=0)
 
 
 def _measures(data: Microdata) -> tuple[list[str], sp.csr_matrix]:
@@ -240,8 +234,13 @@ def _total(data: Microdata, variable: str) -> float:
     return float(weights @ values.astype(np.float64)) if number else float(weights.sum())
 
 
-def _sources(full: Microdata, sample: Microdata) -> pd.DataFrame:
-    """Return the table of sources, with totals of the full file and of the sample in whole units."""
+def _text(total: float, unit: str) -> str:
+    """Write a total in whole units; dollars in whole millions of them."""
+    return f"{round(total, -6 if unit == 'USD' else 0):.0f}"
+
+
+def _sources(full: Microdata, sample: Microdata, rules: dict[str, int]) -> pd.DataFrame:
+    """Return the table of sources: inputs, then columns that are not written, then rules with their counts."""
     rows = [
         {
             "source_column": i.source,
@@ -250,8 +249,8 @@ def _sources(full: Microdata, sample: Microdata) -> pd.DataFrame:
             "unit": i.unit,
             "rule": i.rule,
             "imputed": "yes" if i.imputed else "no",
-            "total_full_file": f"{_total(full, i.variable):.0f}",
-            f"total_{sample.count()}_households": f"{_total(sample, i.variable):.0f}",
+            "total_full_file": _text(_total(full, i.variable), i.unit),
+            f"total_{sample.count()}_households": _text(_total(sample, i.variable), i.unit),
             "official_total": "" if i.official is None else f"{i.official:.0f}",
             "official_source": i.official_source,
             "note": i.note,
@@ -259,4 +258,8 @@ def _sources(full: Microdata, sample: Microdata) -> pd.DataFrame:
         for i in INPUTS
     ]
     rows += [{"source_column": c, "rule": "not written", "note": why} for c, why in NOT_WRITTEN.items()]
+    rows += [
+        {"source_column": "records", "rule": rule, "note": f"touches {count:,} tax units of 280,005"}
+        for rule, count in rules.items()
+    ]
     return pd.DataFrame(rows).fillna("")

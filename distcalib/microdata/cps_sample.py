@@ -7,6 +7,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from distcalib.errors import InputError
 from distcalib.random import uniform
 
 Array = NDArray[np.float64]
@@ -135,7 +136,7 @@ def calibrate(design: Array, measures: sp.csr_matrix, totals: Array, rounds: int
 
     Raises
     ------
-    ValueError
+    InputError
         When no weights within the bounds come within 0.5 % of every total.
     """
     scale = np.where(totals != 0, np.abs(totals), 1.0)
@@ -157,7 +158,12 @@ def calibrate(design: Array, measures: sp.csr_matrix, totals: Array, rounds: int
         information[np.diag_indices_from(information)] += 1e-12 * np.trace(information) / len(gap)
         multipliers = multipliers + np.linalg.solve(information, gap)
     if best_error > 0.005:
-        raise ValueError(f"the sample is too small for its totals: the worst is {best_error:.1%} off")
+        raise InputError(
+            f"this sample cannot meet the totals of the full file: the worst is {best_error:.1%} off",
+            place="households",
+            value=len(design),
+            expected="more households, or another seed",
+        )
     return design * best
 
 

@@ -155,9 +155,7 @@ def read_units(year: int) -> Units:
     raw = pd.read_csv(folder / "cps.csv.gz")
     money = {c: raw[c] * raw["FLPDYR"].map(growth[f]) for c, f in GROWTH.items()}
     for column, (gain, loss) in SIGNED.items():
-        factor = np.where(
-            raw[column] >= 0, raw["FLPDYR"].map(growth[gain]), raw["FLPDYR"].map(growth[loss])
-        )
+        factor = np.where(raw[column] >= 0, raw["FLPDYR"].map(growth[gain]), raw["FLPDYR"].map(growth[loss]))
         money[column] = raw[column] * factor
     raw = raw.assign(**money)
     codes = raw.groupby(HOUSEHOLD_KEY, sort=False).ngroup()

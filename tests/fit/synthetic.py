@@ -1,4 +1,4 @@
-"""Households with ages, SNAP and income, cloned into nested geography, with noisy official-looking targets."""
+"""Households with ages, SNAP and income, cloned into nested geography, and noisy targets."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def nested_problem(
 ) -> Problem:
     """Age bands by nation, state and district, SNAP households by state and district, income by state.
 
-    The truth is a population of reweighted households (log-normal tilts by district and by record), so that the
-    design weights are off by tens of percent; each target then gets its own relative noise, which makes districts,
-    states and nation contradict one another.
+    The truth is a population of reweighted households (log-normal tilts by district and by record), so that
+    the design weights are off by tens of percent; each target then gets its own relative noise, which makes
+    districts, states and nation contradict one another.
     """
     rng = np.random.default_rng(20240001)
     n = n_donors * n_clones
