@@ -51,11 +51,9 @@ def run(settings: str, output: Path, cluster: Path | None, workers: int | None, 
 
     PRESET_OR_YAML is a preset of the package (demo) or a settings file.
     """
-    from rich.console import Console
+    from distcalib.report.console import Progressing, make_console, print_plan, print_summary
 
-    from distcalib.report.console import Progressing, print_plan, print_summary
-
-    console = Console()
+    console = make_console()
     work = _open_run(settings, output, cluster, workers, accept_code)
     work.subscribers = [Progressing(console)]
     prepared = work.prepare()
@@ -68,12 +66,10 @@ def run(settings: str, output: Path, cluster: Path | None, workers: int | None, 
 @_run_options
 def plan(settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
-    from rich.console import Console
-
-    from distcalib.report.console import print_plan
+    from distcalib.report.console import make_console, print_plan
 
     work = _open_run(settings, output, cluster, workers, accept_code)
-    print_plan(work.prepare().plan, Console(), work.workers)
+    print_plan(work.prepare().plan, make_console(), work.workers)
 
 
 def _open_run(
@@ -106,7 +102,8 @@ def cps(households: int | None, year: int, seed: int, output: Path) -> None:
     build = build_cps(households=households, year=year, seed=seed)
     build.microdata.write(output)
     build.sources.to_csv(output.with_name(output.stem + "_sources.csv"), index=False)
-    click.echo(f"{output}: {build.microdata.count():,} households, {build.microdata.count('person'):,} persons")
+    count = build.microdata.count
+    click.echo(f"{output}: {count():,} households, {count('person'):,} persons")
 
 
 @data.command()

@@ -209,8 +209,9 @@ class _Log:
         self.problem, self.progress = problem, progress
         self.rows: list[dict[str, Any]] = []
 
-    def write(self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float) ->
-    None:
+    def write(
+        self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float
+    ) -> None:
         p = self.problem
         error = np.abs((p.X @ weights - p.targets) / p.scale)
         fitted = shares_within(error[p.fitted])

@@ -140,31 +140,44 @@ def calibrate(design: Array, measures: sp.csr_matrix, totals: Array, rounds: int
         When no weights within the bounds come within 0.5 % of every total.
     """
     scale = np.where(totals != 0, np.abs(totals), 1.0)
-    rows = sp.diags(1 / scale) @ measures
+    rows = sp.csr_matrix(sp.diags(1 / scale) @ measures)
     goal = totals / scale
-    multipliers = np.zeros(len(totals))
-    factors = np.ones(len(design))
-    best, best_error = factors, np.inf
-    for _ in range(rounds):
-        factors = np.clip(1 + rows.T @ multipliers, *BOUNDS)
+
+    def state(multipliers: Array) -> tuple[Array, Array, float]:
+        """Return the factors, the gaps, and the concave dual that Newton's method climbs."""
+        push = rows.T @ multipliers
+        factors = np.clip(1 + push, *BOUNDS)
         gap = goal - rows @ (design * factors)
-        error = np.abs(gap).max()
-        if error < best_error:
-            best, best_error = factors, error
-        if error < 1e-10:
+        return factors, gap, float(goal @ multipliers + design @ ((factors - 1) ** 2 / 2 - push * factors))
+
+    multipliers = np.zeros(len(totals))
+    factors, gap, height = state(multipliers)
+    for _ in range(rounds):
+        if np.abs(gap).max() < 1e-10:
             break
         free = (factors > BOUNDS[0]) & (factors < BOUNDS[1])
         information = (rows[:, free] @ sp.diags(design[free]) @ rows[:, free].T).toarray()
-        information[np.diag_indices_from(information)] += 1e-12 * np.trace(information) / len(gap)
-        multipliers = multipliers + np.linalg.solve(information, gap)
-    if best_error > 0.005:
+        information[np.diag_indices_from(information)] += 1e-9 * np.trace(information) / len(gap)
+        step = np.linalg.solve(information, gap)
+        length = 1.0
+        while length > 1e-6:
+            tried = state(multipliers + length * step)
+            if tried[2] >= height:
+                break
+            length /= 2
+        else:
+            break
+        multipliers = multipliers + length * step
+        factors, gap, height = tried
+    worst = np.abs(gap).max()
+    if worst > 0.005:
         raise InputError(
-            f"this sample cannot meet the totals of the full file: the worst is {best_error:.1%} off",
+            f"this sample cannot meet the totals of the full file: the worst is {worst:.1%} off",
             place="households",
             value=len(design),
             expected="more households, or another seed",
         )
-    return design * best
+    return design * factors
 
 
 def totals_frame(labels: list[str], full: Array, sample: Array) -> pd.DataFrame:

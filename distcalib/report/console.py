@@ -18,6 +18,12 @@ from distcalib.runs.plan import Plan
 _EVERY = 15.0
 
 
+def make_console() -> Console:
+    """Return a console; where the output is no terminal its lines are 110 wide."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
+
+
 def print_plan(plan: Plan, console: Console, workers: int) -> None:
     """Print what a run will do: sizes, tasks, memory, disk, time, and what to know before."""
     facts = plan.facts
@@ -147,16 +153,15 @@ def accuracy(run: Path) -> pd.DataFrame:
 
 def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
     """Print the accuracy by group, the records kept, the files and the time by stage of a finished run."""
-    table = Table(title="Targets: X.w against official figures", title_justify="left")
-    for name, right in (("level", False), ("variable", False), ("domain", False), ("status", False)):
-        table.add_column(name, justify="right" if right else "left")
-    for name in ("targets", "1 %", "5 %", "10 %", "tolerance", "median"):
-        table.add_column(name, justify="right")
+    title = "Targets: X.w against official figures (share of targets within)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("targets of", overflow="fold")
+    for name in ("status", "targets", "1 %", "5 %", "10 %", "tolerance", "median"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for row in accuracy(run).itertuples(index=False):
+        domain = f" by {row.domain}" if row.domain else ""
         table.add_row(
-            row.geo_level,
-            row.variable,
-            _short(row.domain, 40),
+            f"{row.geo_level} {row.variable}{domain}",
             row.status,
             f"{row.targets:,}",
             *(f"{share:.0%}" for share in (row.within_1, row.within_5, row.within_10, row.within_tolerance)),

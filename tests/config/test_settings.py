@@ -1,0 +1,79 @@
+"""Settings files: defaults, presets, and errors that name file, field, value and nearest choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcalib import ClusterConfig, RunConfig
+from distcalib.config import memory_bytes, presets
+from distcalib.errors import InputError
+
+
+def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_the_demo_preset_states_every_default():
+    demo = RunConfig.load("demo")
+    assert demo == RunConfig(name="demo")
+    assert "demo" in presets()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n_clone: 3", ["run.yaml", "n_clone", "did you mean 'n_clones'"]),
+        ("fit: {epoch: 3}", ["run.yaml: fit", "'epoch'", "'epochs'"]),
+        ("n_clones: three", ["run.yaml: n_clones", "'three'", "a whole number"]),
+        ("n_clones: 0", ["run.yaml: n_clones", "0", "at least 1"]),
+        ("fit: {engine: torhc}", ["run.yaml: fit.engine", "'torhc'", "'torch'"]),
+        ("fit: 3", ["run.yaml: fit", "key: value"]),
+        ("seed: true", ["run.yaml: seed", "True", "a whole number"]),
+        ("geography: {districts: CA-06}", ["run.yaml: geography.districts"]),
+        ("a: [1", ["run.yaml", "is not YAML"]),
+        ("verify: {tolerance: 0}", ["verify.tolerance", "more than 0"]),
+    ],
+)
+def test_a_typo_in_run_yaml_is_named(tmp_path, text, words):
+    with pytest.raises(InputError) as error:
+        RunConfig.load(write(tmp_path, text))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("kind: locl", ["cluster.yaml: kind", "'locl'", "'local'"]),
+        ("worker: 2", ["cluster.yaml", "'worker'", "'workers'"]),
+        ("memory_limit: 4GX", ["cluster.yaml: memory_limit", "4GX", "4GiB"]),
+        ("workers: 0", ["cluster.yaml: workers", "at least 1"]),
+    ],
+)
+def test_a_typo_in_cluster_yaml_is_named(tmp_path, text, words):
+    with pytest.raises(InputError) as error:
+        ClusterConfig.load(write(tmp_path, text, "cluster.yaml"))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_names_presets():
+    with pytest.raises(InputError, match="did you mean 'demo'"):
+        RunConfig.load("dema")
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    assert RunConfig.load(write(tmp_path, "fit: {lambda_l0: 1e-8}")).fit.lambda_l0 == 1e-8
+
+
+def test_a_relative_path_is_relative_to_its_file(tmp_path):
+    assert RunConfig.load(write(tmp_path, "microdata: a.h5")).microdata == str(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(("text", "size"), [("4GiB", 2**32), ("800 MB", 8 * 10**8), ("1e9", 10**9), ("2.5 KiB", 2560)])
+def test_memory_is_read(text, size):
+    assert memory_bytes(text) == size

@@ -1,0 +1,50 @@
+"""Real parts for the tests: small microdata cut from the bundled file, a settings file, a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distcalib.microdata import Microdata, bundled_microdata
+
+SMALL = 300
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Microdata:
+    return bundled_microdata()
+
+
+@pytest.fixture(scope="session")
+def small(bundled: Microdata) -> Microdata:
+    """Three hundred households from all over the bundled file, with their own ids."""
+    chosen = np.linspace(0, bundled.count() - 1, SMALL).astype(int)
+    ids = {e: bundled.ids[e][bundled.rows_of(e, chosen)[0]] for e in bundled.ids}
+    return bundled.take(chosen, ids)
+
+
+@pytest.fixture(scope="session")
+def small_file(small: Microdata, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("microdata") / "small.h5"
+    small.write(path)
+    return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, small_file: Path) -> Path:
+    """A run of Wyoming and Vermont, each one district, with a hundred or so columns a slice."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"""
+name: small
+microdata: {small_file}
+n_clones: 1
+seed: 3
+geography: {{districts: [WY-01, VT-AL]}}
+simulation: {{slice_households: 120}}
+fit: {{epochs: 20, refit_epochs: 200}}
+"""
+    )
+    return path
