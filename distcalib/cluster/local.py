@@ -15,11 +15,12 @@ from distributed.utils import get_mp_context
 from distcalib.config import ClusterConfig, memory_bytes
 
 # One thread a worker in every numeric library: workers are the parallelism, and a fork server must not
-# have threads when it forks.
+# have threads when it forks (Arrow's allocator would start one when it is loaded).
 _LIBRARIES = ("OMP", "OPENBLAS", "MKL", "BLOSC")
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {
     "NUMEXPR_MAX_THREADS": "1",
     "BLOSC_NTHREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 
 # Loaded by the fork server, in this order, before it forks a worker.

@@ -63,8 +63,8 @@ class FitProblem:
 
     def loss(self, weights: Float) -> float:
         """Return the loss of `weights` (n_columns,)."""
-        residual = (self.X @ weights - self.targets) / self.scale
-        return float(np.sum(self.share * residual * residual))
+        residual = ((self.X @ weights - self.targets) / self.scale)[self.fitted]
+        return float(np.sum(self.share[self.fitted] * residual * residual))
 
     def held_out_error(self, weights: Float) -> float:
         """Return the mean over held-out targets of min(|relative error|, 1)."""

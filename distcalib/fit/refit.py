@@ -23,7 +23,7 @@ FACE_STEPS = 20
 #: Leave a face when its residual is down by this factor (squared norm).
 FACE_TOLERANCE = 1e-4
 #: Sufficient decrease in the projected line search (Armijo), and the shortest step.
-ARMIJO, SHORTEST_STEP = 1e-4, 1e-10
+ARMIJO, SHORTEST_STEP = 1e-4, 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,17 @@ def refit(
             break
         direction, used = _face_direction(matrix, transpose, gradient, free, ridge, max_steps - steps)
         steps += used
-        length = 1.0
-        while True:
-            candidate = np.clip(v + length * direction, lo, hi)
-            new_value, new_gradient = value_and_gradient(candidate)
-            steps += 1
-            if new_value <= value + ARMIJO * float(np.sum(gradient * (candidate - v))):
-                break
-            length /= 2
-            if length < SHORTEST_STEP:
-                candidate = v
-                break
-        if candidate is v:
+        found, used = _search(value_and_gradient, v, value, gradient, direction, bounds)
+        steps += used
+        if found is None:
+            # Clipping can turn a Newton direction into one that climbs; the projected gradient never does.
+            steepest = _cauchy_step(matrix, gradient, free, ridge)
+            found, used = _search(value_and_gradient, v, value, gradient, steepest, bounds)
+            steps += used + 1
+        if found is None:
             ended = "no further decrease"
             break
+        candidate, new_value, new_gradient = found
         v, value, gradient, rounds = candidate, new_value, new_gradient, rounds + 1
         observe(steps, v)
         if held_out_error is not None:
@@ -131,6 +128,37 @@ def refit(
                     ended = "held-out error stopped falling"
                     break
     return Refit(v if held_out_error is None else best, steps, rounds, ended)
+
+
+def _search(
+    value_and_gradient: Callable[[Float], tuple[float, Float]],
+    v: Float,
+    value: float,
+    gradient: Float,
+    path: Float,
+    bounds: tuple[float, float],
+) -> tuple[tuple[Float, float, Float] | None, int]:
+    """Halve a projected step until the value falls enough; return the point (or None) and the tries."""
+    length, tries = 1.0, 0
+    while length >= SHORTEST_STEP:
+        candidate = np.clip(v + length * path, *bounds)
+        slope = float(np.sum(gradient * (candidate - v)))
+        if slope < 0:
+            new_value, new_gradient = value_and_gradient(candidate)
+            tries += 1
+            if new_value <= value + ARMIJO * slope:
+                return (candidate, new_value, new_gradient), tries
+        length /= 2
+    return None, tries
+
+
+def _cauchy_step(matrix: sp.csr_array, gradient: Float, free: NDArray[np.bool_], ridge: float) -> Float:
+    """Return the step down the projected gradient that is exact where no further bound is met."""
+    search = np.where(free, -gradient, 0.0)
+    image = matrix @ search
+    squared = float(np.sum(search * search))
+    curvature = 2.0 * float(np.sum(image * image) + ridge * squared)
+    return search * (squared / curvature) if curvature > 0 else search
 
 
 def _face_direction(

@@ -52,7 +52,8 @@ class FitSpec:
         zero, or far below what the microdata hold, neither divide by zero nor drown the others.
     lower_bound, upper_bound
         Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial
-        weight of all columns over that of the selected ones). Exact.
+        weight of all columns over that of the selected ones). Exact. With a lower bound
+        of 0 the refit may drop records.
     ridge
         Pull of the refit toward the mass-scaled initial weights: a mean squared relative change of 1 costs as
         much as a relative error of sqrt(ridge) on every target. Less fits closer and does worse on held-out
@@ -98,6 +99,8 @@ class FitSpec:
             )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name != "engine" and value is not None:
+                _require(field.name, value, isinstance(value, int | float), "a number")
             if isinstance(value, float):
                 _require(
                     field.name, value, math.isfinite(value) or field.name == "upper_bound", "a finite number"

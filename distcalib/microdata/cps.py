@@ -23,6 +23,7 @@ from distcalib.microdata.cps_persons import expand
 from distcalib.microdata.cps_sample import calibrate, draw, totals_frame
 from distcalib.microdata.cps_source import read_units
 from distcalib.microdata.model import Microdata
+from distcalib.storage import write_text
 
 BUNDLED_HOUSEHOLDS = 12_000
 POPULATION_YEAR = 2024
@@ -30,8 +31,9 @@ POPULATION_YEAR = 2024
 # ones of which each state's are.
 AGE_BANDS = np.array([0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85])
 STATE_AGE_BANDS = np.array([0, 18, 35, 50, 65])
-# Too few households for the totals of 51 states and all age bands to be met.
-FEWEST_HOUSEHOLDS = 3_000
+ALL_HOUSEHOLDS = 200_576
+# With fewer, the totals of 51 states and all age bands can often not be met.
+FEWEST_HOUSEHOLDS = 4_000
 
 
 @dataclass(frozen=True)
@@ -95,26 +97,19 @@ def build_cps(
     InputError
         When taxcalc is missing or of another version, or `households` or `year` is out of range.
     """
-    full, rules, index = _full_file(year, seed)
-    n = full.count()
-    if households is None or households == n:
-        chosen, design, certain = np.arange(n), full.weights, np.ones(n, bool)
-    elif FEWEST_HOUSEHOLDS <= households < n:
-        chosen, design, certain = draw(
-            households,
-            full.weights,
-            full.column("state_fips"),
-            _money_income(full),
-            _amounts(full)[1],
-            seed,
-        )
-    else:
+    if households is not None and not FEWEST_HOUSEHOLDS <= households <= ALL_HOUSEHOLDS:
         raise InputError(
             "so many households cannot be drawn from the public-use CPS",
             place="households",
             value=households,
-            expected=f"{FEWEST_HOUSEHOLDS:,} to {n:,}",
+            expected=f"{FEWEST_HOUSEHOLDS:,} to {ALL_HOUSEHOLDS:,}",
         )
+    full, rules, index = _full_file(year, seed)
+    n = full.count()
+    chosen, design, certain = np.arange(n), full.weights, np.ones(n, bool)
+    if households is not None and households < n:
+        state, money = full.column("state_fips"), _money_income(full)
+        chosen, design, certain = draw(households, full.weights, state, money, _amounts(full)[1], seed)
     labels, measures = _measures(full)
     totals = measures @ full.weights
     weights = full.weights[chosen]
@@ -142,11 +137,17 @@ def build_cps(
 def write_bundled(folder: str | Path) -> CpsBuild:
     """Write ``cps_2024.h5`` and ``cps_2024_sources.csv``, as the package ships them, to a folder."""
     build = build_cps()
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    build.microdata.write(target / "cps_2024.h5")
-    build.sources.to_csv(target / "cps_2024_sources.csv", index=False, lineterminator="\n")
+    write_cps(build, Path(folder) / "cps_2024.h5")
     return build
+
+
+def write_cps(build: CpsBuild, output: str | Path) -> None:
+    """Write a build's dataset to `output`, and its table of sources beside it as ``*_sources.csv``."""
+    file = Path(output)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    build.microdata.write(file)
+    text = build.sources.to_csv(index=False, lineterminator="\n")
+    write_text(file.with_name(f"{file.stem}_sources.csv"), text)
 
 
 def _full_file(year: int, seed: int) -> tuple[Microdata, dict[str, int], pd.DataFrame]:
@@ -181,7 +182,8 @@ def _full_file(year: int, seed: int) -> tuple[Microdata, dict[str, int], pd.Data
 def _by_household(data: Microdata, variable: str) -> NDArray[np.float64]:
     """Return a column summed over each household, float64, shape (n households,)."""
     home = data.household_of[data.variables()[variable]]
-    return np.bincount(home, weights=data.column(variable).astype(np.float64), minlength=data.count())
+    sums = np.bincount(home, weights=data.column(variable).astype(np.float64), minlength=data.count())
+    return np.asarray(sums, dtype=np.float64)
 
 
 def _amounts(data: Microdata) -> tuple[list[str], NDArray[np.float64]]:
@@ -193,7 +195,7 @@ def _amounts(data: Microdata) -> tuple[list[str], NDArray[np.float64]]:
 def _money_income(data: Microdata) -> NDArray[np.float64]:
     """Return the households' money income of all mapped kinds, dollars, shape (n households,)."""
     incomes = [_by_household(data, i.variable) for i in INPUTS if i.kind == "income"]
-    return np.sum(incomes, axis=0)
+    return np.asarray(np.sum(incomes, axis=0), dtype=np.float64)
 
 
 def _measures(data: Microdata) -> tuple[list[str], sp.csr_matrix]:
@@ -240,7 +242,7 @@ def _text(total: float, unit: str) -> str:
 
 
 def _sources(full: Microdata, sample: Microdata, rules: dict[str, int]) -> pd.DataFrame:
-    """Return the table of sources: inputs, then columns that are not written, then rules with their counts."""
+    """Return the table of sources: inputs, then columns not written, then rules with their counts."""
     rows = [
         {
             "source_column": i.source,

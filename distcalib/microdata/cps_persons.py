@@ -24,7 +24,7 @@ BANDS = (
     ("dep_21_64", 21, 64),
     ("dep_65", 65, 85),
 )
-# A dependant who is a qualifying child for the EITC at 19 or more is a student of at most 23 (26 USC 32(c)(3)).
+# A qualifying child for the EITC of 19 or more is a student of at most 23 (26 USC 32(c)(3)).
 OLDEST_EITC_STUDENT = 23
 # Where a band allows it, a dependant is younger than the elder of head and spouse by at least this.
 GENERATION = 14

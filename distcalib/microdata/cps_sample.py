@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 # amount is the largest part of some mapped total.
 TAIL_BY_MONEY = 0.05
 TAIL_BY_SHARE = 0.10
+# How much of the probability of inclusion goes by that part of a total, so that rare incomes are present.
+RARE = 0.25
 # The least number of households of a state, as a share of an equal division among the states.
 FLOOR = 0.5
 # A sampled household's weight moves within these multiples of its design weight.
@@ -28,9 +30,10 @@ def draw(
     """Draw a stratified systematic sample of households.
 
     The certainty stratum holds the households with most money and those that make up most of a mapped total;
-    each keeps its own weight. The others are drawn state by state, with probability proportional to weight x
-    sqrt(1 + money / $100,000), systematically along money, so that every level of it is present. A state's
-    share of the sample is proportional to its households, but at least half of an equal division.
+    each keeps its own weight. The others are drawn state by state, systematically along money so that every
+    level of it is present, with probability proportional for four parts to weight x sqrt(1 + money /
+    $100,000) and for one part to the household's largest share of any mapped total. A state's number is
+    proportional to its households in the file, but at least half of an equal division.
 
     Parameters
     ----------
@@ -56,10 +59,13 @@ def draw(
     ----------
     Särndal, Swensson and Wretman (1992), Model Assisted Survey Sampling, section 3.6.2 (systematic PPS).
     """
-    certain = _tail(households, weight, money, amounts)
+    share = _largest_share(weight, amounts)
+    certain = np.zeros(len(weight), bool)
+    for score, part in ((money, TAIL_BY_MONEY), (share, TAIL_BY_SHARE)):
+        certain[np.argsort(-score, kind="stable")[: int(part * households)]] = True
     rest = np.flatnonzero(~certain)
-    size = np.zeros(len(weight))
-    size[rest] = weight[rest] * np.sqrt(1 + np.maximum(money[rest], 0) / 100_000)
+    common = weight * np.sqrt(1 + np.maximum(money, 0) / 100_000)
+    size = common / common[rest].sum() + RARE * share / share[rest].sum()
     codes, place = np.unique(state[rest], return_inverse=True)
     wanted = _allocate(households - int(certain.sum()), np.bincount(place))
     order = rest[np.lexsort((rest, money[rest], place))]
@@ -80,14 +86,11 @@ def draw(
     return chosen, weight[chosen] / inclusion[chosen], certain[chosen]
 
 
-def _tail(households: int, weight: Array, money: Array, amounts: Array) -> NDArray[np.bool_]:
+def _largest_share(weight: Array, amounts: Array) -> Array:
+    """Return the largest part of any mapped total (of absolute amounts) that each household makes up."""
     absolute = np.abs(amounts) * weight[:, None]
     totals = absolute.sum(axis=0)
-    share = (absolute[:, totals > 0] / totals[totals > 0]).max(axis=1)
-    out = np.zeros(len(weight), bool)
-    for score, part in ((money, TAIL_BY_MONEY), (share, TAIL_BY_SHARE)):
-        out[np.argsort(-score, kind="stable")[: int(part * households)]] = True
-    return out
+    return (absolute[:, totals > 0] / totals[totals > 0]).max(axis=1)
 
 
 def _allocate(total: int, counts: NDArray) -> NDArray[np.int64]:
@@ -120,8 +123,9 @@ def _probabilities(size: Array, place: NDArray, wanted: NDArray[np.int64]) -> Ar
 def calibrate(design: Array, measures: sp.csr_matrix, totals: Array, rounds: int = 200) -> Array:
     """Return weights nearest to the design weights that reproduce totals, within `BOUNDS` of them.
 
-    The distance is the chi-square one, sum((w - d)^2 / d), truncated at the bounds (the 'linear truncated'
-    method, case 7 of Deville and Särndal 1992, JASA 87, 376-382), solved by Newton's method in the multipliers.
+    The distance is the chi-square one, sum((w - d)^2 / d), truncated at the bounds (the 'truncated
+    linear' method of Deville and Särndal 1992, JASA 87, 376-382), solved by Newton's method in the
+    multipliers with its step halved until the dual rises.
 
     Parameters
     ----------
@@ -156,6 +160,8 @@ def calibrate(design: Array, measures: sp.csr_matrix, totals: Array, rounds: int
         if np.abs(gap).max() < 1e-10:
             break
         free = (factors > BOUNDS[0]) & (factors < BOUNDS[1])
+        if not free.any():
+            break
         information = (rows[:, free] @ sp.diags(design[free]) @ rows[:, free].T).toarray()
         information[np.diag_indices_from(information)] += 1e-9 * np.trace(information) / len(gap)
         step = np.linalg.solve(information, gap)

@@ -62,7 +62,7 @@ class DaskExecutor:
         ]
         words = {f.key: f"{t.stage} {t.id[:12]}" for f, t in zip(futures, tasks, strict=True)}
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=self.client.loop):
                 try:
                     yield future.result()
                 except KilledWorker as error:

@@ -290,9 +290,9 @@ class Run:
         """Run what has no verified receipt; return the receipts of all tasks in the order given."""
         found = {t.id: verified(self.folder, t.stage, t.id) for t in tasks}
         open_tasks = [t for t in tasks if found[t.id] is None]
+        executor = self._start_executor() if open_tasks else None
         with self._timed(name, len(tasks), reused=len(tasks) - len(open_tasks)):
-            if open_tasks:
-                executor = self._start_executor()
+            if executor is not None:
                 resource = self._resource if fit_resource else None
                 for result in executor.run(function, open_tasks, resource):
                     receipt = Receipt(**result)

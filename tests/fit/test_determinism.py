@@ -21,7 +21,8 @@ from synthetic import nested_problem
 from distcalib.fit import fit_weights
 p = nested_problem(n_donors=20_000, n_clones=2, n_districts=40, n_states=8)
 for engine, settings in (("torch", {"records": 9000}), ("l0", {"lambda_l0": 1e-5})):
-    r = fit_weights(p.X, p.targets, groups=p.groups, initial_weights=p.initial, epochs=70, engine=engine, **settings)
+    common = {"groups": p.groups, "initial_weights": p.initial, "epochs": 70}
+    r = fit_weights(p.X, p.targets, engine=engine, **common, **settings)
     print(engine, r.summary["records_kept"], r.summary["loss_after"].hex(), r.summary["weights_sha256"])
 """
 

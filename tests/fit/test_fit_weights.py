@@ -139,8 +139,8 @@ def test_targets_that_lose_their_last_record_are_named() -> None:
 
 
 def test_every_group_has_the_same_share_of_the_loss() -> None:
-    # One column; 99 targets ask for 100 and one, alone in its group, for 200: the groups meet where each pulls
-    # equally, which the relative scale puts at 120 (100 without groups would be nearly met).
+    # One column; 99 targets ask for 100 and one, alone in its group, for 200: the groups meet at 120, where
+    # (w - 100) / 100^2 = (200 - w) / 200^2. Without groups the 99 would have it nearly all their way.
     X = sp.csr_array(np.ones((100, 1), dtype=np.float32))
     targets = np.r_[np.full(99, 100.0), 200.0]
     groups = np.r_[np.zeros(99, dtype=int), 1]
@@ -301,6 +301,8 @@ def test_bad_input_is_an_error_that_names_the_place(feasible) -> None:
         ({"lambda_l0": -1.0}, "fit.lambda_l0"),
         ({"lower_bound": 2.0}, "fit.lower_bound"),
         ({"ridge": float("nan")}, "fit.ridge"),
+        ({"ridge": "0.1"}, "fit.ridge"),
+        ({"seed": True}, "fit.seed"),
         ({"log_every": 0}, "log_every"),
     ]
     for changes, message in cases:
