@@ -58,7 +58,9 @@ def test_array_digest_sees_value_dtype_and_shape_but_not_text_width():
     assert digest_arrays(base) != digest_arrays({"a": np.array([1, 2], dtype=np.int64)})
     assert digest_arrays(base) != digest_arrays({"a": np.array([[1, 2]], dtype=np.int32)})
     assert digest_arrays(base) != digest_arrays({"b": np.array([1, 2], dtype=np.int32)})
-    assert digest_arrays({"t": np.array(["ab"], dtype="U2")}) == digest_arrays({"t": np.array(["ab"], dtype="U9")})
+    assert digest_arrays({"t": np.array(["ab"], dtype="U2")}) == digest_arrays(
+        {"t": np.array(["ab"], dtype="U9")}
+    )
 
 
 def test_code_digest_ignores_wording_and_sees_behaviour(monkeypatch, tmp_path):
@@ -106,7 +108,9 @@ def test_importing_the_package_is_fast_and_loads_no_engine():
         "heavy = {'torch', 'pandas', 'policyengine_us', 'distributed', 'zarr'} & set(sys.modules);"
         "print(s, sorted(heavy))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split(" ", 1)
     assert float(out[0]) < 1
     assert out[1].strip() == "[]"
 

@@ -48,6 +48,12 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
         "distributed.scheduler.no-workers-timeout": "300s",
         "distributed.worker.profile.enabled": False,
         "distributed.comm.timeouts.connect": "300s",
+        # Memory of a worker is one simulation, freed when its task ends: spilling results or pausing the
+        # worker frees nothing. One that outgrows its limit is ended, and its task told why.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.98,
     }
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(_ONE_THREAD)

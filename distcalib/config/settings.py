@@ -50,8 +50,9 @@ class FitConfig:
         None, "loss per expected open gate; null: the engine's default", least=0
     )
     epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
-    refit_epochs: int = setting(500, "the most steps of the refit", least=0)
-    ridge: float = setting(0.005, "pull of the refit toward the design weights", least=0)
+    group_power: float = setting(0.5, "a group of n targets has n^power of the loss", least=0, most=1)
+    refit_epochs: int = setting(2000, "the most steps of the refit", least=0)
+    ridge: float = setting(0.001, "pull of the refit toward the design weights", least=0)
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)

@@ -142,16 +142,19 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     columns = pd.read_parquet(run / "columns.parquet")
     chosen = np.flatnonzero((targets["status"] == "fit").to_numpy())
     fitted = targets.iloc[chosen]
+    settings = dict(task.settings)
+    size = fitted.groupby("group_id")["value"].transform("size").to_numpy(np.float64)
+    share = size ** (settings.pop("group_power") - 1)
     result = fit_weights(
         matrix[chosen],
         fitted["value"].to_numpy(np.float64),
-        groups=fitted["group_id"].to_numpy(),
+        target_weights=share,
         initial_weights=columns["initial_weight"].to_numpy(np.float64),
         donors=columns["household_id"].to_numpy(),
         names=fitted["name"].tolist(),
         engine=task.engine,
         seed=task.inputs.seed,
-        **task.settings,
+        **settings,
     )
     labels = [
         "target_id",

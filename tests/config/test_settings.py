@@ -74,6 +74,8 @@ def test_a_relative_path_is_relative_to_its_file(tmp_path):
     assert RunConfig.load(write(tmp_path, "microdata: a.h5")).microdata == str(tmp_path / "a.h5")
 
 
-@pytest.mark.parametrize(("text", "size"), [("4GiB", 2**32), ("800 MB", 8 * 10**8), ("1e9", 10**9), ("2.5 KiB", 2560)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GiB", 2**32), ("800 MB", 8 * 10**8), ("1e9", 10**9), ("2.5 KiB", 2560)]
+)
 def test_memory_is_read(text, size):
     assert memory_bytes(text) == size

@@ -14,9 +14,7 @@ from distcalib.geography.assign import draw_counties, draw_districts, inclusion
 from distcalib.geography.sources import county_shares, districts
 
 
-@given(
-    n=st.integers(1, 40), d=st.integers(1, 12), data=st.data(), seed=st.integers(0, 2**31)
-)
+@given(n=st.integers(1, 40), d=st.integers(1, 12), data=st.data(), seed=st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
 def test_no_district_twice_while_there_are_enough(n, d, data, seed):
     clones = data.draw(st.integers(1, 2 * d))

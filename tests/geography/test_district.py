@@ -25,7 +25,14 @@ def spellings(d: District) -> list[object]:
     ]
     if sum(g // 100 == d.state_fips for g in ALL) == 1:
         at_large = d.state_fips * 100
-        out += [at_large, f"{at_large:04d}", f"{d.state}-AL", f"{d.state}-00", f"5001900US{at_large:04d}", at_large + 98]
+        out += [
+            at_large,
+            f"{at_large:04d}",
+            f"{d.state}-AL",
+            f"{d.state}-00",
+            f"5001900US{at_large:04d}",
+            at_large + 98,
+        ]
     return out
 
 

@@ -73,7 +73,9 @@ def test_columns_of_other_periods_travel_along(small, tmp_path):
     data = Microdata(small.period, small.ids, small.links, extra)
     data.write(tmp_path / "a.h5")
     again = Microdata.read(tmp_path / "a.h5", 2024)
-    np.testing.assert_array_equal(again.take([3]).values["person"]["age/2023"] + 1, again.take([3]).column("age"))
+    np.testing.assert_array_equal(
+        again.take([3]).values["person"]["age/2023"] + 1, again.take([3]).column("age")
+    )
 
 
 def test_an_unknown_column_names_the_nearest(small):

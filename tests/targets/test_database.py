@@ -1,0 +1,177 @@
+"""Target databases: ours and a user's are read by the same code; bad ones are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sqlalchemy import create_engine, text
+
+from distcalib.errors import InputError
+from distcalib.geography.sources import districts
+from distcalib.targets.choose import load_targets
+from distcalib.targets.database import write_database_file
+from distcalib.targets.sources import bundled_targets
+
+ALL = set(districts()["cd_geoid"])
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    """The bundled targets of Wyoming, Vermont and the nation."""
+    whole = bundled_targets()
+    return whole[whole["geographic_id"].isin(["56", "5601", "50", "5001", "US"])].reset_index(drop=True)
+
+
+@pytest.fixture
+def database(table, tmp_path):
+    path = tmp_path / "policy_data.db"
+    write_database_file(table, path)
+    return path
+
+
+def change(path, *statements):
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as db:
+        for statement in statements:
+            db.execute(text(statement))
+    engine.dispose()
+
+
+def refused(path, *words, **options):
+    with pytest.raises(InputError) as error:
+        load_targets(path, 2024, ALL, **options)
+    for word in words:
+        assert word in str(error.value), f"{word!r} is not in: {error.value}"
+
+
+def test_a_database_gives_back_the_table(table, database):
+    from_file = load_targets(database, 2024, ALL)
+    from_table = load_targets("bundled", 2024, ALL, bundled=table)
+    pd.testing.assert_frame_equal(from_file.rows, from_table.rows)
+    assert from_file.rows_digest() == from_table.rows_digest()
+    kept = table[table["status"] != "excluded"]
+    assert len(from_file.rows) <= len(kept)
+    key = ["variable", "geographic_id", "constraints", "period"]
+    merged = from_file.rows.merge(kept, on=key, suffixes=("", "_table"), validate="1:1")
+    assert len(merged) == len(from_file.rows)
+    np.testing.assert_allclose(merged["value"], merged["value_table"])
+    np.testing.assert_allclose(merged["tolerance"], merged["tolerance_table"])
+
+
+def test_rows_come_in_canonical_order(database):
+    rows = load_targets(database, 2024, ALL).rows
+    level = rows["geo_level"].map({"national": 0, "state": 1, "district": 2})
+    key = list(
+        zip(level, rows["variable"], rows["reform_id"], rows["geographic_id"], rows["target_id"], strict=True)
+    )
+    assert key == sorted(key)
+    assert rows.loc[rows["geo_level"] == "district", "name"].str.match(r"cd_(56|50)01/").all()
+
+
+def test_the_view_says_place_and_domain(database):
+    engine = create_engine(f"sqlite:///{database}")
+    with engine.connect() as db:
+        view = pd.read_sql(text("SELECT * FROM target_overview"), db)
+    engine.dispose()
+    snap = view[(view["variable"] == "household_count") & (view["domain_variable"] == "snap")]
+    assert set(snap["geographic_id"]) == {"56", "50", "5601", "5001", "US"}
+    assert set(view["geo_level"]) == {"national", "state", "district"}
+    # The filer flag is no domain: filers by AGI belong to the domain of AGI alone.
+    filers = view[view["domain_variable"].fillna("").str.contains("adjusted_gross_income")]
+    assert len(filers)
+    assert not view["domain_variable"].fillna("").str.contains("tax_unit_is_filer").any()
+
+
+def test_a_users_database_without_our_register_is_read(database):
+    change(database, "DROP TABLE target_register", "UPDATE targets SET active = 0 WHERE variable = 'eitc'")
+    targets = load_targets(database, 2024, ALL)
+    assert set(targets.rows["status"]) == {"fit"}
+    assert "eitc" not in set(targets.rows["variable"])
+    reasons = targets.excluded.set_index("variable")["reason"]
+    assert (reasons.loc[["eitc"]] == "not active in the database").all()
+
+
+def test_at_large_districts_are_read_in_every_spelling(database):
+    before = load_targets(database, 2024, ALL).rows
+    change(
+        database,
+        "UPDATE stratum_constraints SET value = '5600' WHERE value = '5601'",
+        "UPDATE stratum_constraints SET value = '5098' WHERE value = '5001'",
+    )
+    after = load_targets(database, 2024, ALL).rows
+    pd.testing.assert_frame_equal(before.drop(columns="stratum_id"), after.drop(columns="stratum_id"))
+
+
+def test_the_nearest_period_not_after_the_run_is_chosen(database):
+    copy = (
+        "INSERT INTO targets (variable, period, stratum_id, reform_id, value, active) "
+        "SELECT variable, {}, stratum_id, reform_id, {}, 1 FROM targets WHERE variable = 'snap' AND period = 2024"
+    )
+    change(database, copy.format(2022, 1), copy.format(2025, 2))
+    rows = load_targets(database, 2024, ALL).rows
+    assert (rows.loc[rows["variable"] == "snap", "value"] > 2).all()
+    older = load_targets(database, 2023, ALL)
+    assert (older.rows.loc[older.rows["variable"] == "snap", "value"] == 1).all()
+    assert any("other years" in w for w in older.warnings)
+
+
+def test_areas_that_the_run_covers_in_part_have_no_targets(database):
+    some = load_targets(database, 2024, {5601})
+    assert set(some.rows["geographic_id"]) == {"56", "5601"}
+    assert any("does not cover whole" in w for w in some.warnings)
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "UPDATE targets SET variable = 'snp' WHERE variable = 'snap'",
+            ["unknown variable", "'snp'", "'snap'"],
+        ),
+        (
+            "UPDATE stratum_constraints SET operation = '=>' WHERE operation = '<' AND constraint_variable = 'age'",
+            ["stratum", "unknown operator", "'=>'", ">="],
+        ),
+        (
+            "UPDATE stratum_constraints SET constraint_variable = 'agee' WHERE constraint_variable = 'age'",
+            ["unknown constraint variable", "'agee'", "'age'"],
+        ),
+        ("UPDATE targets SET value = NULL WHERE variable = 'snap'", ["no value", "target", "snap"]),
+        ("UPDATE stratum_constraints SET value = '5602' WHERE value = '5601'", ["5602", "'5601'"]),
+        (
+            "UPDATE stratum_constraints SET value = '99' WHERE value = '56' AND constraint_variable = 'state_fips'",
+            ["unknown state", "'99'"],
+        ),
+        (
+            "UPDATE stratum_constraints SET value = 'old' WHERE constraint_variable = 'age'",
+            ["compares a number with a text", "'old'"],
+        ),
+        ("UPDATE target_register SET status = 'fitt'", ["unknown status", "'fitt'", "'fit'"]),
+        ("UPDATE target_register SET status = 'check'", ["no target is left to fit"]),
+        ("ALTER TABLE targets RENAME TO target", ["lacks a table", "'targets'", "'target'"]),
+        ("ALTER TABLE stratum_constraints RENAME COLUMN operation TO op", ["lacks a column", "'operation'"]),
+    ],
+)
+def test_what_cannot_be_read_is_named(database, statement, words):
+    change(database, statement)
+    refused(database, *words)
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    path = tmp_path / "policy_data.db"
+    path.write_text("not a database, but long enough to look at " * 50)
+    refused(path, "cannot be read as a target database", str(path))
+    refused(tmp_path / "policy_dat.db", "no such target database", "policy_data.db")
+    refused("nosuchdialect://x", "not a usable database URL")
+
+
+def test_a_variable_that_no_target_has_is_named(database):
+    refused(database, "no target has this variable", "'snapp'", "'snap'", variables=["snapp"])
+
+
+def test_reform_targets_are_excluded_and_said(database):
+    change(database, "UPDATE targets SET reform_id = 1 WHERE variable = 'eitc'")
+    targets = load_targets(database, 2024, ALL)
+    assert "eitc" not in set(targets.rows["variable"])
+    assert any("targets of reforms" in w for w in targets.warnings)
