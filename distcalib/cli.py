@@ -91,17 +91,18 @@ def data() -> None:
 
 
 @data.command()
-@click.option("--households", type=click.IntRange(1), help="Households to draw; default: all 200,576.")
+@click.option(
+    "--households", type=click.IntRange(1), help="Households, at least 4,000; default: all 200,576."
+)
 @click.option("--year", type=int, default=2024, show_default=True, help="Year that money is aged to.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
 def cps(households: int | None, year: int, seed: int, output: Path) -> None:
     """Build a PolicyEngine dataset from the public-use CPS that taxcalc ships."""
-    from distcalib.microdata.cps import build_cps
+    from distcalib.microdata.cps import build_cps, write_cps
 
     build = build_cps(households=households, year=year, seed=seed)
-    build.microdata.write(output)
-    build.sources.to_csv(output.with_name(output.stem + "_sources.csv"), index=False)
+    write_cps(build, output)
     count = build.microdata.count
     click.echo(f"{output}: {count():,} households, {count('person'):,} persons")
 

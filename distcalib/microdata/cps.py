@@ -69,11 +69,6 @@ def population_by_state() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def bundled_microdata() -> Path:
-    """Return the path of the bundled dataset (12,000 households, 2024)."""
-    return Path(str(resources.files("distcalib.microdata").joinpath("bundled/cps_2024.h5")))
-
-
 def build_cps(
     households: int | None = BUNDLED_HOUSEHOLDS, year: int = POPULATION_YEAR, seed: int = 0
 ) -> CpsBuild:

@@ -43,7 +43,7 @@ def set_first(value):
 
 
 def test_missing_file_names_its_neighbours(file):
-    with pytest.raises(InputError, match="did you mean 'data.h5'"):
+    with pytest.raises(InputError, match=r"did you mean 'data\.h5'"):
         Microdata.read(file.with_name("dat.h5"))
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError
-from distcalib.microdata.cps import build_cps, bundled_microdata, population_by_state, write_bundled
+from distcalib.microdata.bundled_data import bundled_path
+from distcalib.microdata.cps import build_cps, population_by_state, write_bundled
 from distcalib.microdata.cps_inputs import INPUTS
 from distcalib.microdata.cps_sample import BOUNDS, calibrate, draw
 from distcalib.microdata.cps_source import MONEY, growth_to, read_units, taxcalc_folder
@@ -37,7 +38,7 @@ def rebuilt(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bundled():
-    return Microdata.read(bundled_microdata())
+    return Microdata.read(bundled_path())
 
 
 def dependants_by_unit(data, low, high):
@@ -57,7 +58,7 @@ def test_rebuilding_gives_the_bundled_bytes(rebuilt):
 
 
 def test_bundled_file_is_small_and_holds_12000_households(bundled):
-    assert bundled_microdata().stat().st_size <= 3_000_000
+    assert bundled_path().stat().st_size <= 3_000_000
     assert bundled.count() == 12_000
     assert bundled.period == 2024
     assert all(bundled.count(entity) > 0 for entity in ENTITIES)

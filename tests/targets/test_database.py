@@ -106,7 +106,8 @@ def test_at_large_districts_are_read_in_every_spelling(database):
 def test_the_nearest_period_not_after_the_run_is_chosen(database):
     copy = (
         "INSERT INTO targets (variable, period, stratum_id, reform_id, value, active) "
-        "SELECT variable, {}, stratum_id, reform_id, {}, 1 FROM targets WHERE variable = 'snap' AND period = 2024"
+        "SELECT variable, {}, stratum_id, reform_id, {}, 1 FROM targets "
+        "WHERE variable = 'snap' AND period = 2024"
     )
     change(database, copy.format(2022, 1), copy.format(2025, 2))
     rows = load_targets(database, 2024, ALL).rows
@@ -130,7 +131,8 @@ def test_areas_that_the_run_covers_in_part_have_no_targets(database):
             ["unknown variable", "'snp'", "'snap'"],
         ),
         (
-            "UPDATE stratum_constraints SET operation = '=>' WHERE operation = '<' AND constraint_variable = 'age'",
+            "UPDATE stratum_constraints SET operation = '=>' "
+            "WHERE operation = '<' AND constraint_variable = 'age'",
             ["stratum", "unknown operator", "'=>'", ">="],
         ),
         (
@@ -140,7 +142,8 @@ def test_areas_that_the_run_covers_in_part_have_no_targets(database):
         ("UPDATE targets SET value = NULL WHERE variable = 'snap'", ["no value", "target", "snap"]),
         ("UPDATE stratum_constraints SET value = '5602' WHERE value = '5601'", ["5602", "'5601'"]),
         (
-            "UPDATE stratum_constraints SET value = '99' WHERE value = '56' AND constraint_variable = 'state_fips'",
+            "UPDATE stratum_constraints SET value = '99' "
+            "WHERE value = '56' AND constraint_variable = 'state_fips'",
             ["unknown state", "'99'"],
         ),
         (
