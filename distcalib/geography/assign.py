@@ -233,6 +233,30 @@ def assign_geography(
     )
 
 
+def check_counties(assignment: GeographyAssignment, known: ArrayLike) -> None:
+    """Raise `InputError` for a county that the rules engine does not map.
+
+    It would silently take the first county of the state.
+
+    Parameters
+    ----------
+    assignment
+        The placement; county 0 means unset.
+    known
+        5-digit FIPS codes that the rules engine maps.
+    """
+    used = np.unique(assignment.county_fips)
+    strange = np.setdiff1d(used[used != 0], np.asarray(known))
+    if strange.size:
+        raise InputError(
+            f"{len(strange)} unknown county FIPS codes",
+            place="county table",
+            value=f"{strange[0]:05d}",
+            expected="a county that policyengine-us maps",
+            choices=[f"{c:05d}" for c in np.asarray(known).tolist()],
+        )
+
+
 def initial_weights(
     assignment: GeographyAssignment,
     household_weight: NDArray[Any],

@@ -16,7 +16,12 @@ import distcalib
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.digest import code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
-from distcalib.geography.assign import GeographyAssignment, assign_geography, initial_weights
+from distcalib.geography.assign import (
+    GeographyAssignment,
+    assign_geography,
+    check_counties,
+    initial_weights,
+)
 from distcalib.geography.district import District
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
@@ -157,7 +162,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         For anything wrong with microdata, targets, districts or settings.
     """
     from distcalib.fit import resolve_engine
-    from distcalib.geography.sources import county_shares, districts
+    from distcalib.geography.sources import county_fips_of_rules_engine, county_shares, districts
 
     file = microdata_path(config)
     source = Microdata.read(file, config.period)
@@ -166,6 +171,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     assignment = assign_geography(
         source.ids["household"], config.n_clones, table, county_shares(), config.seed
     )
+    check_counties(assignment, county_fips_of_rules_engine()["county_fips"])
     targets = load_targets(
         config.targets.database, config.period, set(table["cd_geoid"]), config.targets.variables
     )

@@ -107,7 +107,7 @@ def load_targets(
     _check(table, database)
     table["name"] = _names(table)
     warnings: list[str] = []
-    table = _exclude_what_is_outside(table, districts, warnings)
+    table = _exclude_what_is_outside(table, districts, warnings, database)
     reforms = (table["reform_id"] > 0) & (table["status"] != "excluded")
     if reforms.any():
         table.loc[reforms, ["status", "reason"]] = ["excluded", "targets of reforms are not simulated"]
@@ -271,7 +271,7 @@ def _names(table: pd.DataFrame) -> pd.Series:
 
 
 def _exclude_what_is_outside(
-    table: pd.DataFrame, districts: Collection[int], warnings: list[str]
+    table: pd.DataFrame, districts: Collection[int], warnings: list[str], place: object
 ) -> pd.DataFrame:
     """Exclude targets of areas that the run does not cover whole; refuse districts that do not exist."""
     from distcalib.geography.sources import districts as all_districts
@@ -285,7 +285,7 @@ def _exclude_what_is_outside(
         row = table[unknown].iloc[0]
         raise InputError(
             "unknown congressional district",
-            place=f"target {row['target_id']}",
+            place=f"{place}: target {row['target_id']}",
             value=row["geographic_id"],
             choices=[str(k) for k in known],
             expected="a district of the 119th Congress",

@@ -1,0 +1,101 @@
+"""SIGKILL at any moment: the next start finishes with the same matrix and the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distcalib.runs.manifest import damaged, read_manifest
+
+pytestmark = pytest.mark.slow
+
+
+def start(settings: Path, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", str(folder)]
+    log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
+    return subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
+
+
+def seen(folder: Path, event: str, stage: str) -> bool:
+    try:
+        lines = (folder / "events.ndjson").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    for line in lines:
+        record = json.loads(line)
+        if record["event"] == event and record.get("stage") == stage:
+            return True
+    return False
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < until, "the moment never came"
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(1500)
+def test_a_run_killed_in_every_stage_ends_where_an_undisturbed_one_does(small_run, small_settings, tmp_path):
+    folder = tmp_path / "killed"
+    moments = [
+        ("task", "simulate"),
+        ("stage", "fit"),
+        ("task", "areas"),
+        ("task", "verify"),
+    ]
+    for event, stage in moments:
+        process = start(small_settings, folder)
+        children: list[psutil.Process] = []
+        wait_for(lambda e=event, s=stage: seen(folder, e, s), process, 300)
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert read_manifest(folder) is None
+        # Workers notice that their coordinator is gone and leave; nobody has to clean up after a crash.
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == [], [p.cmdline() for p in alive]
+    finished_before = sorted(p.stat().st_mtime_ns for p in (folder / "receipts" / "simulate").iterdir())
+    last = start(small_settings, folder)
+    assert last.wait(timeout=400) == 0, folder.with_suffix(".log").read_text()
+    killed, whole = read_manifest(folder), read_manifest(small_run)
+    assert killed is not None
+    assert whole is not None
+    assert (killed["matrix"], killed["weights"]) == (whole["matrix"], whole["weights"])
+    assert damaged(folder, killed) == []
+    after = sorted(p.stat().st_mtime_ns for p in (folder / "receipts" / "simulate").iterdir())
+    assert after == finished_before, "a finished simulation was done again"
+    assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_worker_is_replaced_and_its_task_done(small_run, small_settings, tmp_path):
+    folder = tmp_path / "worker"
+    process = start(small_settings, folder)
+    wait_for(lambda: seen(folder, "stage", "simulate"), process, 300)
+    workers = []
+
+    def some_worker() -> bool:
+        workers[:] = [
+            p
+            for p in psutil.Process(process.pid).children(recursive=True)
+            if p.memory_info().rss > 6e8 and p.ppid() != process.pid
+        ]
+        return bool(workers)
+
+    wait_for(some_worker, process, 120)
+    workers[0].send_signal(signal.SIGKILL)
+    assert process.wait(timeout=400) == 0, folder.with_suffix(".log").read_text()
+    one, other = read_manifest(folder), read_manifest(small_run)
+    assert one is not None
+    assert other is not None
+    assert (one["matrix"], one["weights"]) == (other["matrix"], other["weights"])

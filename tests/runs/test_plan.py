@@ -1,0 +1,159 @@
+"""Plans are values: equal inputs give equal digests, and what cannot work is refused before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distcalib import ClusterConfig, Run, RunConfig
+from distcalib.errors import InputError, RunError
+from distcalib.runs.plan import check_resources, make_plan
+
+SERIAL = ClusterConfig(kind="serial")
+
+
+@pytest.fixture
+def config(settings: Path) -> RunConfig:
+    return RunConfig.load(settings)
+
+
+def slices(config: RunConfig, size: int) -> RunConfig:
+    return replace(config, simulation=replace(config.simulation, slice_households=size))
+
+
+def test_the_slices_cover_every_column_once(config):
+    prepared = make_plan(config)
+    covered = []
+    for s in prepared.plan.slices:
+        columns = np.flatnonzero(prepared.assignment.state_fips == s.state_fips)
+        covered += columns[s.start : s.stop].tolist()
+        assert s.size <= 120
+    assert sorted(covered) == list(range(prepared.assignment.n_columns))
+    assert len({s.id for s in prepared.plan.slices}) == len(prepared.plan.slices)
+
+
+def test_what_does_not_change_the_outputs_does_not_change_the_digest(config, small_file, tmp_path):
+    digest = make_plan(config).plan.digest()
+    assert make_plan(config).plan.digest() == digest
+    assert make_plan(replace(config, name="other")).plan.digest() == digest
+    assert make_plan(slices(config, 50)).plan.digest() == digest
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(small_file.read_bytes())
+    assert make_plan(replace(config, microdata=str(copy))).plan.digest() == digest
+
+
+def test_what_changes_the_outputs_changes_the_digest(config):
+    digests = {make_plan(config).plan.digest()}
+    for other in (
+        replace(config, seed=4),
+        replace(config, n_clones=2),
+        replace(config, fit=replace(config.fit, ridge=0.1)),
+        replace(config, simulation=replace(config.simulation, take_up=False)),
+        replace(config, geography=replace(config.geography, districts=("WY-01",))),
+    ):
+        digests.add(make_plan(other).plan.digest())
+    assert len(digests) == 6
+
+
+def test_a_changed_fit_keeps_the_simulation_tasks(config):
+    first, second = (
+        make_plan(config).plan,
+        make_plan(replace(config, fit=replace(config.fit, ridge=0.1))).plan,
+    )
+    assert [s.id for s in first.slices] == [s.id for s in second.slices]
+    third = make_plan(replace(config, seed=4)).plan
+    assert not {s.id for s in first.slices} & {s.id for s in third.slices}
+
+
+def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
+    plan = make_plan(config).plan
+    check_resources(plan, ClusterConfig(memory_limit="4GiB"))
+    with pytest.raises(InputError, match=r"memory_limit.*got '1GiB'.*at least 1\.4 GiB"):
+        check_resources(plan, ClusterConfig(memory_limit="1GiB"))
+
+
+def test_no_disk_space_is_refused_and_nothing_is_written(config, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    with pytest.raises(InputError, match="not enough disk space"):
+        Run(config, tmp_path / "out", SERIAL).execute()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_refused(config, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        with pytest.raises(InputError, match=r"not enough disk space.*1 MB free"):
+            Run(config, disk / "out", SERIAL).execute()
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_folder_of_another_plan_is_refused_and_left_alone(config, tmp_path):
+    folder = tmp_path / "out"
+    run = Run(config, folder, SERIAL)
+    folder.mkdir()
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(InputError, match="is not the plan of a run"):
+        run.prepare()
+    (folder / "plan.json").unlink()
+    plan = run.prepare().plan
+    (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+    assert run.prepare().plan.digest() == plan.digest()
+    with pytest.raises(InputError, match="belongs to another plan") as error:
+        Run(replace(config, seed=8), folder, SERIAL).execute()
+    assert "seed: 3 there, 8 now" in str(error.value)
+    assert [p.name for p in folder.iterdir()] == ["plan.json"]
+
+
+def test_a_resumed_run_keeps_the_slices_of_its_plan(config, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    plan = make_plan(slices(config, 30)).plan
+    (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+    resumed = Run(slices(config, 200), folder, SERIAL).prepare().plan
+    assert resumed.slices == plan.slices
+
+
+def test_a_folder_with_other_things_in_it_is_refused(config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.doc").write_text("precious")
+    with pytest.raises(InputError, match="not empty and holds no plan"):
+        Run(config, tmp_path / "out", SERIAL).execute()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.doc"]
+
+
+def test_a_run_of_other_code_is_refused_with_both_digests_unless_accepted(config, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    stored = make_plan(config).plan
+    other = replace(stored, code={**stored.code, "fit": "0" * 64})
+    (folder / "plan.json").write_text(json.dumps(other.to_json()))
+    with pytest.raises(RunError, match=r"begun by other code \(fit: 000000000000 there, \w{12} now\)"):
+        Run(config, folder, SERIAL).prepare()
+    assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
+
+
+def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, small, tmp_path):
+    import h5py
+
+    path = tmp_path / "own.h5"
+    small.with_columns({"snap": np.ones(small.count("spm_unit"))}).write(path)
+    with h5py.File(path, "r+") as h5:
+        h5["favourite_colour/2024"] = np.ones(3)
+    words = " ".join(make_plan(replace(config, microdata=str(path))).plan.warnings)
+    assert "favourite_colour" in words
+    assert "stored values replace the rules for 1 variables: snap" in words

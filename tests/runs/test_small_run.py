@@ -1,0 +1,242 @@
+"""A real run: worker processes, rules engine, zarr, HDF5, verification; and the same again in other ways."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from distcalib import CalibrationMatrix, ClusterConfig, Run, RunConfig
+from distcalib.cli import main
+from distcalib.errors import RunError
+from distcalib.matrix.blocks import read_block, write_block
+from distcalib.microdata import Microdata
+from distcalib.report.console import accuracy, stage_seconds
+from distcalib.runs.manifest import damaged, read_manifest
+
+
+def facts(folder: Path) -> dict:
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest
+
+
+@pytest.fixture
+def copy(small_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_run, tmp_path / "copy"))
+
+
+@pytest.fixture
+def config(small_settings: Path) -> RunConfig:
+    return RunConfig.load(small_settings)
+
+
+def events_of(run: Run) -> list[dict]:
+    seen: list[dict] = []
+    run.subscribers = [seen.append]
+    run.execute()
+    return seen
+
+
+def test_everything_that_a_run_promises_is_there(small_run):
+    for name in (
+        "plan.json",
+        "events.ndjson",
+        "targets.parquet",
+        "excluded.parquet",
+        "columns.parquet",
+        "fit/weights.npy",
+        "fit/log.csv",
+        "fit/diagnostics.csv",
+        "fit/summary.json",
+        "areas/districts/WY-01.h5",
+        "areas/districts/VT-01.h5",
+        "areas/states/WY.h5",
+        "areas/national/US.h5",
+        "areas/mappings/WY-01.csv",
+        "verify/WY.csv",
+        "verify/targets.csv",
+        "verify/population.csv",
+        "manifest.json",
+    ):
+        assert (small_run / name).is_file(), name
+    manifest = facts(small_run)
+    assert damaged(small_run, manifest) == []
+    assert not [p for p in small_run.rglob("*") if ".tmp" in p.name]
+    stages = {"simulate", "assemble", "fit", "areas", "verify", "verify nation", "start workers"}
+    assert set(stage_seconds(small_run)) == stages
+
+
+def test_weights_are_what_the_files_can_hold(small_run):
+    weights = np.load(small_run / "fit" / "weights.npy")
+    assert weights.dtype == np.float64
+    np.testing.assert_array_equal(weights, weights.astype(np.float32))
+    assert (weights >= 0).all()
+    nation = Microdata.read(small_run / "areas" / "national" / "US.h5")
+    np.testing.assert_array_equal(nation.ids["household"], np.flatnonzero(weights))
+    np.testing.assert_array_equal(nation.weights, weights[weights > 0])
+
+
+def test_the_files_give_what_the_matrix_promised(small_run):
+    table = pd.read_csv(small_run / "verify" / "targets.csv")
+    matrix = CalibrationMatrix.load(small_run)
+    weights = np.load(small_run / "fit" / "weights.npy")
+    assert len(table) == matrix.X.shape[0] > 100
+    np.testing.assert_allclose(table["promised"], matrix.estimate(weights), rtol=1e-12)
+    assert table["ok"].all()
+    assert (table["from_files"] > 0).sum() > 80
+    assert facts(small_run)["verification"]["largest_difference"] <= 1e-6
+
+
+def test_an_output_opens_in_policyengine_with_the_verified_figure(small_run):
+    from policyengine_us import Microsimulation
+
+    file = small_run / "areas" / "districts" / "WY-01.h5"
+    snap = Microsimulation(dataset=str(file)).calculate("snap", 2024).sum()
+    table = pd.read_csv(small_run / "verify" / "targets.csv", dtype=str)
+    row = table[(table["name"] == "state_56/snap")].iloc[0]
+    assert snap > 0
+    assert float(snap) == pytest.approx(float(row["from_files"]), rel=1e-6)
+
+
+def test_the_mapping_names_the_donor_of_every_household(small_run, small):
+    mapping = pd.read_csv(small_run / "areas" / "mappings" / "VT-01.csv")
+    data = Microdata.read(small_run / "areas" / "districts" / "VT-01.h5")
+    np.testing.assert_array_equal(mapping["new_household_id"], data.ids["household"])
+    donor = np.searchsorted(small.ids["household"], mapping["original_household_id"])
+    np.testing.assert_array_equal(small.ids["household"][donor], mapping["original_household_id"])
+    persons = np.bincount(small.links["household"])[donor]
+    np.testing.assert_array_equal(np.bincount(data.links["household"]), persons)
+    columns = pd.read_parquet(small_run / "columns.parquet").set_index("column")
+    np.testing.assert_array_equal(
+        columns.loc[mapping["new_household_id"], "household_id"], mapping["original_household_id"]
+    )
+
+
+def test_one_worker_and_other_slices_give_the_same_digests(small_run, config, tmp_path):
+    other = replace(config, simulation=replace(config.simulation, slice_households=70))
+    again = Run(other, tmp_path / "one", ClusterConfig(workers=1)).execute()
+    first = facts(small_run)
+    blocks = {p.name for p in (small_run / "matrix.zarr" / "blocks").iterdir()}
+    assert not blocks & {p.name for p in (tmp_path / "one" / "matrix.zarr" / "blocks").iterdir()}
+    for name in ("plan", "matrix", "weights"):
+        assert again[name] == first[name]
+    for file, entry in first["files"].items():
+        if file.startswith(("areas/", "fit/weights")):
+            assert again["files"][file]["sha256"] == entry["sha256"], file
+
+
+def test_the_same_command_again_does_no_work(copy, small_settings):
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*") if p.is_file()}
+    result = CliRunner().invoke(main, ["run", str(small_settings), "--output", str(copy)])
+    assert result.exit_code == 0, result.output
+    assert "nothing to do" in result.output
+    assert "start workers" not in result.output.split("nothing to do")[0]
+    changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
+    assert changed <= {"events.ndjson", ".lock"}
+
+
+def test_only_what_is_damaged_is_done_again(copy, config):
+    lost = copy / "areas" / "districts" / "WY-01.h5"
+    before = lost.read_bytes()
+    weights = (copy / "fit" / "weights.npy").stat().st_mtime_ns
+    lost.write_bytes(before[:-10])
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial")))
+    assert lost.read_bytes() == before
+    done = [e["stage"] for e in events if e["event"] == "task"]
+    assert done == ["areas"]
+    assert (copy / "fit" / "weights.npy").stat().st_mtime_ns == weights
+
+
+def test_a_killed_assembly_goes_on_from_its_blocks(copy, config):
+    matrix = facts(copy)["matrix"]
+    shutil.rmtree(copy / "matrix.zarr" / "X")
+    (copy / "manifest.json").unlink()
+    (copy / "fit" / ".123.tmp.weights.npy").write_bytes(b"half")
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial")))
+    assert [e for e in events if e["event"] == "task"] == []
+    assert facts(copy)["matrix"] == matrix
+    assert not (copy / "fit" / ".123.tmp.weights.npy").exists()
+
+
+def test_a_block_that_lies_is_found_and_made_again(copy, config):
+    first = facts(copy)["matrix"]
+    block = next((copy / "matrix.zarr" / "blocks").iterdir())
+    wrong = read_block(block)
+    wrong.data[0] += 1
+    write_block(block, wrong)
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial")))
+    assert [e["stage"] for e in events if e["event"] == "task"] == ["simulate"]
+    assert facts(copy)["matrix"] == first
+
+
+def test_files_that_break_the_promise_fail_the_run(copy, config, monkeypatch):
+    """A state file whose weights moved: the run must fail and name a target, not publish a manifest."""
+    from distcalib.runs import run as module
+
+    path = copy / "areas" / "states" / "WY.h5"
+    monkeypatch.setattr(module, "write_areas", _tampering(path, module.write_areas))
+    shutil.rmtree(copy / "receipts" / "areas")
+    with pytest.raises(RunError, match=r"is not the part of areas/states/WY\.h5"):
+        Run(config, copy, ClusterConfig(kind="serial")).execute()
+    assert not (copy / "manifest.json").exists()
+    without = replace(config, areas=replace(config.areas, districts=False, national=False))
+    shutil.rmtree(copy / "receipts" / "areas")
+    (copy / "plan.json").unlink()
+    for folder in ("districts", "national"):
+        shutil.rmtree(copy / "areas" / folder)
+    _as_new_plan(copy, without)
+    with pytest.raises(RunError, match="do not give what the matrix promised") as error:
+        Run(without, copy, ClusterConfig(kind="serial")).execute()
+    assert "56" in str(error.value)
+    assert not (copy / "manifest.json").exists()
+
+
+def _as_new_plan(folder: Path, config: RunConfig) -> None:
+    from distcalib.runs.plan import make_plan
+
+    (folder / "plan.json").write_text(json.dumps(make_plan(config).plan.to_json()))
+
+
+def _tampering(path: Path, write_areas):
+    def tamper_afterwards(task):
+        result = write_areas(task)
+        if any(a.name == "WY" for a in task.areas):
+            with h5py.File(path, "r+") as h5:
+                h5["household_weight/2024"][0] *= 1.5
+        return result
+
+    return tamper_afterwards
+
+
+def test_two_coordinators_in_one_folder_are_refused(copy, config):
+    import fcntl
+
+    (copy / "manifest.json").unlink()
+    with open(copy / ".lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            Run(config, copy, ClusterConfig(kind="serial")).execute()
+
+
+def test_the_accuracy_table_agrees_with_the_fit(small_run):
+    table = accuracy(small_run)
+    fitted = table[table["status"] == "fit"]
+    summary = json.loads((small_run / "fit" / "summary.json").read_text())
+    assert fitted["targets"].sum() == summary["targets"]
+    share = (fitted["within_5"] * fitted["targets"]).sum() / fitted["targets"].sum()
+    assert share == pytest.approx(summary["fitted"]["within_5"], abs=0.02)
+
+
+def test_the_receipts_tell_what_each_task_cost(small_run):
+    receipts = [json.loads(p.read_text()) for p in (small_run / "receipts" / "simulate").iterdir()]
+    assert sum(r["facts"]["columns"] for r in receipts) == 300
+    assert all(0 < r["seconds"] < 120 and 5e8 < r["peak_bytes"] < 4.3e9 for r in receipts)
+    assert {r["facts"]["state_fips"] for r in receipts} == {50, 56}

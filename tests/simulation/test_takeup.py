@@ -1,0 +1,113 @@
+"""Take-up flags and placement: pure functions of donor, clone and place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distcalib.catalogue import ENTITIES, catalogue
+from distcalib.errors import InputError
+from distcalib.geography import STATE_CODES, assign_geography
+from distcalib.geography.sources import county_shares, districts
+from distcalib.simulation.place import place
+from distcalib.simulation.takeup import drawn_variables, rates
+
+
+@pytest.fixture(scope="module")
+def assignment(small):
+    return assign_geography(small.ids["household"], 4, districts(), county_shares(), 1)
+
+
+def test_every_rate_is_a_share_with_a_source_and_every_state_has_one():
+    table = rates()
+    assert table["rate"].between(0, 1).all()
+    assert (table["source"].str.len() > 10).all()
+    by_state = table[table["by"] == "state"]
+    assert set(by_state["key"]) == set(STATE_CODES.values())
+    for variable in drawn_variables():
+        assert catalogue().variables[variable].is_input
+        assert catalogue().variables[variable].value_type == "bool"
+
+
+def test_splitting_and_reordering_never_changes_a_flag(small, assignment):
+    whole = place(small, assignment, np.arange(assignment.n_columns), seed=9)
+    order = np.random.default_rng(0).permutation(assignment.n_columns)
+    for part in np.array_split(order, 5):
+        piece = place(small, assignment, part, seed=9)
+        for variable in drawn_variables():
+            entity = catalogue().variables[variable].entity
+            at = np.searchsorted(whole.ids[entity], piece.ids[entity])
+            np.testing.assert_array_equal(whole.ids[entity][at], piece.ids[entity])
+            np.testing.assert_array_equal(
+                whole.column(variable)[at], piece.column(variable), err_msg=variable
+            )
+
+
+def test_flags_follow_the_rates(bundled):
+    assignment = assign_geography(bundled.ids["household"], 2, districts(), county_shares(), 1)
+    placed = place(bundled, assignment, np.arange(assignment.n_columns), seed=2)
+    table = rates()
+    for variable in drawn_variables():
+        mine = table[table["variable"] == variable]
+        if (mine["by"] == "").all():
+            share = placed.column(variable).mean()
+            n = len(placed.column(variable))
+            rate = float(mine["rate"].iloc[0])
+            assert abs(share - rate) < 4.5 * np.sqrt(rate * (1 - rate) / n), variable
+    utah = placed.column("state_fips")[placed.household_of["person"]] == 49
+    assert abs(placed.column("takes_up_medicaid_if_eligible")[utah].mean() - 0.53) < 0.08
+
+
+def test_clones_of_one_donor_draw_on_their_own(bundled):
+    assignment = assign_geography(bundled.ids["household"], 2, districts(), county_shares(), 1)
+    n = bundled.count()
+    first = place(bundled, assignment, np.arange(n), seed=2).column("takes_up_snap_if_eligible")
+    second = place(bundled, assignment, np.arange(n, 2 * n), seed=2).column("takes_up_snap_if_eligible")
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+
+
+def test_placed_households_live_where_they_were_placed(small, assignment):
+    columns = np.array([3, 700, 1100])
+    data = place(small, assignment, columns, weights=[1.5, 2.5, 3.5])
+    np.testing.assert_array_equal(data.ids["household"], columns)
+    np.testing.assert_array_equal(data.column("state_fips"), assignment.state_fips[columns])
+    np.testing.assert_array_equal(data.column("congressional_district_geoid"), assignment.cd_geoid[columns])
+    counties = [f"{c:05d}".encode() for c in assignment.county_fips[columns]]
+    assert data.column("county_fips").tolist() == counties
+    assert data.column("household_weight").tolist() == [1.5, 2.5, 3.5]
+    assert "block_geoid" not in data.variables()
+
+
+def test_a_stored_place_or_weight_never_survives(small, assignment):
+    stale = small.with_columns(
+        {
+            "county": np.full(small.count(), "LOS_ANGELES_COUNTY_CA"),
+            "zip_code": np.full(small.count(), "90001"),
+            "person_weight": np.ones(small.count("person")),
+        }
+    )
+    data = place(stale, assignment, np.arange(10))
+    assert not {"county", "zip_code", "person_weight"} & set(data.variables())
+    assert data.digest() == place(small, assignment, np.arange(10)).digest()
+
+
+def test_ids_are_the_same_in_every_selection_and_unique_over_clones(small, assignment):
+    everything = place(small, assignment, np.arange(assignment.n_columns))
+    for entity in ENTITIES:
+        assert len(np.unique(everything.ids[entity])) == everything.count(entity)
+    some = place(small, assignment, np.array([900, 5]))
+    rows = np.searchsorted(everything.ids["person"], some.ids["person"])
+    np.testing.assert_array_equal(everything.column("age")[rows], some.column("age"))
+
+
+def test_flags_can_be_left_as_stored(small, assignment):
+    data = place(small, assignment, np.arange(5), take_up=False)
+    assert not set(drawn_variables()) & set(data.variables())
+
+
+def test_a_rate_for_a_variable_that_does_not_exist_is_an_error(small, assignment, monkeypatch):
+    table = rates().copy()
+    table.loc[table["variable"] == "takes_up_eitc", "variable"] = "takes_up_eitcc"
+    monkeypatch.setattr("distcalib.simulation.takeup.rates", lambda: table)
+    with pytest.raises(InputError, match="did you mean 'takes_up_eitc'"):
+        place(small, assignment, np.arange(5))
