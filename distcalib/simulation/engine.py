@@ -44,7 +44,9 @@ class RulesSimulation:
         """
         entity = catalogue().get(variable, place=self.place).entity
         try:
-            values = self._engine.calculate(variable, self.data.period)
+            # Formulas divide by zero where a later `where` discards the result; what reaches us is checked.
+            with np.errstate(all="ignore"):
+                values = self._engine.calculate(variable, self.data.period)
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
             raise RunError(f"{self.place}: policyengine-us failed on {variable}: {words}") from error
@@ -53,7 +55,8 @@ class RulesSimulation:
 
 def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
     """Return the plain array of what the rules engine gave; raise `RunError` unless finite and complete."""
-    plain = getattr(values, "values", values)  # Microsimulation wraps what it gives in a series
+    # Microsimulation wraps what it gives in a series.
+    plain = values.to_numpy() if hasattr(values, "to_numpy") else values
     array = np.asarray(plain.decode_to_str() if hasattr(plain, "decode_to_str") else plain)
     if array.shape != (count,):
         raise RunError(f"{place}: {variable} has shape {array.shape}, expected ({count},)")
