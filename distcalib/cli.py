@@ -132,5 +132,18 @@ def targets(database: Path | None, raw: Path | None, output: Path | None) -> Non
         click.echo(f"{output}: rebuilt")
 
 
+@data.command("starting-totals")
+@click.option("--run", "folder", type=click.Path(path_type=Path), required=True, help="Folder of a run.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+def starting(folder: Path, output: Path) -> None:
+    """Write what the microdata of a run give for national quantities before any calibration."""
+    from distcalib.report.starting import starting_totals
+    from distcalib.storage import publish
+
+    table = starting_totals(folder)
+    publish(output, lambda path: table.to_csv(path, index=False))
+    click.echo(f"{output}: {len(table)} totals")
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,79 @@
+"""The local cluster: warm workers, closed to the network, replaced when they die."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+
+from distcalib import ClusterConfig
+from distcalib.cluster.local import local_client, worker_count
+from distcalib.runs.execute import choose_resource
+
+
+@pytest.fixture(scope="module")
+def client():
+    with local_client(ClusterConfig(workers=2)) as client:
+        yield client
+
+
+def state_of_worker() -> dict:
+    import sys
+
+    from distcalib.simulation import warm
+
+    return {
+        "pid": os.getpid(),
+        "loaded": "policyengine_us" in sys.modules,
+        "error": warm.ERROR,
+        "omp": os.environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def test_workers_start_with_the_rules_engine_loaded(client):
+    for state in client.run(state_of_worker).values():
+        assert state["loaded"]
+        assert state["error"] is None
+        assert state["omp"] == "1"
+
+
+def test_nothing_listens_beyond_the_loopback_address(client):
+    assert client.scheduler.address.startswith("tcp://127.0.0.1:")
+    here = psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                assert connection.laddr.ip == "127.0.0.1", connection
+    assert (
+        client.dashboard_link in ("", None)
+        or "None" in client.dashboard_link
+        or ":0/" in client.dashboard_link
+    )
+
+
+def test_the_fit_asks_for_a_resource_that_a_worker_has(client):
+    assert choose_resource(client) == "FIT"
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    assert any("FIT" in w["resources"] for w in workers)
+
+
+def test_a_killed_worker_comes_back_warm(client):
+    before = {s["pid"] for s in client.run(state_of_worker).values()}
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(victim)] if psutil.pid_exists(victim) else [], timeout=20)
+    client.wait_for_workers(2, timeout=60)
+    result = client.submit(state_of_worker, pure=False).result(timeout=60)
+    assert result["loaded"]
+    pids = {s["pid"] for s in client.run(state_of_worker).values()}
+    assert victim not in pids
+
+
+def test_as_many_workers_as_memory_holds(monkeypatch):
+    assert worker_count(ClusterConfig(workers=7)) == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    total = psutil.virtual_memory().total
+    assert worker_count(ClusterConfig(memory_limit="4GiB")) == min(64, total // 2**32)
+    assert worker_count(ClusterConfig(memory_limit="900GiB")) == 1
