@@ -1,4 +1,4 @@
-"""The rules engine itself: a task and a published file give the same values, and no failure becomes a zero."""
+"""The rules engine: a task and a published file give the same values; no failure becomes a zero."""
 
 from __future__ import annotations
 
