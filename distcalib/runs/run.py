@@ -152,8 +152,8 @@ class Run:
     def _assemble(self, blocks: list[Receipt]) -> str:
         """Sum the blocks into X in this process; equal blocks give equal bytes whatever their cut."""
         task_id = digest_of(sorted(digest for r in blocks for digest in r.outputs.values()))
-        with self._timed("assemble", 1):
-            done = verified(self.folder, "assemble", task_id)
+        done = verified(self.folder, "assemble", task_id)
+        with self._timed("assemble", 1, reused=int(done is not None)):
             if done is None:
                 began = time.perf_counter()
                 matrix = assemble([self.folder / path for r in blocks for path in r.outputs])
@@ -248,6 +248,10 @@ class Run:
                 inputs, digest_of({**depends, "files": held}), nation, tuple(s for s, _ in states)
             )
             self._stage("verify nation", verify_nation, [task])
+        totals = pd.concat(
+            [pd.read_csv(self.folder / path) for r in receipts for path in r.outputs if "areas" in path]
+        )
+        publish(self.folder / "verify/areas.csv", lambda p: totals.to_csv(p, index=False))
         population = {name: n for r in receipts for name, n in r.facts["population"].items()}
         return self._judge(plan, weights, population)
 

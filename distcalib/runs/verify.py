@@ -11,7 +11,7 @@ import pandas as pd
 
 from distcalib.areas.stack import Area
 from distcalib.errors import RunError
-from distcalib.matrix.measures import Rows, evaluate, scatter
+from distcalib.matrix.measures import Measure, Rows, evaluate, scatter
 from distcalib.microdata.model import Microdata
 from distcalib.runs.tasks import Inputs, finished
 from distcalib.simulation.engine import open_published
@@ -83,9 +83,11 @@ def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
     strangers = np.setdiff1d(np.unique(district), [a.code for a in task.districts])
     if task.districts and strangers.size:
         raise RunError(f"{task.state.file}: households in {strangers.tolist()}, which has no file of its own")
-    target = f"verify/{task.state.name}.csv"
+    target, by_area = f"verify/{task.state.name}.csv", f"verify/areas/{task.state.name}.csv"
     publish(run / target, lambda p: out.to_csv(p, index=False))
-    return [target], {"population": population, "rows": len(out)}
+    totals = _totals([rows.measures[m] for m in which], table, weights, district, task)
+    publish(run / by_area, lambda p: totals.to_csv(p, index=False))
+    return [target, by_area], {"population": population, "rows": len(out)}
 
 
 @finished
@@ -149,6 +151,23 @@ def compare(run: Path, matrix: Any, weights: np.ndarray, tolerance: float) -> pd
     out["difference"] = gap / out["scale"].where(out["scale"] > 0, 1.0)
     out["ok"] = gap <= tolerance * out["scale"]
     return out
+
+
+def _totals(
+    measures: list[Measure], table: np.ndarray, weights: np.ndarray, district: np.ndarray, task: VerifyTask
+) -> pd.DataFrame:
+    """Weighted totals of every unconstrained measure for the state and each district, long form."""
+    plain = [i for i, measure in enumerate(measures) if not measure.constraints]
+    weighted = table[:, plain].astype(np.float64) * weights[:, None]
+    names = {a.code: a.name for a in task.districts}
+    codes = sorted(names)
+    sums = [weighted[district == code].sum(axis=0) for code in codes]
+    parts = pd.DataFrame(
+        [weighted.sum(axis=0), *sums],
+        index=[task.state.name, *(names[code] for code in codes)],
+        columns=[measures[i].variable for i in plain],
+    )
+    return parts.rename_axis("area").reset_index().melt("area", var_name="variable", value_name="from_file")
 
 
 def _concerns(rows: Rows, state_fips: int) -> np.ndarray:

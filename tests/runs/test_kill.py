@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow
 
 def start(settings: Path, folder: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", str(folder)]
-    log = open(folder.with_suffix(".log"), "a")  # noqa: SIM115
-    return subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
+    with open(folder.with_suffix(".log"), "a") as log:
+        return subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
 
 
 def seen(folder: Path, event: str, stage: str) -> bool:

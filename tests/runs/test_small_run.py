@@ -102,8 +102,11 @@ def test_an_output_opens_in_policyengine_with_the_verified_figure(small_run):
     snap = Microsimulation(dataset=str(file)).calculate("snap", 2024).sum()
     table = pd.read_csv(small_run / "verify" / "targets.csv", dtype=str)
     row = table[(table["name"] == "state_56/snap")].iloc[0]
+    totals = pd.read_csv(small_run / "verify" / "areas.csv").set_index(["area", "variable"])["from_file"]
     assert snap > 0
     assert float(snap) == pytest.approx(float(row["from_files"]), rel=1e-6)
+    assert float(snap) == pytest.approx(totals["WY-01", "snap"], rel=1e-6)
+    assert totals["WY", "snap"] == pytest.approx(totals["WY-01", "snap"], rel=1e-12)
 
 
 def test_the_mapping_names_the_donor_of_every_household(small_run, small):

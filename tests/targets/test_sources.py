@@ -153,9 +153,9 @@ def test_known_figures_are_in_the_table_with_their_unit(table):
 def test_statuses_of_the_programmes_that_the_microdata_miss(table):
     status = table[table["geo_level"] == "national"].set_index(["variable", "constraints"])["status"]
     top = "adjusted_gross_income>=1000000&tax_unit_is_filer==1"
-    assert status["ssi", ""] == "check"
+    assert status["taxable_interest_income", "tax_unit_is_filer==1"] == "check"
     assert status["adjusted_gross_income", top] == "check"
-    assert status["tax_unit_count", top] == "check"
+    assert status["aca_ptc", ""] == "check"
     assert status["person_count", "medicaid_enrolled==True"] == "fit"
     assert status["household_count", "snap>0"] == "fit"
     assert status["interest_income", ""] == "excluded"
