@@ -118,6 +118,8 @@ def targets(database: Path | None, raw: Path | None, output: Path | None) -> Non
     if (raw is None) == (database is None) or (raw is None) != (output is None):
         raise click.UsageError("give --database FILE, or --raw FOLDER with --output FOLDER")
     if database is not None:
+        if database.exists():
+            raise click.UsageError(f"{database} exists; give a new file")
         from distcalib.targets.database import write_database_file
         from distcalib.targets.sources import bundled_targets
 

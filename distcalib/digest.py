@@ -73,15 +73,24 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
 
 @cache
 def code_digest(*rooms: str) -> str:
-    """Return the digest of what the named rooms or modules (``matrix``, ``runs/verify`` ...) do.
+    """Return the digest of what the named rooms, modules or tables do.
 
     It is taken over the syntax trees without comments and docstrings, so that a change of wording is no
-    change of code. Sub-packages are included.
+    change of code; over the bytes of a table. Sub-packages are included.
+
+    Parameters
+    ----------
+    *rooms
+        ``matrix``, ``runs/verify``, ``simulation/bundled/take_up.csv`` ...
     """
     root = resources.files("distcalib")
     parts: list[str] = []
     for room in sorted(rooms):
         folder = root.joinpath(room)
+        if folder.is_file():
+            # A table that decides what the code does, named with its suffix.
+            parts.append(f"{room}:{hashlib.sha256(folder.read_bytes()).hexdigest()}")
+            continue
         files = sorted(_python_files(folder), key=str) if folder.is_dir() else [root.joinpath(f"{room}.py")]
         for file in files:
             parts.append(f"{room}/{file.name}:{_tree_digest(file.read_text(encoding='utf-8'))}")

@@ -50,6 +50,11 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def folder_bytes(folder: str | Path) -> int:
+    """Return the bytes of all files below a folder; 0 when there is none."""
+    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+
+
 def need_space(folder: str | Path, needed: int) -> None:
     """Raise `InputError` unless the disk of `folder` has `needed` bytes free."""
     place = Path(folder).absolute()

@@ -35,6 +35,13 @@ def worker_count(config: ClusterConfig) -> int:
     return max(1, min(os.cpu_count() or 1, int(fits)))
 
 
+def warm_error() -> str | None:
+    """Return the last line of why the warm-up of this worker's fork server failed, if it did."""
+    from distcalib.simulation import warm
+
+    return warm.ERROR.strip().splitlines()[-1] if warm.ERROR else None
+
+
 @contextmanager
 def local_client(config: ClusterConfig) -> Iterator[Client]:
     """Start worker processes and give a client; everything is gone afterwards.
@@ -70,6 +77,8 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
                     host="127.0.0.1",
                     memory_limit=memory_bytes(config.memory_limit),
                     dashboard_address=None,
+                    # No address alone would still serve a dashboard, without authentication, on port 8787.
+                    scheduler_kwargs={"dashboard": False},
                     local_directory=scratch,
                     resources={"FIT": 1},
                     silence_logs=40,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -100,6 +101,8 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
         raise InputError("has the wrong type", place=where, value=value, expected=words)
     if value is None:
         return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError("is not a finite number", place=where, value=value, expected="a finite number")
     choices = rules.get("choices")
     if choices and value not in choices:
         raise InputError(
@@ -120,6 +123,9 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
 
 
 def _as(value: Any, option: Any) -> tuple[bool, Any]:
+    if isinstance(option, types.UnionType):
+        tried = (_as(value, each) for each in typing.get_args(option))
+        return next((t for t in tried if t[0]), (False, None))
     origin = typing.get_origin(option)
     if origin is tuple:
         inner = typing.get_args(option)[0]

@@ -25,7 +25,7 @@ class GeographyConfig:
     """How clones are placed."""
 
     congress: int = setting(119, "Congress whose districts are meant", least=119, most=119)
-    districts: tuple[str, ...] | None = setting(
+    districts: tuple[str | int, ...] | None = setting(
         None, "only these districts (any spelling); null: all of them"
     )
 
@@ -105,10 +105,13 @@ class RunConfig:
         """
         raw, place = _read_yaml(name_or_path, presets())
         config = read_settings(cls, raw, place)
+        # A path in a file is relative to that file, so a run does not depend on where it is started.
+        base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
         if config.microdata != "bundled":
-            # A path in a file is relative to that file, so a run does not depend on where it is started.
-            base = Path(name_or_path).parent if Path(name_or_path).suffix else Path()
             config = replace(config, microdata=str(base / config.microdata))
+        database = config.targets.database
+        if database != "bundled" and "://" not in database:
+            config = replace(config, targets=replace(config.targets, database=str(base / database)))
         return config
 
 
@@ -145,14 +148,14 @@ def memory_bytes(text: str, place: object = None) -> int:
     number = words.rstrip("BGIKM")
     unit = words[len(number) :] or "B"
     try:
-        amount = float(number) * units[unit]
-    except (KeyError, ValueError):
+        amount = int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
         raise InputError(
             "is not an amount of memory", place=place, value=text, expected="such as 4GiB"
         ) from None
     if amount <= 0:
         raise InputError("is not an amount of memory", place=place, value=text, expected="more than 0")
-    return int(amount)
+    return amount
 
 
 def presets() -> dict[str, str]:
@@ -178,7 +181,10 @@ def _read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object,
                 expected="a YAML file" + (f" or a preset ({', '.join(sorted(named))})" if named else ""),
                 choices=[*named, *(str(p) for p in Path().glob("*.yaml"))],
             )
-        source, place = path.read_text(encoding="utf-8"), text
+        try:
+            source, place = path.read_text(encoding="utf-8"), text
+        except UnicodeDecodeError:
+            raise InputError("is not text in UTF-8", place=text) from None
     try:
         return yaml.safe_load(source), place
     except yaml.YAMLError as error:

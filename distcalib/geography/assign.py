@@ -137,14 +137,16 @@ def draw_districts(household_id: ArrayLike, n_clones: int, shares: ArrayLike, se
 def inclusion(shares: ArrayLike, n_clones: int) -> NDArray[np.float64]:
     """Expected number of a household's clones that land in each district, shape (d,).
 
-    For successive sampling with unequal shares the probabilities have no closed form; the first-order
-    approximation ``1 - exp(-t p)`` with t solved so that they sum to the sample size is used (Rosen 1972;
-    Hajek 1964). It is exact for equal shares and when every district is drawn.
+    For one clone these are the shares. For more, successive sampling with unequal shares has no closed form;
+    the first-order approximation ``1 - exp(-t p)`` with t solved so that they sum to the sample size is used
+    (Rosen 1972; Hajek 1964). It is exact for equal shares and when every district is drawn.
     """
     p = np.asarray(shares, dtype=np.float64)
     rounds, rest = divmod(n_clones, len(p))
     expected = np.full(len(p), float(rounds))
-    if rest:
+    if rest == 1:
+        expected += p
+    elif rest:
         t = brentq(lambda t: -np.expm1(-t * p).sum() - rest, 0.0, 1e9, xtol=1e-12)
         expected += -np.expm1(-t * p)
     return expected

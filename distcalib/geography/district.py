@@ -11,6 +11,9 @@ from distcalib.geography.states import STATE_CODES, STATE_FIPS
 
 CURRENT_CONGRESS = 119
 
+# States with one district, and DC (119th Congress; unchanged since the 118th).
+ONE_DISTRICT = {2, 10, 11, 38, 46, 50, 56}
+
 # Delegate and at-large districts are written 00 or 98 by the Census Bureau and 01 in PolicyEngine's data.
 _AT_LARGE = {0, 98, 99}
 
@@ -99,6 +102,8 @@ class District:
             raise InputError("not a congressional district", value=text, expected=_EXPECTED)
         if fips not in STATE_CODES:
             raise InputError("unknown state FIPS code", value=text, expected=_EXPECTED, choices=STATE_CODES)
+        if number in _AT_LARGE and fips not in ONE_DISTRICT:
+            raise InputError(f"{STATE_CODES[fips]} has no at-large district", value=text, expected=_EXPECTED)
         geoid = fips * 100 + (1 if number in _AT_LARGE else number)
         valid = set(known)
         if valid and geoid not in valid:

@@ -97,9 +97,9 @@ def read_block(path: str | Path) -> sparse.csr_array:
         attributes = dict(group.attrs)
         if (attributes.get("encoding-type"), attributes.get("encoding-version")) != ("csr_matrix", "0.1.0"):
             raise RunError(f"{path}: not a CSR group of encoding 0.1.0")
-        n_rows, n_columns = attributes["shape"]
+        n_rows, n_columns = (int(n) for n in attributes["shape"])
         data, indices, indptr = (np.asarray(group[name][:]) for name in ("data", "indices", "indptr"))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(f"{path}: cannot be read as a sparse block ({error})") from error
     if len(indptr) != n_rows + 1 or indptr[-1] != len(data) or len(data) != len(indices):
         raise RunError(f"{path}: the arrays of this block do not fit each other")

@@ -116,7 +116,10 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
         else:
             # Columns that policyengine-us does not know are ignored by it; the plan names them.
             continue
-        values[entity][path] = normalise(array)
+        try:
+            values[entity][path] = normalise(array)
+        except TypeError as error:
+            raise InputError(str(error), place=f"{file}: {path}", value=str(array.dtype)) from None
     data = Microdata(period=year, ids=ids, links=links, values=values)
     validate(data, file)
     return data
@@ -129,6 +132,13 @@ def unknown_columns(path: str | Path) -> list[str]:
 
 
 def _integers(array: np.ndarray, name: str, file: Path) -> np.ndarray:
+    if array.ndim != 1:
+        raise InputError(
+            "is not a column of ids",
+            place=f"{file}: {name}",
+            value=f"shape {array.shape}",
+            expected="one id a unit",
+        )
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.floor(array)).any():
             raise InputError(

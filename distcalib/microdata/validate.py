@@ -93,6 +93,16 @@ def validate(data: Microdata, place: object) -> None:
                     place=f"{place}: {path}",
                     expected=f"one value a {entity}",
                 )
+            expected = catalogue().variables[path.split("/")[0]].value_type
+            if (array.dtype.kind in "S") != (expected in ("str", "Enum")) and not (
+                expected == "Enum" and array.dtype.kind in "iu"
+            ):
+                raise InputError(
+                    "has values of another type",
+                    place=f"{place}: {path}",
+                    value=str(array.dtype),
+                    expected=f"values of type {expected}",
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = np.flatnonzero(~np.isfinite(array))
                 raise InputError(

@@ -81,6 +81,9 @@ class Progressing:
             self._advance()
         elif kind == "stage_done":
             self._finish(event)
+        elif kind == "stage_failed" and self._progress is not None:
+            self._progress.stop()
+            self._progress = None
         elif kind == "warning":
             self.console.print(f"warning: {event['text']}", markup=False)
         elif kind == "nothing_to_do":

@@ -21,7 +21,8 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
     """Return the manifest, or None when there is none that can be read."""
     try:
         found: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found["plan"], found["files"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return found
 

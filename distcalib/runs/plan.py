@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 import distcalib
+from distcalib.catalogue import catalogue
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.digest import code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
@@ -28,22 +29,24 @@ from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
 from distcalib.simulation.engine import check_version, engine_version
+from distcalib.simulation.place import GEOGRAPHY
+from distcalib.simulation.takeup import drawn_variables
 from distcalib.targets.choose import Targets, load_targets
+from distcalib.targets.constraints import parse_constraints
+from distcalib.targets.database import without_password
+
+# Settings that say where inputs are or how work is cut; contents have digests of their own.
+INCIDENTAL = ("name", "microdata", "targets.database", "simulation.slice_households")
 
 # What each stage's output depends on, by room; a change there makes its old outputs another task's.
+_TABLES = ("simulation/bundled/catalogue.json.gz", "simulation/bundled/take_up.csv")
+_PLACED = ("catalogue", "geography", "microdata", "random", "runs/tasks", "simulation", *_TABLES)
 ROOMS = {
-    "simulate": (
-        "catalogue",
-        "geography",
-        "matrix",
-        "microdata",
-        "random",
-        "simulation",
-        "targets/constraints",
-    ),
-    "fit": ("fit", "random"),
-    "areas": ("areas", "catalogue", "geography", "microdata", "random", "simulation"),
-    "verify": ("areas", "matrix", "microdata", "runs/verify", "simulation"),
+    "simulate": (*_PLACED, "matrix", "targets/constraints"),
+    "assemble": ("matrix/blocks",),
+    "fit": ("fit", "random", "runs/tasks"),
+    "areas": (*_PLACED, "areas"),
+    "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints"),
 }
 
 # Cost of a simulation task, measured on 2 shared cores with all bundled targets: a fixed part and a part for
@@ -115,14 +118,16 @@ class Plan:
     def digest(self) -> str:
         """Digest of what decides the outputs: not the name, and not how they are cut into tasks."""
         run = asdict(self.run)
-        for incidental in ("name", "microdata"):
-            run.pop(incidental)
-        run["simulation"].pop("slice_households")
+        for incidental in INCIDENTAL:
+            section, _, key = incidental.rpartition(".")
+            (run[section] if section else run).pop(key)
         return digest_of([run, self.inputs, self.versions, self.code, self.engine])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, with its digest."""
-        return {**json.loads(json.dumps(asdict(self))), "digest": self.digest()}
+        plain = json.loads(json.dumps(asdict(self)))
+        plain["run"]["targets"]["database"] = without_password(self.run.targets.database)
+        return {**plain, "digest": self.digest()}
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,13 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
 
     file = microdata_path(config)
     source = Microdata.read(file, config.period)
+    if "age" not in source.variables():
+        raise InputError(
+            f"lacks a column that every rule needs, for {config.period}",
+            place=file,
+            value="age",
+            expected="age",
+        )
     table = _chosen_districts(config, districts())
     national = float(districts()["population"].sum())
     assignment = assign_geography(
@@ -178,15 +190,28 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     columns = assignment.frame(source.ids["household"])
     columns["initial_weight"] = initial_weights(assignment, source.weights, table, national)
 
+    _check_records(config, len(columns))
     warnings = list(targets.warnings)
+    absent = _absent_inputs(targets, source)
+    if absent:
+        warnings.append(
+            f"targets ask for {len(absent)} inputs that the microdata lack, so every unit has the rules "
+            f"engine's default: {_some(absent)}"
+        )
     ignored = unknown_columns(file)
     if ignored:
         warnings.append(f"policyengine-us ignores {len(ignored)} columns of the microdata: {_some(ignored)}")
     stored = overridden_variables(source)
     if stored:
         warnings.append(f"stored values replace the rules for {len(stored)} variables: {_some(stored)}")
-    crowded = config.n_clones > len(table)
-    if crowded:
+    other_years = sorted(
+        {p for t in source.values.values() for p in t if not p.endswith(f"/{source.period}")}
+    )
+    if other_years:
+        warnings.append(
+            f"{len(other_years)} columns of other periods are carried along: {_some(other_years)}"
+        )
+    if config.n_clones > len(table):
         warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
 
     inputs = {
@@ -227,6 +252,33 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
         )
 
 
+def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
+    """Return the inputs that measures need and the microdata do not hold; the placement sets some itself."""
+    rows = targets.rows.drop_duplicates(["variable", "constraints"])
+    needed = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | set(
+        rows["variable"]
+    )
+    known = catalogue().variables
+    inputs = {v for v in needed if v in known and known[v].is_input}
+    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn_variables()))
+
+
+def _check_records(config: RunConfig, columns: int) -> None:
+    """Refuse now a record budget that the fit would refuse after all simulation."""
+    records = config.fit.records
+    if records is not None and records > columns:
+        raise InputError(
+            "is more than the columns of the run",
+            place="fit.records",
+            value=records,
+            expected=f"at most {columns}",
+        )
+    if records is not None and records < columns and config.fit.epochs == 0:
+        raise InputError(
+            "needs gates to choose the records", place="fit.epochs", value=0, expected="more than 0"
+        )
+
+
 def _chosen_districts(config: RunConfig, table: pd.DataFrame) -> pd.DataFrame:
     if config.geography.districts is None:
         return table
@@ -234,9 +286,17 @@ def _chosen_districts(config: RunConfig, table: pd.DataFrame) -> pd.DataFrame:
     chosen = []
     for text in config.geography.districts:
         try:
-            chosen.append(District.parse(text, known=known).geoid)
+            district = District.parse(text, config.geography.congress, known)
         except InputError as error:
             raise InputError(str(error), place="run.yaml: geography.districts") from None
+        if district.congress != config.geography.congress:
+            raise InputError(
+                f"is a district of the {district.congress}th Congress",
+                place="run.yaml: geography.districts",
+                value=text,
+                expected=f"a district of the {config.geography.congress}th",
+            )
+        chosen.append(district.geoid)
     if not chosen:
         raise InputError(
             "is empty", place="run.yaml: geography.districts", expected="districts, or null for all"

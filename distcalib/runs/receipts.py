@@ -52,9 +52,10 @@ def write_receipt(run: Path, receipt: Receipt) -> None:
 def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
     """Return the receipt of a task, or None when there is none that can be read."""
     try:
-        return Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
+        found = Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    return found if (found.stage, found.id) == (stage, task_id) else None
 
 
 def output_digest(run: Path, path: str) -> str | None:

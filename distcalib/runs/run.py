@@ -25,11 +25,11 @@ from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
-from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
+from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, check_resources, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.tasks import AreaTask, FitTask, Inputs, SimulateTask, fit, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
-from distcalib.storage import need_space, publish, write_json
+from distcalib.storage import folder_bytes, need_space, publish, write_json
 
 
 @dataclass
@@ -60,6 +60,7 @@ class Run:
         self.folder = Path(self.folder)
         self._stack = ExitStack()
         self._executor: Executor | None = None
+        self._used: set[str] = set()
         self._resource: str | None = None
 
     @property
@@ -86,15 +87,24 @@ class Run:
         prepared = make_plan(self.config, cuts)
         if stored:
             self._same_plan(stored, prepared.plan)
-        elif self.folder.exists() and any(p.name not in {".lock"} for p in self.folder.iterdir()):
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise InputError("the output folder is a file", place=self.folder, expected="a folder")
+        elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
             raise InputError(
                 "the output folder is not empty and holds no plan",
                 place=self.folder,
                 expected="a new folder, or the folder of an earlier run",
             )
-        check_resources(prepared.plan, self.cluster)
-        need_space(self.folder, prepared.plan.facts["bytes"])
+        if not self._finished(prepared.plan):
+            check_resources(prepared.plan, self.cluster)
+            need_space(self.folder, prepared.plan.facts["bytes"] - folder_bytes(self.folder))
         return prepared
+
+    def _finished(self, plan: Plan) -> bool:
+        manifest = read_manifest(self.folder)
+        return (
+            manifest is not None and manifest["plan"] == plan.digest() and not damaged(self.folder, manifest)
+        )
 
     def execute(self, prepared: Prepared | None = None) -> dict[str, Any]:
         """Carry the run out and return its summary, as the manifest holds it.
@@ -102,12 +112,23 @@ class Run:
         Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
         """
         prepared = prepared or self.prepare()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder), self._stack:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            words = error.strerror or str(error)
+            raise InputError(
+                f"cannot be made ({words})", place=self.folder, expected="a folder to write in"
+            ) from None
+        with _locked(self.folder), ExitStack() as self._stack:
+            # Another process may have been here since the plan was made.
+            stored = self._stored_plan()
+            if stored is not None:
+                self._same_plan(stored, prepared.plan)
+            self._executor = None
             self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
             plan = prepared.plan
-            manifest = read_manifest(self.folder)
-            if manifest and manifest["plan"] == plan.digest() and not damaged(self.folder, manifest):
+            if self._finished(plan):
+                manifest = read_manifest(self.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
                 return manifest
             (self.folder / "manifest.json").unlink(missing_ok=True)
@@ -117,6 +138,7 @@ class Run:
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
             summary = self._stages(prepared)
             summary["seconds"] = round(time.perf_counter() - began, 1)
+            self._keep_only(self._used)
             write_manifest(self.folder, summary)
             self.events.emit("done", seconds=summary["seconds"])
             return read_manifest(self.folder) or {}
@@ -124,7 +146,7 @@ class Run:
     def _stages(self, prepared: Prepared) -> dict[str, Any]:
         plan, inputs = prepared.plan, self._inputs(prepared.plan)
         blocks = self._simulate(plan, inputs)
-        matrix_digest = self._assemble(blocks)
+        matrix_digest = self._assemble(blocks, plan.code["assemble"])
         weights_receipt = self._fit(plan, inputs, matrix_digest)
         weights = np.load(self.folder / "fit" / "weights.npy")
         weights_digest = digest_arrays({"weights": weights})
@@ -149,9 +171,10 @@ class Run:
         tasks.sort(key=lambda t: (t.start - t.stop, t.state_fips, t.start))
         return self._stage("simulate", simulate_slice, tasks)
 
-    def _assemble(self, blocks: list[Receipt]) -> str:
+    def _assemble(self, blocks: list[Receipt], code: str) -> str:
         """Sum the blocks into X in this process; equal blocks give equal bytes whatever their cut."""
-        task_id = digest_of(sorted(digest for r in blocks for digest in r.outputs.values()))
+        parts = sorted(digest for r in blocks for digest in r.outputs.values())
+        task_id = digest_of({"stage": "assemble", "code": code, "blocks": parts})
         done = verified(self.folder, "assemble", task_id)
         with self._timed("assemble", 1, reused=int(done is not None)):
             if done is None:
@@ -166,6 +189,7 @@ class Run:
                     round(time.perf_counter() - began, 3),
                 )
                 write_receipt(self.folder, done)
+        self._used |= {f"receipts/assemble/{task_id}.json"}
         return done.outputs["matrix.zarr/X"]
 
     def _fit(self, plan: Plan, inputs: Inputs, matrix_digest: str) -> Receipt:
@@ -233,7 +257,12 @@ class Run:
             self.events.emit("warning", text="no state files, so the targets are not recomputed from files")
             return {"targets": 0, "note": "areas.states is false"}
         files = {path: digest for r in areas for path, digest in r.outputs.items()}
-        depends = {"stage": "verify", "code": plan.code["verify"], "rows": plan.inputs["rows"]}
+        depends = {
+            "stage": "verify",
+            "code": plan.code["verify"],
+            "rows": plan.inputs["rows"],
+            "policyengine-us": plan.versions["policyengine-us"],
+        }
         tasks: list[Any] = []
         for state, districts in states:
             parts = districts if plan.run.areas.districts else ()
@@ -308,13 +337,20 @@ class Run:
                         seconds=receipt.seconds,
                         peak_bytes=receipt.peak_bytes,
                     )
-        return [r for t in tasks if (r := found[t.id]) is not None]
+        receipts = [r for t in tasks if (r := found[t.id]) is not None]
+        self._used |= {f"receipts/{r.stage}/{r.id}.json" for r in receipts}
+        self._used |= {path for r in receipts for path in r.outputs}
+        return receipts
 
     @contextmanager
     def _timed(self, stage: str, tasks: int, reused: int = 0) -> Iterator[None]:
         began = time.perf_counter()
         self.events.emit("stage", stage=stage, tasks=tasks, reused=reused)
-        yield
+        try:
+            yield
+        except BaseException:
+            self.events.emit("stage_failed", stage=stage, seconds=round(time.perf_counter() - began, 2))
+            raise
         self.events.emit("stage_done", stage=stage, seconds=round(time.perf_counter() - began, 2))
 
     def _start_executor(self) -> Executor:
@@ -322,10 +358,12 @@ class Run:
             if self.cluster.kind == "serial":
                 self._executor = SerialExecutor()
             else:
-                from distcalib.cluster.local import local_client
+                from distcalib.cluster.local import local_client, warm_error
 
                 with self._timed("start workers", self.workers):
                     client = self._stack.enter_context(local_client(self.cluster))
+                for failure in {e for e in client.run(warm_error).values() if e} if self.cluster.warm else ():
+                    self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 self._resource = choose_resource(client)
                 self._executor = DaskExecutor(client)
         return self._executor
@@ -335,21 +373,24 @@ class Run:
             run=str(self.folder.absolute()),
             microdata=str(microdata_path(plan.run).absolute()),
             microdata_digest=plan.inputs["microdata"],
+            rows_digest=plan.inputs["rows"],
+            assignment_digest=plan.inputs["assignment"],
             period=plan.run.period,
             seed=plan.run.seed,
             take_up=plan.run.simulation.take_up,
         )
 
     def _write_plan(self, prepared: Prepared) -> None:
+        # The plan first: a folder with a plan can be taken up whatever else is missing. The tables are
+        # written anew each time, since equal plans give equal tables and a damaged one is mended so.
+        if self._stored_plan() is None or self.accept_code:
+            write_json(self.folder / "plan.json", prepared.plan.to_json())
         for name, table in (
             ("targets.parquet", prepared.targets.rows),
             ("excluded.parquet", prepared.targets.excluded),
             ("columns.parquet", prepared.columns),
         ):
-            if not (self.folder / name).exists() or self._stored_plan() is None:
-                publish(self.folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
-        if self._stored_plan() is None or self.accept_code:
-            write_json(self.folder / "plan.json", prepared.plan.to_json())
+            publish(self.folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
 
     def _stored_plan(self) -> dict[str, Any] | None:
         path = self.folder / "plan.json"
@@ -357,7 +398,8 @@ class Run:
             return None
         try:
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            stored["slices"], stored["digest"], stored["code"]
+            for part in ("slices", "digest", "code", "run", "inputs", "versions", "engine"):
+                stored[part]
         except (ValueError, KeyError, TypeError):
             raise InputError(
                 "is not the plan of a run", place=path, expected="a plan.json that distcalib wrote"
@@ -371,7 +413,7 @@ class Run:
         parts = ("inputs", "versions", "engine")
         other = [p for p in parts if stored[p] != new[p]]
         settings = _differences(stored["run"], new["run"])
-        for incidental in ("name", "microdata", "simulation.slice_households"):
+        for incidental in INCIDENTAL:
             settings.pop(incidental, None)
         if other or settings:
             what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()]
@@ -393,6 +435,18 @@ class Run:
                 f"{self.folder} was begun by other code ({'; '.join(changed)}); "
                 "use --accept-code to go on: what that code changed is done again"
             )
+
+    def _keep_only(self, used: set[str]) -> None:
+        """Remove blocks, area files and receipts of an earlier attempt that this plan does not use."""
+        for receipt in self.folder.glob("receipts/*/*.json"):
+            if receipt.relative_to(self.folder).as_posix() not in used:
+                receipt.unlink()
+        for block in self.folder.glob("matrix.zarr/blocks/*"):
+            if block.relative_to(self.folder).as_posix() not in used:
+                shutil.rmtree(block)
+        for file in self.folder.glob("areas/*/*"):
+            if file.relative_to(self.folder).as_posix() not in used:
+                file.unlink()
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written; no such name is ever read."""

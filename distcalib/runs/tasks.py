@@ -24,6 +24,7 @@ from distcalib.runs.receipts import Receipt, output_digest, verified, write_rece
 from distcalib.simulation.engine import simulate
 from distcalib.simulation.place import place
 from distcalib.storage import publish, write_json
+from distcalib.targets.choose import rows_digest
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Inputs:
         The run folder.
     microdata, microdata_digest
         File of the donors and its content digest.
+    rows_digest, assignment_digest
+        Digests of what targets.parquet and columns.parquet say.
     period, seed, take_up
         As in the run's settings.
     """
@@ -43,6 +46,8 @@ class Inputs:
     run: str
     microdata: str
     microdata_digest: str
+    rows_digest: str
+    assignment_digest: str
     period: int
     seed: int
     take_up: bool
@@ -218,7 +223,10 @@ def _load(inputs: Inputs, marks: tuple[int, ...]) -> tuple[Microdata, GeographyA
     if source.digest() != inputs.microdata_digest:
         raise RunError(f"{inputs.microdata} changed after the plan was made; start the run again")
     assignment = read_assignment(run)
-    return source, assignment, Rows.of(pd.read_parquet(run / "targets.parquet"))
+    targets = pd.read_parquet(run / "targets.parquet")
+    if assignment.digest() != inputs.assignment_digest or rows_digest(targets) != inputs.rows_digest:
+        raise RunError(f"{run}: columns.parquet or targets.parquet is not the plan's; start the run again")
+    return source, assignment, Rows.of(targets)
 
 
 def read_assignment(run: Path) -> GeographyAssignment:

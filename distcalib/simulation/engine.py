@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import RunError
@@ -55,8 +56,8 @@ class RulesSimulation:
 
 def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
     """Return the plain array of what the rules engine gave; raise `RunError` unless finite and complete."""
-    # Microsimulation wraps what it gives in a series.
-    plain = values.to_numpy() if hasattr(values, "to_numpy") else values
+    # Microsimulation wraps what it gives in a weighted series, which warns when it is unwrapped its own way.
+    plain = pd.Series.to_numpy(values) if isinstance(values, pd.Series) else values
     array = np.asarray(plain.decode_to_str() if hasattr(plain, "decode_to_str") else plain)
     if array.shape != (count,):
         raise RunError(f"{place}: {variable} has shape {array.shape}, expected ({count},)")

@@ -21,7 +21,9 @@ GEOGRAPHY = (
     "county_fips", "county_str", "first_county_in_state", "congressional_district_geoid", "block_geoid",
     "tract_geoid", "cbsa_code", "place_fips", "puma", "sldl", "sldu", "vtd", "zcta", "zip_code",
     "three_digit_zip_code", "in_nyc", "snap_region", "snap_region_str", "snap_utility_region",
-    "snap_utility_region_str",
+    "snap_utility_region_str", "in_la", "in_denver", "in_wilmington", "in_yonkers", "is_rural",
+    "medicaid_rating_area", "slcsp_rating_area", "slcsp_rating_area_default", "slcsp_rating_area_la_county",
+    "local_sales_tax_rate", "local_sales_tax_table", "ct_tfa_region",
 )  # fmt: skip
 
 # Weights of other entities follow from the household's by formula; stored ones would be stale.
@@ -66,7 +68,8 @@ def place(
     for entity in ENTITIES:
         rows[entity], owners[entity] = source.rows_of(entity, record)
         ids[entity] = clone[owners[entity]] * source.count(entity) + rows[entity]
-    placed = _without(source, (*GEOGRAPHY, *STALE_WEIGHTS)).take(record, ids)
+    # Weights of other years go too: nothing was fitted to them.
+    placed = _without(source, (*GEOGRAPHY, *STALE_WEIGHTS, "household_weight")).take(record, ids)
     state = assignment.state_fips[cols]
     new: dict[str, np.ndarray] = {
         "household_weight": np.ones(len(cols)) if weights is None else np.asarray(weights, dtype=np.float64),

@@ -2,7 +2,7 @@
 
 A fork server imports it before any worker is forked; every worker, and every worker that replaces one, then
 starts with the engine in shared memory. CPython's fork server swallows an ImportError and dies of anything
-else, so a failure is kept in `ERROR` and printed, and each task reports it.
+else, so a failure is kept in `ERROR` and printed, and the run warns of it.
 """
 
 from __future__ import annotations

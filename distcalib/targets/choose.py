@@ -16,8 +16,13 @@ from distcalib.digest import digest_of
 from distcalib.errors import InputError
 from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
-from distcalib.targets.constraints import OPERATIONS, Constraint, constraint_text
-from distcalib.targets.database import open_database, read_database, write_database
+from distcalib.targets.constraints import GEOGRAPHIC, OPERATIONS, Constraint, constraint_text
+from distcalib.targets.database import (
+    open_database,
+    read_database,
+    without_password,
+    write_database,
+)
 from distcalib.targets.schema import NOT_A_DOMAIN
 
 LEVELS = ("national", "state", "district")
@@ -53,13 +58,18 @@ class Targets:
 
     def rows_digest(self) -> str:
         """Digest of what the rows measure, not of their values: what the matrix depends on."""
-        table = self.rows[["variable", "reform_id", "constraints", "geo_level", "geographic_id"]]
-        return digest_of([[str(v) for v in row] for row in table.itertuples(index=False)])
+        return rows_digest(self.rows)
 
     def values_digest(self) -> str:
         """Digest of values, tolerances, groups and statuses: what the fit depends on besides X."""
         table = self.rows[["value", "tolerance", "group_id", "status"]]
         return digest_of(table.values.tolist())
+
+
+def rows_digest(rows: pd.DataFrame) -> str:
+    """Digest of what rows measure: variable, reform, constraints and place, in their order."""
+    table = rows[["variable", "reform_id", "constraints", "geo_level", "geographic_id"]]
+    return digest_of([[str(v) for v in row] for row in table.itertuples(index=False)])
 
 
 def load_targets(
@@ -77,7 +87,7 @@ def load_targets(
         A SQLite file, a SQLAlchemy URL, or ``bundled``.
     period
         Year of the run. For each (stratum, variable, reform) the largest period not after it is taken, else
-        the smallest after it. Values are used as published.
+        the smallest after it, among those that are not excluded. Values are used as published.
     districts
         GEOIDs that the run places households in. Areas that are only partly in it have no targets in the run.
     variables
@@ -102,9 +112,10 @@ def load_targets(
         raw = read_database(engine, database)
     finally:
         engine.dispose()
+    database = without_password(database)
     table = _choose_periods(raw, period)
     table = _read_strata(table, database)
-    _check(table, database)
+    _check(table[table["status"] != "excluded"], database)
     table["name"] = _names(table)
     warnings: list[str] = []
     table = _exclude_what_is_outside(table, districts, warnings, database)
@@ -150,15 +161,25 @@ def load_targets(
 def _choose_periods(raw: pd.DataFrame, period: int) -> pd.DataFrame:
     after = (raw["period"] > period).astype(int)
     distance = (raw["period"] - period).abs()
-    ranked = raw.assign(after=after, distance=distance).sort_values(["after", "distance", "target_id"])
-    return ranked.drop_duplicates(["stratum_id", "variable", "reform_id"]).drop(columns=["after", "distance"])
+    unused = (raw["status"] == "excluded").astype(int)
+    ranked = raw.assign(unused=unused, after=after, distance=distance)
+    ranked = ranked.sort_values(["unused", "after", "distance", "target_id"])
+    lost = ranked.duplicated(["stratum_id", "variable", "reform_id"]) & (ranked["unused"] == 0)
+    ranked.loc[lost, ["status", "reason"]] = ["excluded", "the figure of another period is used"]
+    return ranked.drop(columns=["unused", "after", "distance"])
 
 
 def _read_strata(table: pd.DataFrame, place: object) -> pd.DataFrame:
     """Split the constraints of each distinct stratum text into place and domain."""
     parsed = {}
     for lines, example in table.drop_duplicates("lines")[["lines", "stratum_id"]].itertuples(index=False):
-        parsed[lines] = _one_stratum(lines, f"{place}: stratum {example}")
+        try:
+            parsed[lines] = _one_stratum(lines, f"{place}: stratum {example}")
+        except InputError:
+            if (table.loc[table["lines"] == lines, "status"] != "excluded").any():
+                raise
+            # Nobody uses it, so it is listed as it stands.
+            parsed[lines] = ("national", "US", "", lines.replace("|", "").replace("\n", "&"))
     level, area, domain, text = zip(*table["lines"].map(parsed), strict=True)
     return table.assign(geo_level=level, geographic_id=area, domain_variable=domain, constraints=text)
 
@@ -188,17 +209,37 @@ def _one_stratum(lines: str, place: str) -> tuple[str, str, str, str]:
             raise InputError(
                 "unknown constraint variable", place=place, value=variable, choices=catalogue().variables
             )
-        if variable == "state_fips":
-            state = value
-        elif variable == "congressional_district_geoid":
-            district = value
+        if variable in GEOGRAPHIC:
+            if operation != "==":
+                raise InputError(
+                    "a place is named with ==",
+                    place=place,
+                    value=line.replace("|", " "),
+                    expected=f"{variable} == ...",
+                )
+            if (state if variable == "state_fips" else district) is not None:
+                raise InputError(
+                    "names two places", place=place, value=line.replace("|", " "), expected="one"
+                )
+            if variable == "state_fips":
+                state = value
+            else:
+                district = value
         else:
             rest.append(Constraint(variable, operation, value))
             _probe(rest[-1], place)
     constraints = tuple(sorted(rest))
     domain = ",".join(sorted({c.variable for c in constraints} - set(NOT_A_DOMAIN)))
     if district is not None:
-        level, area = "district", str(_district(district, place).geoid)
+        found = _district(district, place)
+        if state is not None and str(found.state_fips) != state.strip().lstrip("0"):
+            raise InputError(
+                "a district that is not in the stratum's state",
+                place=place,
+                value=district,
+                expected=f"a district of state {state}",
+            )
+        level, area = "district", str(found.geoid)
     elif state is not None:
         if not state.strip().isdigit() or int(state) not in STATE_CODES:
             raise InputError(
@@ -218,12 +259,38 @@ def _district(text: str, place: str) -> District:
 
 
 def _probe(constraint: Constraint, place: str) -> None:
-    """Raise now what a comparison would raise in a task: a number against a text."""
-    kind = catalogue().variables[constraint.variable].value_type
+    """Raise now what would go wrong, or silently match nobody, in a task."""
+    variable = catalogue().variables[constraint.variable]
+    _refuse_monthly(constraint.variable, place)
+    if variable.value_type in ("str", "Enum"):
+        if constraint.operation not in ("==", "!=", "in"):
+            raise InputError("orders a text", place=place, value=str(constraint), expected="==, != or in")
+        words = constraint.value.split("|") if constraint.operation == "in" else [constraint.value]
+        unknown = [w for w in words if variable.possible_values and w.strip() not in variable.possible_values]
+        if unknown:
+            raise InputError(
+                f"is no value of {variable.name}",
+                place=place,
+                value=unknown[0],
+                choices=variable.possible_values,
+            )
+        return
     try:
-        constraint.holds(np.array(["a"]) if kind in ("str", "Enum") else np.zeros(1))
+        constraint.holds(np.zeros(1))
     except InputError as error:
         raise InputError(str(error), place=place) from None
+
+
+def _refuse_monthly(name: str, place: str) -> None:
+    """Refuse a monthly flag, code or text: the rules engine would sum it over the months of the year."""
+    variable = catalogue().variables[name]
+    if variable.definition_period == "month" and variable.value_type != "float":
+        raise InputError(
+            f"is a monthly {variable.value_type}, which has no value for a year",
+            place=place,
+            value=name,
+            expected="a yearly variable",
+        )
 
 
 def _check(table: pd.DataFrame, place: object) -> None:
@@ -240,6 +307,8 @@ def _check(table: pd.DataFrame, place: object) -> None:
             )
         if name not in COUNTS and catalogue().variables[name].value_type not in ("float", "int", "bool"):
             raise InputError("a target of a variable that is no number", place=place, value=name)
+        if name not in COUNTS:
+            _refuse_monthly(name, f"{place}: targets")
     empty = table["value"].isna() & (table["status"] != "excluded")
     if empty.any():
         row = table[empty].iloc[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError as BadUrl
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 
@@ -58,8 +58,22 @@ def open_database(source: str | Path) -> Engine:
         return create_engine(words)
     except (BadUrl, NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(
-            f"is not a usable database URL ({error})", place="targets.database", value=words
+            f"is not a usable database URL ({type(error).__name__})",
+            place="targets.database",
+            value=without_password(words),
+            expected="dialect://user:password@host/database",
         ) from None
+
+
+def without_password(source: str | Path) -> str:
+    """Return a database source as it may be printed and stored: without a password."""
+    words = str(source)
+    if "://" not in words:
+        return words
+    try:
+        return make_url(words).render_as_string(hide_password=True)
+    except BadUrl:
+        return words.split("://")[0] + "://..."
 
 
 def write_database(table: pd.DataFrame, engine: Engine) -> None:
@@ -205,6 +219,7 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
             place=place,
             expected="a database with the tables strata, stratum_constraints and targets",
         ) from None
+    _numbers(targets, place)
     for name, default in (("reform_id", 0), ("active", True), ("tolerance", np.nan), ("source", "")):
         if name not in targets:
             targets[name] = default
@@ -231,6 +246,29 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         switched_off = ~targets["active"] & (targets["status"] != "excluded")
         targets.loc[switched_off, ["status", "reason"]] = ["excluded", "not active in the database"]
     return targets
+
+
+def _numbers(targets: pd.DataFrame, place: object) -> None:
+    """Turn the numeric columns of the targets into numbers, or name the first that is none."""
+    for name in ("target_id", "stratum_id", "period", "value", "tolerance", "reform_id"):
+        if name not in targets:
+            continue
+        given = targets[name]
+        found = pd.to_numeric(given, errors="coerce").astype(float)
+        wrong = (found.isna() & given.notna()) | np.isinf(found)
+        if name in ("target_id", "stratum_id", "period"):
+            wrong |= given.isna()
+        if wrong.any():
+            row = targets[wrong].iloc[0]
+            raise InputError(
+                "is not a finite number",
+                place=f"{place}: target {row['target_id']}: {name}",
+                value=str(row[name]),
+                expected="a number",
+            )
+        targets[name] = found.astype(int) if name in ("target_id", "stratum_id", "period") else found
+    if "reform_id" in targets:
+        targets["reform_id"] = targets["reform_id"].fillna(0).astype(int)
 
 
 def _check_tables(db: Connection, place: object) -> None:

@@ -35,6 +35,7 @@ def test_the_demo_preset_states_every_default():
         ("seed: true", ["run.yaml: seed", "True", "a whole number"]),
         ("geography: {districts: CA-06}", ["run.yaml: geography.districts"]),
         ("a: [1", ["run.yaml", "is not YAML"]),
+        ("fit: {upper_bound: .inf}", ["fit.upper_bound", "not a finite number"]),
         ("verify: {tolerance: 0}", ["verify.tolerance", "more than 0"]),
     ],
 )
@@ -51,6 +52,7 @@ def test_a_typo_in_run_yaml_is_named(tmp_path, text, words):
         ("kind: locl", ["cluster.yaml: kind", "'locl'", "'local'"]),
         ("worker: 2", ["cluster.yaml", "'worker'", "'workers'"]),
         ("memory_limit: 4GX", ["cluster.yaml: memory_limit", "4GX", "4GiB"]),
+        ("memory_limit: nanGiB", ["cluster.yaml: memory_limit", "nanGiB"]),
         ("workers: 0", ["cluster.yaml: workers", "at least 1"]),
     ],
 )
@@ -68,6 +70,13 @@ def test_a_missing_file_names_presets():
 
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     assert RunConfig.load(write(tmp_path, "fit: {lambda_l0: 1e-8}")).fit.lambda_l0 == 1e-8
+
+
+def test_a_district_may_be_written_as_a_number(tmp_path):
+    assert RunConfig.load(write(tmp_path, "geography: {districts: [601, CA-07]}")).geography.districts == (
+        601,
+        "CA-07",
+    )
 
 
 def test_a_relative_path_is_relative_to_its_file(tmp_path):

@@ -58,6 +58,8 @@ def test_the_congress_of_a_census_id_is_read():
         ("7201", ["unknown state FIPS"]),
         ("California 6", ["not a congressional district", "CA-06"]),
         ("WY-02", ["no such district", "WY-01"]),
+        ("CA-00", ["CA has no at-large district"]),
+        ("698", ["CA has no at-large district"]),
         ("", ["not a congressional district"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,14 +78,36 @@ def test_writing_again_replaces_and_leaves_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
-@pytest.mark.parametrize("lost", ["data", "indptr/c/0", "zarr.json"])
-def test_a_damaged_block_is_an_error(tmp_path, lost):
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    path.write_bytes(bytes(raw))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("damage", "where"),
+    [
+        (shutil.rmtree, "data"),
+        (Path.unlink, "indptr/c/0"),
+        (Path.unlink, "zarr.json"),
+        (truncate, "data/c/0"),
+        (flip, "data/c/0"),
+        (empty, "indices/c/0"),
+        (truncate, "zarr.json"),
+        (truncate, "indptr/zarr.json"),
+    ],
+)
+def test_a_damaged_block_is_an_error_or_has_another_digest(tmp_path, damage, where):
     digest = write_block(tmp_path / "b", random_blocks(1, 9, 14, 1)[0])
-    target = tmp_path / "b" / lost
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink()
+    damage(tmp_path / "b" / where)
     try:
         found = block_digest(read_block(tmp_path / "b"))
     except RunError:

@@ -117,6 +117,11 @@ def test_column_of_the_wrong_length(file):
     refused(file, "age/2024", "values for")
 
 
+def test_column_of_another_type(file):
+    change(file, "age/2024", lambda a: a.astype("S5"))
+    refused(file, "age/2024", "another type")
+
+
 def test_another_year_than_the_file_has(file):
     refused(file, "2023", "2024", period=2023)
 

@@ -14,6 +14,7 @@ import pytest
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
+from distcalib.microdata import Microdata
 from distcalib.runs.plan import check_resources, make_plan
 
 SERIAL = ClusterConfig(kind="serial")
@@ -117,6 +118,77 @@ def test_a_folder_of_another_plan_is_refused_and_left_alone(config, tmp_path):
         Run(replace(config, seed=8), folder, SERIAL).execute()
     assert "seed: 3 there, 8 now" in str(error.value)
     assert [p.name for p in folder.iterdir()] == ["plan.json"]
+
+
+def test_a_run_killed_while_its_tables_are_written_can_be_taken_up(config, tmp_path, monkeypatch):
+    from distcalib.runs import run as module
+
+    folder = tmp_path / "out"
+
+    def die(path, write):
+        (folder / ".99.tmp.targets.parquet").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            Run(config, folder, SERIAL).execute()
+    assert (folder / "plan.json").exists()
+    assert Run(config, folder, SERIAL).prepare().plan.digest() == make_plan(config).plan.digest()
+    (folder / "plan.json").unlink()
+    for name in ("events.ndjson",):
+        (folder / name).unlink(missing_ok=True)
+    Run(config, folder, SERIAL).prepare()
+
+
+def test_take_up_rates_are_part_of_the_plan(config, monkeypatch):
+    from distcalib.runs import plan as module
+
+    first = make_plan(config).plan
+    changed = {**module._stage_code(), "simulate": "1" * 64}
+    monkeypatch.setattr(module, "_stage_code", lambda: changed)
+    assert not {s.id for s in first.slices} & {s.id for s in make_plan(config).plan.slices}
+    for stage in ("simulate", "areas", "verify"):
+        assert "simulation/bundled/take_up.csv" in module.ROOMS[stage]
+
+
+def test_microdata_without_ages_are_refused_and_absent_inputs_are_said(config, small, tmp_path):
+    values = {e: dict(t) for e, t in small.values.items()}
+    del values["household"]["state_fips/2024"]
+    del values["person"]["age/2024"]
+    Microdata(2024, small.ids, small.links, values).write(tmp_path / "own.h5")
+    other = replace(config, microdata=str(tmp_path / "own.h5"))
+    with pytest.raises(InputError, match=r"own\.h5: lacks a column that every rule needs.*'age'"):
+        make_plan(other)
+    values["person"]["age/2024"] = small.column("age")
+    del values["person"]["unemployment_compensation/2024"]
+    del values["tax_unit" if "real_estate_taxes/2024" in values["tax_unit"] else "person"][
+        "real_estate_taxes/2024"
+    ]
+    Microdata(2024, small.ids, small.links, values).write(tmp_path / "own.h5")
+    words = " ".join(make_plan(other).plan.warnings)
+    assert "inputs that the microdata lack" in words
+    assert "real_estate_taxes" in words
+
+
+@pytest.mark.parametrize(("records", "epochs", "words"), [(301, 20, "at most 300"), (10, 0, "needs gates")])
+def test_a_record_budget_that_cannot_be_is_refused_before_anything_is_simulated(
+    config, records, epochs, words
+):
+    with pytest.raises(InputError, match=words):
+        make_plan(replace(config, fit=replace(config.fit, records=records, epochs=epochs)))
+
+
+def test_districts_of_another_congress_are_refused(config):
+    other = replace(config, geography=replace(config.geography, districts=("5001800US3706",)))
+    with pytest.raises(InputError, match="118th Congress"):
+        make_plan(other)
+
+
+def test_an_output_that_is_a_file_is_refused(config, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="the output folder is a file"):
+        Run(config, tmp_path / "out", SERIAL).execute()
 
 
 def test_a_resumed_run_keeps_the_slices_of_its_plan(config, tmp_path):

@@ -180,6 +180,18 @@ def test_a_block_that_lies_is_found_and_made_again(copy, config):
     assert facts(copy)["matrix"] == first
 
 
+def test_a_damaged_table_or_chunk_is_mended(copy, config):
+    first = facts(copy)
+    (copy / "targets.parquet").write_bytes(b"PAR1 no more")
+    chunk = next((copy / "matrix.zarr" / "blocks").glob("*/data/c/0"))
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial")))
+    assert [e["stage"] for e in events if e["event"] == "task"] == ["simulate"]
+    again = facts(copy)
+    assert (again["matrix"], again["weights"]) == (first["matrix"], first["weights"])
+    assert again["files"]["targets.parquet"] == first["files"]["targets.parquet"]
+
+
 def test_files_that_break_the_promise_fail_the_run(copy, config, monkeypatch):
     """A state file whose weights moved: the run must fail and name a target, not publish a manifest."""
     from distcalib.runs import run as module

@@ -84,10 +84,12 @@ def test_a_stored_place_or_weight_never_survives(small, assignment):
             "county": np.full(small.count(), "LOS_ANGELES_COUNTY_CA"),
             "zip_code": np.full(small.count(), "90001"),
             "person_weight": np.ones(small.count("person")),
+            "in_la": np.ones(small.count(), bool),
         }
     )
+    stale.values["household"]["household_weight/2023"] = small.column("household_weight")
     data = place(stale, assignment, np.arange(10))
-    assert not {"county", "zip_code", "person_weight"} & set(data.variables())
+    assert not {"county", "zip_code", "person_weight", "in_la"} & set(data.variables())
     assert data.digest() == place(small, assignment, np.arange(10)).digest()
 
 

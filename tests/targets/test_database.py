@@ -150,6 +150,32 @@ def test_areas_that_the_run_covers_in_part_have_no_targets(database):
             "UPDATE stratum_constraints SET value = 'old' WHERE constraint_variable = 'age'",
             ["compares a number with a text", "'old'"],
         ),
+        (
+            "UPDATE stratum_constraints SET operation = '!=' WHERE constraint_variable = 'state_fips'",
+            ["a place is named with =="],
+        ),
+        (
+            "INSERT INTO stratum_constraints (stratum_id, constraint_variable, operation, value) "
+            "SELECT stratum_id, 'state_fips', '==', '6' FROM stratum_constraints WHERE value = '5601'",
+            ["not in the stratum's state", "state 6"],
+        ),
+        (
+            "UPDATE stratum_constraints SET constraint_variable = 'filing_status', value = 'JIONT', "
+            "operation = '==' WHERE constraint_variable = 'age' AND operation = '<'",
+            ["is no value of filing_status", "'JIONT'", "'JOINT'"],
+        ),
+        (
+            "UPDATE stratum_constraints SET constraint_variable = 'filing_status' WHERE "
+            "constraint_variable = 'age'",
+            ["orders a text"],
+        ),
+        (
+            "UPDATE stratum_constraints SET constraint_variable = 'is_snap_eligible', value = 'True', "
+            "operation = '==' WHERE constraint_variable = 'snap'",
+            ["is a monthly bool", "is_snap_eligible"],
+        ),
+        ("UPDATE targets SET value = 'many' WHERE variable = 'snap'", ["is not a finite number", "'many'"]),
+        ("UPDATE targets SET value = 9e999 WHERE variable = 'snap'", ["is not a finite number", "inf"]),
         ("UPDATE target_register SET status = 'fitt'", ["unknown status", "'fitt'", "'fit'"]),
         ("UPDATE target_register SET status = 'check'", ["no target is left to fit"]),
         ("ALTER TABLE targets RENAME TO target", ["lacks a table", "'targets'", "'target'"]),
@@ -171,6 +197,41 @@ def test_a_file_that_is_no_database(tmp_path):
 
 def test_a_variable_that_no_target_has_is_named(database):
     refused(database, "no target has this variable", "'snapp'", "'snap'", variables=["snapp"])
+
+
+def test_an_inactive_newer_figure_does_not_hide_an_active_older_one(database):
+    change(
+        database,
+        "INSERT INTO targets (variable, period, stratum_id, reform_id, value, active) SELECT variable, 2023, "
+        "stratum_id, reform_id, 5, 1 FROM targets WHERE variable = 'snap' AND period = 2024",
+        "UPDATE targets SET active = 0 WHERE variable = 'snap' AND period = 2024",
+    )
+    targets = load_targets(database, 2024, ALL)
+    assert (targets.rows.loc[targets.rows["variable"] == "snap", "value"] == 5).all()
+    assert "snap" in set(targets.excluded["variable"])
+
+
+def test_what_is_not_active_may_be_unreadable(database):
+    change(
+        database,
+        "UPDATE stratum_constraints SET value = '72' WHERE value = '56' AND "
+        "constraint_variable = 'state_fips'",
+        "UPDATE targets SET active = 0 WHERE stratum_id IN (SELECT stratum_id FROM stratum_constraints "
+        "WHERE value = '72')",
+    )
+    assert "56" not in set(load_targets(database, 2024, ALL).rows["geographic_id"])
+
+
+def test_a_password_is_never_printed():
+    from distcalib.targets.database import without_password
+
+    words = without_password("postgresql://reader:s3cret@db.example.org/targets")
+    assert "s3cret" not in words
+    assert words.startswith("postgresql://reader:")
+    refused("nosuch://reader:s3cret@host/x", "not a usable database URL")
+    with pytest.raises(InputError) as error:
+        load_targets("nosuch://reader:s3cret@host/x", 2024, ALL)
+    assert "s3cret" not in str(error.value)
 
 
 def test_reform_targets_are_excluded_and_said(database):
