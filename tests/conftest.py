@@ -34,7 +34,7 @@ def small_file(small: Microdata, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def settings(tmp_path: Path, small_file: Path) -> Path:
-    """A run of Wyoming and Vermont, each one district, with a hundred or so columns a slice."""
+    """A run of Wyoming (one district) and New Hampshire (two), with a hundred or so columns a slice."""
     path = tmp_path / "run.yaml"
     path.write_text(
         f"""
@@ -42,7 +42,7 @@ name: small
 microdata: {small_file}
 n_clones: 1
 seed: 3
-geography: {{districts: [WY-01, VT-AL]}}
+geography: {{districts: [WY-01, NH-01, 3302]}}
 simulation: {{slice_households: 120}}
 fit: {{epochs: 20, refit_epochs: 200}}
 """

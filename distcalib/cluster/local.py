@@ -54,6 +54,9 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
         # A GPU or FIT task without such a worker is an error, not an endless wait.
         "distributed.scheduler.no-workers-timeout": "300s",
         "distributed.worker.profile.enabled": False,
+        # Dask's HTTP servers know no authentication: they keep their port but serve nothing.
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
         "distributed.comm.timeouts.connect": "300s",
         # Memory of a worker is one simulation, freed when its task ends: spilling results or pausing the
         # worker frees nothing. One that outgrows its limit is ended, and its task told why.
@@ -77,7 +80,6 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
                     host="127.0.0.1",
                     memory_limit=memory_bytes(config.memory_limit),
                     dashboard_address=None,
-                    # No address alone would still serve a dashboard, without authentication, on port 8787.
                     scheduler_kwargs={"dashboard": False},
                     local_directory=scratch,
                     resources={"FIT": 1},

@@ -18,7 +18,7 @@ name: small
 microdata: {small_file}
 n_clones: 1
 seed: 3
-geography: {{districts: [WY-01, VT-AL]}}
+geography: {{districts: [WY-01, NH-01, 3302]}}
 simulation: {{slice_households: 120}}
 fit: {{epochs: 20, refit_epochs: 200}}
 """

@@ -98,7 +98,7 @@ def test_microdata(settings, small_file, tmp_path, damage, words):
 def test_targets(settings, tmp_path, statement, words):
     table = bundled_targets()
     path = tmp_path / "policy_data.db"
-    write_database_file(table[table["geographic_id"].isin(["56", "5601", "50", "5001"])], path)
+    write_database_file(table[table["geographic_id"].isin(["56", "5601", "33", "3301", "3302"])], path)
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as db:
         db.execute(text(statement))
@@ -140,6 +140,6 @@ def test_a_preset_that_does_not_exist(tmp_path):
 def test_plan_prints_and_writes_nothing(settings, tmp_path):
     result = CliRunner().invoke(main, ["plan", str(settings), "--output", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    for word in ("300", "2 districts of 2 states", "simulate", "GiB a worker", "MB", "min"):
+    for word in ("300", "3 districts of 2 states", "simulate", "GiB a worker", "MB", "min"):
         assert word in result.output
     assert not (tmp_path / "out").exists()

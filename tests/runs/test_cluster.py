@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.error
+import urllib.request
 
 import psutil
 import pytest
@@ -46,7 +48,15 @@ def test_nothing_listens_beyond_the_loopback_address(client):
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN:
                 assert connection.laddr.ip == "127.0.0.1", connection
-    assert not client.scheduler_info(n_workers=-1)["services"]
+
+
+@pytest.mark.parametrize(
+    "page", ["status", "info/main/workers.html", "json/counts.json", "metrics", "api/v1"]
+)
+def test_no_page_is_served_without_authentication(client, page):
+    for port in client.scheduler_info(n_workers=-1)["services"].values():
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10)
 
 
 def test_the_fit_asks_for_a_resource_that_a_worker_has(client):

@@ -57,7 +57,7 @@ def test_everything_that_a_run_promises_is_there(small_run):
         "fit/diagnostics.csv",
         "fit/summary.json",
         "areas/districts/WY-01.h5",
-        "areas/districts/VT-01.h5",
+        "areas/districts/NH-01.h5",
         "areas/states/WY.h5",
         "areas/national/US.h5",
         "areas/mappings/WY-01.csv",
@@ -110,8 +110,8 @@ def test_an_output_opens_in_policyengine_with_the_verified_figure(small_run):
 
 
 def test_the_mapping_names_the_donor_of_every_household(small_run, small):
-    mapping = pd.read_csv(small_run / "areas" / "mappings" / "VT-01.csv")
-    data = Microdata.read(small_run / "areas" / "districts" / "VT-01.h5")
+    mapping = pd.read_csv(small_run / "areas" / "mappings" / "NH-01.csv")
+    data = Microdata.read(small_run / "areas" / "districts" / "NH-01.h5")
     np.testing.assert_array_equal(mapping["new_household_id"], data.ids["household"])
     place = {household: i for i, household in enumerate(small.ids["household"].tolist())}
     donor = [place[household] for household in mapping["original_household_id"]]
@@ -256,4 +256,4 @@ def test_the_receipts_tell_what_each_task_cost(small_run):
     receipts = [json.loads(p.read_text()) for p in (small_run / "receipts" / "simulate").iterdir()]
     assert sum(r["facts"]["columns"] for r in receipts) == 300
     assert all(0 < r["seconds"] < 120 and 5e8 < r["peak_bytes"] < 4.3e9 for r in receipts)
-    assert {r["facts"]["state_fips"] for r in receipts} == {50, 56}
+    assert {r["facts"]["state_fips"] for r in receipts} == {33, 56}
