@@ -44,7 +44,9 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
     )
     tasks = facts["tasks"]
     table.add_row("tasks", ", ".join(f"{n} {stage}" for stage, n in tasks.items()))
-    table.add_row("memory", f"up to {facts['task_bytes'] / 2**30:.1f} GiB a worker, {workers} workers")
+    table.add_row(
+        "memory", f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, {workers} workers"
+    )
     table.add_row("disk", f"up to {facts['bytes'] / 1e6:,.0f} MB")
     minutes = (facts["cpu_seconds"] / workers + 90) / 60
     table.add_row("time", f"about {minutes:.0f} min, if nothing is done yet")

@@ -49,10 +49,10 @@ ROOMS = {
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints"),
 }
 
-# Cost of a simulation task, measured on 2 shared cores with all bundled targets: a fixed part and a part for
-# each household of the slice.
-SECONDS_FIXED, SECONDS_HOUSEHOLD = 2.0, 0.0011
-BYTES_FIXED, BYTES_HOUSEHOLD = 1.45e9, 90e3
+# Cost of a simulation, measured on 2 shared cores with all bundled targets: a fixed part and a part for each
+# household; opening a file with Microsimulation to verify it costs about twice the time and the same memory.
+SECONDS_FIXED, SECONDS_HOUSEHOLD = 1.5, 0.0022
+BYTES_FIXED, BYTES_HOUSEHOLD = 1.35e9, 0.5e6
 # Bytes of one kept household in one file, and of one cell of the matrix on storage.
 FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
 
@@ -240,16 +240,19 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
 
 def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
     """Raise `InputError` when a task needs more memory than a worker has, with both numbers."""
+    if cluster.kind != "local":
+        return
     limit = memory_bytes(cluster.memory_limit)
-    needed = plan.facts["task_bytes"]
-    if cluster.kind == "local" and needed > limit:
-        raise InputError(
-            "a simulation task needs more memory than a worker has",
-            place="cluster.yaml: memory_limit",
-            value=cluster.memory_limit,
-            expected=f"at least {needed / 2**30:.1f} GiB, or a smaller simulation.slice_households than "
-            f"{plan.run.simulation.slice_households}",
-        )
+    smaller = f"a smaller simulation.slice_households than {plan.run.simulation.slice_households}"
+    for stage, other in (("simulate", smaller), ("verify", "fewer clones")):
+        needed = plan.facts["task_bytes"][stage]
+        if needed > limit:
+            raise InputError(
+                f"the largest task of the stage {stage} needs more memory than a worker has",
+                place="cluster.yaml: memory_limit",
+                value=cluster.memory_limit,
+                expected=f"at least {needed / 2**30:.1f} GiB, or {other}",
+            )
 
 
 def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
@@ -334,7 +337,6 @@ def _slice_id(
 def _facts(
     plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata
 ) -> dict[str, Any]:
-    largest = max(s.size for s in plan.slices)
     n = assignment.n_columns
     measures = targets.rows[["variable", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
@@ -358,7 +360,11 @@ def _facts(
             "areas": states + int(plan.run.areas.national),
             "verify": states + int(plan.run.areas.national),
         },
-        "task_bytes": int(BYTES_FIXED + BYTES_HOUSEHOLD * largest),
+        "task_bytes": {
+            "simulate": int(BYTES_FIXED + BYTES_HOUSEHOLD * max(s.size for s in plan.slices)),
+            # Verification opens a state's file whole.
+            "verify": int(BYTES_FIXED + BYTES_HOUSEHOLD * np.bincount(assignment.state_fips).max()),
+        },
         "cpu_seconds": round(
             # Verification opens the files with Microsimulation, which costs about two simulations.
             3 * (SECONDS_FIXED * len(plan.slices) + SECONDS_HOUSEHOLD * n)

@@ -76,8 +76,14 @@ def test_a_changed_fit_keeps_the_simulation_tasks(config):
 def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
     plan = make_plan(config).plan
     check_resources(plan, ClusterConfig(memory_limit="4GiB"))
-    with pytest.raises(InputError, match=r"memory_limit.*got '1GiB'.*at least 1\.4 GiB"):
+    with pytest.raises(InputError, match=r"stage simulate.*got '1GiB'.*at least 1\.3 GiB"):
         check_resources(plan, ClusterConfig(memory_limit="1GiB"))
+
+
+def test_a_state_too_large_to_verify_is_refused_before_anything_is_simulated(config):
+    plan = make_plan(replace(config, n_clones=40)).plan
+    with pytest.raises(InputError, match=r"stage verify.*at least \d\.\d GiB, or fewer clones"):
+        check_resources(plan, ClusterConfig(memory_limit="4GiB"))
 
 
 def test_no_disk_space_is_refused_and_nothing_is_written(config, tmp_path, monkeypatch):
