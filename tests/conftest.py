@@ -32,14 +32,12 @@ def small_file(small: Microdata, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-@pytest.fixture
-def settings(tmp_path: Path, small_file: Path) -> Path:
-    """A run of Wyoming (one district) and New Hampshire (two), with a hundred or so columns a slice."""
-    path = tmp_path / "run.yaml"
+def write_settings(path: Path, microdata: Path) -> Path:
+    """Write a run of Wyoming (one district) and New Hampshire (two), a hundred or so columns a slice."""
     path.write_text(
         f"""
 name: small
-microdata: {small_file}
+microdata: {microdata}
 n_clones: 1
 seed: 3
 geography: {{districts: [WY-01, NH-01, 3302]}}
@@ -48,3 +46,13 @@ fit: {{epochs: 20, refit_epochs: 200}}
 """
     )
     return path
+
+
+@pytest.fixture
+def settings(tmp_path: Path, small_file: Path) -> Path:
+    return write_settings(tmp_path / "run.yaml", small_file)
+
+
+@pytest.fixture(scope="session")
+def small_settings(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_settings(tmp_path_factory.mktemp("settings") / "run.yaml", small_file)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,12 +21,13 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
+from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
-from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, check_resources, make_plan, microdata_path
+from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.tasks import AreaTask, FitTask, Inputs, SimulateTask, fit, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
-from distcalib.storage import folder_bytes, need_space, publish, write_json
+from distcalib.storage import folder_bytes, need_space, publish
 
 
 @dataclass
@@ -82,11 +80,11 @@ class Run:
         RunError
             When other code began the run.
         """
-        stored = self._stored_plan()
+        stored = stored_plan(self.folder)
         cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]] if stored else None
         prepared = make_plan(self.config, cuts)
         if stored:
-            self._same_plan(stored, prepared.plan)
+            require_same_plan(self.folder, stored, prepared.plan, self.accept_code)
         elif self.folder.exists() and not self.folder.is_dir():
             raise InputError("the output folder is a file", place=self.folder, expected="a folder")
         elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
@@ -119,11 +117,11 @@ class Run:
             raise InputError(
                 f"cannot be made ({words})", place=self.folder, expected="a folder to write in"
             ) from None
-        with _locked(self.folder), ExitStack() as self._stack:
+        with locked(self.folder), ExitStack() as self._stack:
             # Another process may have been here since the plan was made.
-            stored = self._stored_plan()
+            stored = stored_plan(self.folder)
             if stored is not None:
-                self._same_plan(stored, prepared.plan)
+                require_same_plan(self.folder, stored, prepared.plan, self.accept_code)
             self._executor = None
             self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
             plan = prepared.plan
@@ -133,12 +131,12 @@ class Run:
                 return manifest
             (self.folder / "manifest.json").unlink(missing_ok=True)
             began = time.perf_counter()
-            self._sweep()
-            self._write_plan(prepared)
+            sweep(self.folder)
+            write_plan(self.folder, prepared, self.accept_code)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
             summary = self._stages(prepared)
             summary["seconds"] = round(time.perf_counter() - began, 1)
-            self._keep_only(self._used)
+            keep_only(self.folder, self._used)
             write_manifest(self.folder, summary)
             self.events.emit("done", seconds=summary["seconds"])
             return read_manifest(self.folder) or {}
@@ -380,82 +378,6 @@ class Run:
             take_up=plan.run.simulation.take_up,
         )
 
-    def _write_plan(self, prepared: Prepared) -> None:
-        # The plan first: a folder with a plan can be taken up whatever else is missing. The tables are
-        # written anew each time, since equal plans give equal tables and a damaged one is mended so.
-        if self._stored_plan() is None or self.accept_code:
-            write_json(self.folder / "plan.json", prepared.plan.to_json())
-        for name, table in (
-            ("targets.parquet", prepared.targets.rows),
-            ("excluded.parquet", prepared.targets.excluded),
-            ("columns.parquet", prepared.columns),
-        ):
-            publish(self.folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
-
-    def _stored_plan(self) -> dict[str, Any] | None:
-        path = self.folder / "plan.json"
-        if not path.is_file():
-            return None
-        try:
-            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            for part in ("slices", "digest", "code", "run", "inputs", "versions", "engine"):
-                stored[part]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(
-                "is not the plan of a run", place=path, expected="a plan.json that distcalib wrote"
-            ) from None
-        return stored
-
-    def _same_plan(self, stored: dict[str, Any], plan: Plan) -> None:
-        new = plan.to_json()
-        if stored["digest"] == new["digest"]:
-            return
-        parts = ("inputs", "versions", "engine")
-        other = [p for p in parts if stored[p] != new[p]]
-        settings = _differences(stored["run"], new["run"])
-        for incidental in INCIDENTAL:
-            settings.pop(incidental, None)
-        if other or settings:
-            what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()]
-            for part in other:
-                what += [f"{part}.{k}" for k in _differences({"": stored[part]}, {"": new[part]})]
-            ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
-            raise InputError(
-                f"the output folder belongs to another plan ({ids}); different: {'; '.join(what)}",
-                place=self.folder,
-                expected="another --output, or the settings that the folder was begun with",
-            )
-        if not self.accept_code:
-            changed = [
-                f"{s}: {stored['code'][s][:12]} there, {c[:12]} now"
-                for s, c in new["code"].items()
-                if stored["code"].get(s) != c
-            ]
-            raise RunError(
-                f"{self.folder} was begun by other code ({'; '.join(changed)}); "
-                "use --accept-code to go on: what that code changed is done again"
-            )
-
-    def _keep_only(self, used: set[str]) -> None:
-        """Remove blocks, area files and receipts of an earlier attempt that this plan does not use."""
-        for receipt in self.folder.glob("receipts/*/*.json"):
-            if receipt.relative_to(self.folder).as_posix() not in used:
-                receipt.unlink()
-        for block in self.folder.glob("matrix.zarr/blocks/*"):
-            if block.relative_to(self.folder).as_posix() not in used:
-                shutil.rmtree(block)
-        for file in self.folder.glob("areas/*/*"):
-            if file.relative_to(self.folder).as_posix() not in used:
-                file.unlink()
-
-    def _sweep(self) -> None:
-        """Remove what a killed process left half-written; no such name is ever read."""
-        for leftover in [*self.folder.rglob(".*.tmp.*"), *self.folder.rglob(".*.tmp")]:
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-
 
 def _areas(prepared: Prepared) -> list[tuple[Area, tuple[Area, ...]]]:
     """Return each state of the run with its districts."""
@@ -465,26 +387,3 @@ def _areas(prepared: Prepared) -> list[tuple[Area, tuple[Area, ...]]]:
         districts = tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips)
         out.append((Area("states", STATE_CODES[fips], fips), districts))
     return out
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    out: dict[str, tuple[Any, Any]] = {}
-    for key in sorted({*a, *b}):
-        left, right = a.get(key), b.get(key)
-        name = f"{prefix}{key}" if key else prefix.rstrip(".")
-        if isinstance(left, dict) and isinstance(right, dict):
-            out |= _differences(left, right, f"{name}." if name else "")
-        elif left != right:
-            out[name] = (left, right)
-    return out
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: two coordinators in one folder would undo each other."""
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process is carrying this run out") from None
-        yield

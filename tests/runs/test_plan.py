@@ -127,7 +127,7 @@ def test_a_folder_of_another_plan_is_refused_and_left_alone(config, tmp_path):
 
 
 def test_a_run_killed_while_its_tables_are_written_can_be_taken_up(config, tmp_path, monkeypatch):
-    from distcalib.runs import run as module
+    from distcalib.runs import folder as module
 
     folder = tmp_path / "out"
 
