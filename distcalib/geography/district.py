@@ -14,10 +14,7 @@ CURRENT_CONGRESS = 119
 # States with one district, and DC (119th Congress; unchanged since the 118th).
 ONE_DISTRICT = {2, 10, 11, 38, 46, 50, 56}
 
-# Delegate and at-large districts are written 00 or 98 by the Census Bureau and 01 in PolicyEngine's data.
-_AT_LARGE = {0, 98, 99}
-
-_EXPECTED = "a district such as 601, '0601', 'CA-06', '5001900US0601' or 'AK-00'"
+_EXPECTED = "a district such as 606, '0606', 'CA-06', '5001900US0606' or 'AK-00'"
 
 
 @dataclass(frozen=True, order=True)
@@ -65,8 +62,8 @@ class District:
         Parameters
         ----------
         text
-            ``601``, ``"0601"``, ``"CA-06"``, ``"CA06"``, ``"5001900US0601"`` (the Census GEO_ID, whose digits
-            6-7 carry the Congress), at-large as 00, 01, 98 or ``AL``.
+            ``606``, ``"0606"``, ``"CA-06"``, ``"CA06"``, ``"5001900US0606"`` (the Census GEO_ID, whose
+            digits 4-5 carry the Congress), at-large as 00, 01, 98 or ``AL``.
         congress
             Congress of spellings that carry none.
         known
@@ -102,9 +99,9 @@ class District:
             raise InputError("not a congressional district", value=text, expected=_EXPECTED)
         if fips not in STATE_CODES:
             raise InputError("unknown state FIPS code", value=text, expected=_EXPECTED, choices=STATE_CODES)
-        if number in _AT_LARGE and fips not in ONE_DISTRICT:
+        if number in {0, 98} and fips not in ONE_DISTRICT:
             raise InputError(f"{STATE_CODES[fips]} has no at-large district", value=text, expected=_EXPECTED)
-        geoid = fips * 100 + (1 if number in _AT_LARGE else number)
+        geoid = fips * 100 + (1 if number in {0, 98} else number)
         valid = set(known)
         if valid and geoid not in valid:
             same_state = sorted(cls(g).name for g in valid if g // 100 == fips)

@@ -55,11 +55,11 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
         console.print(f"warning: {text}", markup=False)
     if facts["far"]:
         far = Table(title="Reported but not fitted", title_justify="left")
-        far.add_column("measure")
+        far.add_column("measure", overflow="fold")
         far.add_column("targets", justify="right")
         far.add_column("why")
         for row in facts["far"]:
-            far.add_row(_short(row["measure"], 60), str(row["targets"]), _short(row["reason"], 90))
+            far.add_row(row["measure"], str(row["targets"]), _short(row["reason"], 90))
         console.print(far)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +25,6 @@ def starting_totals(run: str | Path) -> pd.DataFrame:
         form of the packaged ``starting_totals.csv``, which decides between the statuses fit and check.
     """
     matrix = CalibrationMatrix.load(run)
-    versions = json.loads((Path(run) / "plan.json").read_text(encoding="utf-8"))["versions"]
     table = matrix.targets
     keep = ((table["geo_level"] == "national") & (table["reform_id"] == 0)).to_numpy()
     out = table.loc[keep, ["variable", "constraints", "geo_level"]].copy()
@@ -38,6 +36,5 @@ def starting_totals(run: str | Path) -> pd.DataFrame:
         .set_index(["variable", "constraints"])["concept"]
     )
     out = out.join(concepts, on=["variable", "constraints"])
-    engine = versions["policyengine-us"]
-    out["measured_with"] = f"bundled microdata, design weights, take-up drawn, policyengine-us {engine}"
+    out["measured_with"] = "bundled microdata, take-up drawn"
     return out.reset_index(drop=True)

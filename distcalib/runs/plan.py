@@ -31,7 +31,7 @@ from distcalib.microdata.validate import overridden_variables
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.place import GEOGRAPHY
 from distcalib.simulation.takeup import drawn_variables
-from distcalib.targets.choose import Targets, load_targets
+from distcalib.targets.choose import COUNTS, Targets, load_targets
 from distcalib.targets.constraints import parse_constraints
 from distcalib.targets.database import without_password
 
@@ -114,6 +114,11 @@ class Plan:
     slices: tuple[Slice, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def households_at_once(self) -> int:
+        """Most households of a file that verification opens at once."""
+        return self.run.simulation.slice_households * 3 // 2
 
     def digest(self) -> str:
         """Digest of what decides the outputs: not the name, and not how they are cut into tasks."""
@@ -211,6 +216,10 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append(
             f"{len(other_years)} columns of other periods are carried along: {_some(other_years)}"
         )
+    if not config.areas.states:
+        warnings.append("areas.states is false: no target is recomputed from files, so nothing is proven")
+    if config.microdata != "bundled" and config.targets.database == "bundled":
+        warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
     if config.n_clones > len(table):
         warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
 
@@ -244,14 +253,14 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
         return
     limit = memory_bytes(cluster.memory_limit)
     smaller = f"a smaller simulation.slice_households than {plan.run.simulation.slice_households}"
-    for stage, other in (("simulate", smaller), ("verify", "fewer clones")):
+    for stage in ("simulate", "verify"):
         needed = plan.facts["task_bytes"][stage]
         if needed > limit:
             raise InputError(
                 f"the largest task of the stage {stage} needs more memory than a worker has",
                 place="cluster.yaml: memory_limit",
                 value=cluster.memory_limit,
-                expected=f"at least {needed / 2**30:.1f} GiB, or {other}",
+                expected=f"at least {needed / 2**30:.1f} GiB, or {smaller}",
             )
 
 
@@ -262,7 +271,7 @@ def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
         rows["variable"]
     )
     known = catalogue().variables
-    inputs = {v for v in needed if v in known and known[v].is_input}
+    inputs = {v for v in needed - set(COUNTS) if v in known and known[v].is_input}
     return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn_variables()))
 
 
@@ -340,6 +349,7 @@ def _facts(
     n = assignment.n_columns
     measures = targets.rows[["variable", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
+    wanted = plan.run.areas
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
     # Every measure gives at most one cell at each of three levels; about half of them are zero.
@@ -357,13 +367,15 @@ def _facts(
         "tasks": {
             "simulate": len(plan.slices),
             "fit": 1,
-            "areas": states + int(plan.run.areas.national),
-            "verify": states + int(plan.run.areas.national),
+            "areas": states * int(wanted.states or wanted.districts) + int(wanted.national),
+            "verify": (states + int(wanted.national)) * int(wanted.states),
         },
         "task_bytes": {
             "simulate": int(BYTES_FIXED + BYTES_HOUSEHOLD * max(s.size for s in plan.slices)),
-            # Verification opens a state's file whole.
-            "verify": int(BYTES_FIXED + BYTES_HOUSEHOLD * np.bincount(assignment.state_fips).max()),
+            "verify": int(
+                BYTES_FIXED
+                + BYTES_HOUSEHOLD * min(np.bincount(assignment.state_fips).max(), plan.households_at_once)
+            ),
         },
         "cpu_seconds": round(
             # Verification opens the files with Microsimulation, which costs about two simulations.

@@ -265,7 +265,8 @@ class Run:
         for state, districts in states:
             parts = districts if plan.run.areas.districts else ()
             held = {a.file: files[a.file] for a in (state, *parts)}
-            tasks.append(VerifyTask(inputs, digest_of({**depends, "files": held}), state, parts))
+            task_id = digest_of({**depends, "files": held})
+            tasks.append(VerifyTask(inputs, task_id, state, parts, plan.households_at_once))
         tasks.sort(key=lambda t: -(self.folder / t.state.file).stat().st_size)
         receipts = self._stage("verify", verify_state, tasks)
         if plan.run.areas.national:

@@ -32,12 +32,15 @@ class VerifyTask:
         The state's area.
     districts
         Its districts, whose files are held against the state's.
+    households_at_once
+        A larger file is opened in parts; no result depends on it.
     """
 
     inputs: Inputs
     id: str
     state: Area
     districts: tuple[Area, ...]
+    households_at_once: int
     stage: str = "verify"
 
 
@@ -59,12 +62,16 @@ def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
     targets = pd.read_parquet(run / "targets.parquet")
     rows = Rows.of(targets)
     which = rows.within(task.state.code)
-    with open_published(run / task.state.file, task.inputs.period) as opened:
-        data = opened.data
-        table = evaluate([rows.measures[m] for m in which], data, opened.calculate)
+    measures = [rows.measures[m] for m in which]
+    tables, districts, parts = [], [], []
+    for opened in open_published(run / task.state.file, task.inputs.period, task.households_at_once):
+        tables.append(evaluate(measures, opened.data, opened.calculate))
         # The file's own words for where a household is, and for its weight.
-        district = opened.calculate("congressional_district_geoid").astype(np.int64)
-        weights = opened.calculate("household_weight").astype(np.float64)
+        districts.append(opened.calculate("congressional_district_geoid").astype(np.int64))
+        parts.append(opened.calculate("household_weight").astype(np.float64))
+        del opened  # else it would live on while the next part is opened
+    table, district, weights = np.concatenate(tables), np.concatenate(districts), np.concatenate(parts)
+    data = Microdata.read(run / task.state.file, task.inputs.period)
     persons = np.bincount(data.links["household"], minlength=data.count())
     cells = scatter(rows, which, table, np.arange(data.count()), task.state.code, district, data.count())
     recomputed = cells.astype(np.float64) @ weights
@@ -85,7 +92,7 @@ def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
         raise RunError(f"{task.state.file}: households in {strangers.tolist()}, which has no file of its own")
     target, by_area = f"verify/{task.state.name}.csv", f"verify/areas/{task.state.name}.csv"
     publish(run / target, lambda p: out.to_csv(p, index=False))
-    totals = _totals([rows.measures[m] for m in which], table, weights, district, task)
+    totals = _totals(measures, table, weights, district, task)
     publish(run / by_area, lambda p: totals.to_csv(p, index=False))
     return [target, by_area], {"population": population, "rows": len(out)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -84,19 +85,43 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
         gc.collect()  # simulations are full of cycles and hold tens of MB until then
 
 
-@contextmanager
-def open_published(path: str | Path, period: int) -> Iterator[RulesSimulation]:
-    """Open a file as its user does, with `Microsimulation`, and give the memory back afterwards."""
+def open_published(path: str | Path, period: int, at_most: int | None = None) -> Iterator[RulesSimulation]:
+    """Open a file as its user does, with `Microsimulation`, and give the memory back afterwards.
+
+    Parameters
+    ----------
+    path
+        A published dataset.
+    period
+        Its year.
+    at_most
+        A file of more households is opened in parts of at most this many, each written to a temporary file
+        first: values do not depend on who else is in a file, and memory would grow with its size.
+
+    Yields
+    ------
+    RulesSimulation
+        One a part, in the order of the file. Only one is open at a time.
+    """
     check_version()
     from policyengine_us import Microsimulation
 
     data = Microdata.read(path, period)
-    simulation = RulesSimulation(Microsimulation(dataset=str(path)), data, str(path))
-    try:
-        yield simulation
-    finally:
-        del simulation
-        gc.collect()
+    size = data.count() if at_most is None else at_most
+    n_parts = -(-data.count() // size)
+    edges = np.linspace(0, data.count(), n_parts + 1).round().astype(int)
+    with tempfile.TemporaryDirectory(prefix="distcalib-") as scratch:
+        for part in range(n_parts):
+            part_path, part_data = Path(path), data
+            if n_parts > 1:
+                inside = np.arange(edges[part], edges[part + 1])
+                ids = {e: data.ids[e][data.rows_of(e, inside)[0]] for e in data.ids}
+                part_path, part_data = Path(scratch) / f"{part}.h5", data.take(inside, ids)
+                part_data.write(part_path)
+            simulation = RulesSimulation(Microsimulation(dataset=str(part_path)), part_data, str(path))
+            yield simulation
+            del simulation
+            gc.collect()
 
 
 def engine_version() -> str:

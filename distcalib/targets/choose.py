@@ -113,6 +113,8 @@ def load_targets(
     finally:
         engine.dispose()
     database = without_password(database)
+    if raw.empty:
+        raise InputError("has no targets", place=database, expected="rows in the table targets")
     table = _choose_periods(raw, period)
     table = _read_strata(table, database)
     _check(table[table["status"] != "excluded"], database)

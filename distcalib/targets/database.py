@@ -58,11 +58,20 @@ def open_database(source: str | Path) -> Engine:
         return create_engine(words)
     except (BadUrl, NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(
-            f"is not a usable database URL ({type(error).__name__})",
+            f"is not a usable database URL ({type(error).__name__}: {_last_words(error)})",
             place="targets.database",
             value=without_password(words),
             expected="dialect://user:password@host/database",
         ) from None
+
+
+def _last_words(error: Exception) -> str:
+    """Name what is missing (a dialect, a driver), never the URL itself."""
+    return (
+        str(error)
+        if isinstance(error, ModuleNotFoundError | NoSuchModuleError)
+        else "dialect://... is expected"
+    )
 
 
 def without_password(source: str | Path) -> str:

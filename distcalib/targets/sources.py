@@ -217,11 +217,9 @@ def decide_status(rows: pd.DataFrame, starting: pd.DataFrame) -> pd.DataFrame:
     ratio = measured["starting"] / measured["target"]
     outside = ~ratio.between(*STARTING_RANGE)
     about = (
-        "starting total of "
-        + (measured["variable"] + " " + measured["constraints"]).str.strip()
-        + " is "
+        "uncalibrated total is "
         + pd.Series(np.char.mod("%.2f", ratio.to_numpy(float)), measured.index)
-        + " of its national target ("
+        + " x the national target ("
         + measured["measured_with"]
         + ")"
     )

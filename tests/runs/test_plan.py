@@ -80,10 +80,16 @@ def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
         check_resources(plan, ClusterConfig(memory_limit="1GiB"))
 
 
-def test_a_state_too_large_to_verify_is_refused_before_anything_is_simulated(config):
-    plan = make_plan(replace(config, n_clones=40)).plan
-    with pytest.raises(InputError, match=r"stage verify.*at least \d\.\d GiB, or fewer clones"):
-        check_resources(plan, ClusterConfig(memory_limit="4GiB"))
+def test_one_state_of_many_households_fits_a_worker(config):
+    plan = make_plan(replace(slices(config, 3000), n_clones=40)).plan
+    assert plan.facts["columns"] == 12_000
+    check_resources(plan, ClusterConfig(memory_limit="4GiB"))
+    with pytest.raises(InputError, match=r"stage verify.*at least 3\.\d GiB, or a smaller"):
+        check_resources(plan, ClusterConfig(memory_limit="3GiB"))
+
+
+def test_counts_of_entities_are_not_taken_for_inputs_that_the_microdata_lack(config):
+    assert not [w for w in make_plan(config).plan.warnings if "person_count" in w]
 
 
 def test_no_disk_space_is_refused_and_nothing_is_written(config, tmp_path, monkeypatch):

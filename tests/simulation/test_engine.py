@@ -44,9 +44,18 @@ def values(placed):
 
 def test_a_task_and_the_published_file_agree_bit_for_bit(placed, values, tmp_path):
     placed.write(tmp_path / "VT-01.h5")
-    with open_published(tmp_path / "VT-01.h5", 2024) as opened:
-        for variable in VARIABLES:
-            np.testing.assert_array_equal(opened.calculate(variable), values[variable], err_msg=variable)
+    (whole,) = [
+        {v: opened.calculate(v) for v in VARIABLES} for opened in open_published(tmp_path / "VT-01.h5", 2024)
+    ]
+    parts = [
+        {v: opened.calculate(v) for v in VARIABLES}
+        for opened in open_published(tmp_path / "VT-01.h5", 2024, 25)
+    ]
+    assert len(parts) == 3
+    for variable in VARIABLES:
+        np.testing.assert_array_equal(whole[variable], values[variable], err_msg=variable)
+        together = np.concatenate([part[variable] for part in parts])
+        np.testing.assert_array_equal(together, values[variable], err_msg=variable)
     assert values["snap"].any()
     assert values["state_income_tax"].any()
     assert all(str(c).endswith("_VT") for c in values["county"])
