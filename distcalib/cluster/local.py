@@ -79,7 +79,8 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
                     processes=True,
                     host="127.0.0.1",
                     memory_limit=memory_bytes(config.memory_limit),
-                    dashboard_address=None,
+                    # No dashboard; its HTTP server takes a free port, so that two runs do not meet on one.
+                    dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False},
                     local_directory=scratch,
                     resources={"FIT": 1},
