@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -75,7 +76,9 @@ def test_a_district_file_opens_in_policyengine_and_gives_its_verified_figures(de
     simulation = Microsimulation(dataset=str(folder / "areas" / "districts" / "CA-06.h5"))
     totals = pd.read_csv(folder / "verify" / "areas.csv").set_index(["area", "variable"])["from_file"]
     for variable in ("snap", "eitc", "social_security"):
-        total = float(simulation.calculate(variable, 2024).sum())
+        # As an analyst types it, without a year; the rules engine divides by zero here and there.
+        with np.errstate(all="ignore"):
+            total = float(simulation.calculate(variable).sum())
         assert total > 0
         assert total == pytest.approx(totals["CA-06", variable], rel=1e-6)
 
