@@ -1,0 +1,1 @@
+"""Area files: selection and writing."""

@@ -1,0 +1,1 @@
+"""Measures, sparse blocks, and the matrix of targets x columns."""

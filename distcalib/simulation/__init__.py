@@ -1,0 +1,1 @@
+"""Placed households under the rules engine, take-up, and warm workers."""

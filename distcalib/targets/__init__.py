@@ -1,0 +1,1 @@
+"""Target databases, choosing targets, and the bundled table of official statistics."""

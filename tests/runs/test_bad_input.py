@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import h5py
@@ -11,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 
+from distcalib import RunConfig
 from distcalib.cli import main
+from distcalib.runs import make_plan
 from distcalib.targets.database import write_database_file
 from distcalib.targets.sources import bundled_targets
 
@@ -143,3 +147,22 @@ def test_plan_prints_and_writes_nothing(settings, tmp_path):
     for word in ("300", "3 districts of 2 states", "simulate", "GiB a worker", "MB", "min"):
         assert word in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_plan(settings, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    plan = make_plan(RunConfig.load(settings)).plan
+    (folder / "plan.json").write_text(json.dumps(plan.to_json()))
+    settings.write_text(settings.read_text().replace("seed: 3", "seed: 4"))
+    result = run(str(settings), folder)
+    assert result.exit_code == 2, result.output
+    for word in ("belongs to another plan", "seed: 3 there, 4 now", str(folder)):
+        assert word in result.output
+    assert [p.name for p in folder.iterdir()] == ["plan.json"]
+
+
+def test_no_disk_space(settings, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
+    refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "not enough disk space", "0 MB free")
