@@ -36,6 +36,11 @@ def seen(folder: Path, event: str, stage: str) -> bool:
     return False
 
 
+def receipts_of(folder: Path) -> dict[Path, int]:
+    """Finished receipts and when they were written; a half-written one has a name that begins with a dot."""
+    return {p: p.stat().st_mtime_ns for p in folder.glob("receipts/*/*.json") if not p.name.startswith(".")}
+
+
 def wait_for(condition, process: subprocess.Popen, seconds: float) -> None:
     until = time.monotonic() + seconds
     while not condition():
@@ -65,7 +70,7 @@ def test_a_run_killed_in_every_stage_ends_where_an_undisturbed_one_does(small_ru
         # Workers notice that their coordinator is gone and leave; nobody has to clean up after a crash.
         _, alive = psutil.wait_procs(children, timeout=60)
         assert alive == [], [p.cmdline() for p in alive]
-        done = {p: p.stat().st_mtime_ns for p in folder.glob("receipts/*/*.json")}
+        done = receipts_of(folder)
         assert finished.items() <= done.items(), "a finished task was done again"
         finished = done
     last = start(small_settings, folder)
@@ -75,7 +80,7 @@ def test_a_run_killed_in_every_stage_ends_where_an_undisturbed_one_does(small_ru
     assert whole is not None
     assert (killed["matrix"], killed["weights"]) == (whole["matrix"], whole["weights"])
     assert damaged(folder, killed) == []
-    after = {p: p.stat().st_mtime_ns for p in folder.glob("receipts/*/*.json")}
+    after = receipts_of(folder)
     assert finished.items() <= after.items(), "a finished task was done again"
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
 
