@@ -120,6 +120,10 @@ def load_targets(
     _check(table[table["status"] != "excluded"], database)
     table["name"] = _names(table)
     warnings: list[str] = []
+    if not raw["registered"].all():
+        warnings.append(
+            "the database has no target_register: every active target is fitted, however far it is"
+        )
     table = _exclude_what_is_outside(table, districts, warnings, database)
     reforms = (table["reform_id"] > 0) & (table["status"] != "excluded")
     if reforms.any():

@@ -206,9 +206,9 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
     -------
     DataFrame
         target_id, stratum_id, variable, reform_id, period, value, active, tolerance (relative, NaN where
-        unset), source, status and reason (from the register, else fit for the active), moe, constraints
-        (tuples of (variable, operation, value) as text ``var|op|value`` joined by newline, in the database's
-        own spelling).
+        unset), source, registered (whether the database has a register), status and reason (from the
+        register, else fit for the active), moe, lines (the constraints as text ``var|op|value``, joined by
+        newline, in the database's own spelling).
     """
     try:
         with engine.connect() as db:
@@ -242,6 +242,7 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         + constraints["value"].astype(str)
     )
     lines = constraints.sort_values(["stratum_id", "line"]).groupby("stratum_id")["line"].agg("\n".join)
+    targets["registered"] = register is not None
     targets["lines"] = targets["stratum_id"].map(lines).fillna("")
     if register is None:
         targets["status"] = np.where(targets["active"], "fit", "excluded")

@@ -49,6 +49,7 @@ def test_a_database_gives_back_the_table(table, database):
     from_file = load_targets(database, 2024, ALL)
     from_table = load_targets("bundled", 2024, ALL, bundled=table)
     pd.testing.assert_frame_equal(from_file.rows, from_table.rows)
+    assert not any("target_register" in w for w in from_file.warnings)
     assert from_file.rows_digest() == from_table.rows_digest()
     kept = table[table["status"] != "excluded"]
     assert len(from_file.rows) <= len(kept)
@@ -87,6 +88,7 @@ def test_a_users_database_without_our_register_is_read(database):
     change(database, "DROP TABLE target_register", "UPDATE targets SET active = 0 WHERE variable = 'eitc'")
     targets = load_targets(database, 2024, ALL)
     assert set(targets.rows["status"]) == {"fit"}
+    assert any("no target_register" in w for w in targets.warnings)
     assert "eitc" not in set(targets.rows["variable"])
     reasons = targets.excluded.set_index("variable")["reason"]
     assert (reasons.loc[["eitc"]] == "not active in the database").all()
