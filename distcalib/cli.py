@@ -75,14 +75,46 @@ def plan(settings: str, output: Path, cluster: Path | None, workers: int | None,
 def _open_run(
     settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool
 ) -> distcalib.Run:
-    from dataclasses import replace
-
     from distcalib import ClusterConfig, Run, RunConfig
 
     where = ClusterConfig.load(cluster)
     if workers is not None:
-        where = replace(where, workers=workers)
+        where = where.changed(workers=workers)
     return Run(RunConfig.load(settings), output, where, accept_code=accept_code)
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--number", type=click.IntRange(2), default=40, show_default=True, help="How many replicates.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write in.")
+@click.option("--no-refit", is_flag=True, help="Scale the run's weights; do not fit each replicate.")
+@click.option(
+    "--certain",
+    type=click.Path(path_type=Path),
+    help="CSV of household_id, certain; default: beside the data.",
+)
+def replicates(
+    folder: Path, number: int, seed: int, output: Path, no_refit: bool, certain: Path | None
+) -> None:
+    """Write bootstrap replicate weights of a finished run: the variance of the sampling of donors."""
+    from distcalib.runs.replicates import write_replicates
+
+    with click.progressbar(length=number, label="replicates") as bar:
+        facts = write_replicates(
+            folder,
+            output,
+            number=number,
+            seed=seed,
+            calibrate=not no_refit,
+            certain=certain,
+            progress=lambda replicate: bar.update(1),
+        )
+    click.echo(
+        f"{output / 'replicates.parquet'}: {number} replicates of {facts['donors']:,} donors, "
+        f"{facts['donors_certain']:,} of them certain and fixed, perturbation {facts['perturbation']:g}"
+    )
+    click.echo(facts["note"])
 
 
 @main.group()
@@ -96,15 +128,45 @@ def data() -> None:
 )
 @click.option("--year", type=int, default=2024, show_default=True, help="Year that money is aged to.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--without", multiple=True, help="An imputation to leave out, or 'all'; may be repeated.")
+@click.option(
+    "--no-raking", is_flag=True, help="Keep the survey's weights, scaled to the states' population."
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
-def cps(households: int | None, year: int, seed: int, output: Path) -> None:
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def cps(
+    households: int | None,
+    year: int,
+    seed: int,
+    without: tuple[str, ...],
+    no_raking: bool,
+    output: Path,
+    force: bool,
+) -> None:
     """Build a PolicyEngine dataset from the public-use CPS that taxcalc ships."""
-    from distcalib.microdata.cps import build_cps, write_cps
+    if output.exists() and not force:
+        raise click.UsageError(f"{output} exists; give a new file, or --force")
+    from distcalib.microdata.cps import build_cps, imputations_without, write_cps
 
-    build = build_cps(households=households, year=year, seed=seed)
+    build = build_cps(households, year, seed, imputations_without(without), raked=not no_raking)
     write_cps(build, output)
     count = build.microdata.count
     click.echo(f"{output}: {count():,} households, {count('person'):,} persons")
+
+
+@data.command("take-up")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+def take_up_rates(seed: int, output: Path) -> None:
+    """Solve the take-up rates of SNAP, Medicaid and the ACA to enrolment, on the whole public-use CPS."""
+    from distcalib.microdata.cps import build_cps
+    from distcalib.report.console import Progressing, make_console
+    from distcalib.report.rates import solve_rates
+    from distcalib.storage import write_text
+
+    table = solve_rates(build_cps(None, seed=seed).microdata, seed, Progressing(make_console()))
+    write_text(output, table.to_csv(index=False, lineterminator="\n"))
+    click.echo(f"{output}: {len(table)} rates")
 
 
 @data.command()
@@ -127,24 +189,89 @@ def targets(database: Path | None, raw: Path | None, output: Path | None) -> Non
         click.echo(f"{database}: {len(bundled_targets()):,} targets")
     if raw is not None and output is not None:
         from distcalib.geography.sources import write_bundled as write_geography
+        from distcalib.targets.margins import write_bundled as write_margins
         from distcalib.targets.sources import write_bundled
 
         write_bundled(raw, output)
+        write_margins(raw, output)
         write_geography(raw, output)
         click.echo(f"{output}: rebuilt")
 
 
-@data.command("starting-totals")
-@click.option("--run", "folder", type=click.Path(path_type=Path), required=True, help="Folder of a run.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
-def starting(folder: Path, output: Path) -> None:
-    """Write what the microdata of a run give for national quantities before any calibration."""
-    from distcalib.report.starting import starting_totals
+@data.command()
+@click.option(
+    "--database", default="bundled", show_default=True, help="SQLite file or SQLAlchemy URL with targets."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="CSV file for every finding and area.")
+def contradictions(database: str, output: Path | None) -> None:
+    """Find targets that contradict each other or the bundled register; exit 1 when a fitted one does."""
+    from distcalib.report.console import make_console
+    from distcalib.storage import publish
+    from distcalib.targets.contradictions import find_contradictions, print_findings
+    from distcalib.targets.database import read_targets
+
+    findings = find_contradictions(read_targets(database))
+    print_findings(findings, make_console())
+    if output is not None:
+        publish(output, lambda path: findings.to_csv(path, index=False, lineterminator="\n"))
+    sys.exit(int((findings["severity"] == "error").any()))
+
+
+@data.command()
+@click.option("--dataset", help="PolicyEngine HDF5 file, or hf:// address; default: the bundled one.")
+@click.option("--before", help="The same before raking and imputation.")
+@click.option("--take-up/--no-take-up", default=True, help="Draw take-up, or leave the flags as stored.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for table and page.")
+@click.option("--starting-totals", type=click.Path(path_type=Path), help="CSV of national totals to write.")
+@click.option("--against", type=click.Path(path_type=Path), help="check.csv of an earlier check.")
+def check(
+    dataset: str | None,
+    before: str | None,
+    take_up: bool,
+    seed: int,
+    output: Path,
+    starting_totals: Path | None,
+    against: Path | None,
+) -> None:
+    """Hold microdata, as they are, against official figures: check.csv and check.html.
+
+    Every household is simulated in its own state. The table is compared with that of --against, and for the
+    bundled microdata (take-up drawn, seed 0) with the one that the package ships: exit code 1 where a figure
+    differs by more than a millionth, or a text does.
+    """
+    from distcalib.report.console import Progressing, make_console
+    from distcalib.report.data_check import check_data, read_check, shipped_path
+    from distcalib.report.data_page import print_check, print_drift
+    from distcalib.report.data_tables import drift
     from distcalib.storage import publish
 
-    table = starting_totals(folder)
-    publish(output, lambda path: table.to_csv(path, index=False))
-    click.echo(f"{output}: {len(table)} totals")
+    if output.is_file():
+        raise click.UsageError(f"{output} is a file; give a folder")
+    as_shipped = dataset is None and take_up and seed == 0
+    reference = against or (shipped_path() if as_shipped else None)
+    # The shipped table itself comes from a first check that has nothing to compare with.
+    first = against is None and as_shipped and not shipped_path().is_file()
+    earlier = None if reference is None or first else read_check(reference)
+    console = make_console()
+    found = check_data(
+        dataset,
+        before=before,
+        take_up="drawn" if take_up else "stored",
+        seed=seed,
+        earlier=earlier,
+        report=Progressing(console),
+    )
+    found.write(output)
+    if starting_totals is not None:
+        publish(starting_totals, lambda path: found.starting_totals().to_csv(path, index=False))
+    print_check(found.table, output, console)
+    if first:
+        raise DistcalibError(f"the package ships no check: copy {output / 'check.csv'} to {shipped_path()}")
+    if earlier is not None:
+        changed = drift(found.table, earlier)
+        print_drift(changed, str(reference), output, console)
+        sys.exit(1 if len(changed) else 0)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,12 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
             value = converted
             break
     else:
-        words = " or ".join(_WORDS.get(o, str(o)) for o in options)
+        words = " or ".join(_words(o) for o in options)
+        lists = [o for o in options if typing.get_origin(o) is tuple]
+        if lists and not isinstance(value, list | tuple):
+            raise InputError(
+                "is one value where a list is wanted", place=where, value=value, expected=f"[{value}]"
+            )
         raise InputError("has the wrong type", place=where, value=value, expected=words)
     if value is None:
         return value
@@ -120,6 +125,13 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
     if most is not None and value > most:
         raise InputError("is too large", place=where, value=value, expected=f"at most {most}")
     return value
+
+
+def _words(option: Any) -> str:
+    if typing.get_origin(option) is tuple:
+        inner = typing.get_args(option)[0]
+        return "a list, each " + " or ".join(_words(o) for o in typing.get_args(inner) or (inner,))
+    return _WORDS.get(option, str(option))
 
 
 def _as(value: Any, option: Any) -> tuple[bool, Any]:

@@ -5,11 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-
-import yaml
+from typing import Any, ClassVar, Self, TypeVar
 
 from distcalib.config.schema import read_settings, section, setting
+from distcalib.config.yaml_text import parse_yaml
 from distcalib.errors import InputError
+
+T = TypeVar("T")
+
+
+class _FromFile:
+    """Settings that know the file they were read from, for errors; it is no part of what they say."""
+
+    file: ClassVar[str] = "settings"
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values, of the same file."""
+        return _of_file(replace(self, **values), self.file)  # type: ignore[type-var]
+
+
+def _of_file(settings: T, file: str) -> T:
+    object.__setattr__(settings, "file", file)
+    return settings
 
 
 @dataclass(frozen=True)
@@ -76,14 +93,14 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(_FromFile):
     """Everything that decides what a run produces; equal settings and inputs give equal outputs.
 
     Read one with `RunConfig.load`; the fields are documented in ``distcalib/config/presets/demo.yaml``.
     """
 
     name: str = setting("run", "name of the run, for people")
-    microdata: str = setting("bundled", "'bundled' or a PolicyEngine HDF5 file")
+    microdata: str = setting("bundled", "'bundled', a PolicyEngine HDF5 file, or hf://OWNER/REPO/PATH")
     period: int = setting(2024, "calendar year", least=2015, most=2035)
     n_clones: int = setting(3, "clones of each household", least=1, most=2000)
     seed: int = setting(0, "seed of every draw", least=0)
@@ -104,21 +121,22 @@ class RunConfig:
             Names the file, the field, the value and the nearest valid choice.
         """
         raw, place = _read_yaml(name_or_path, presets())
-        config = read_settings(cls, raw, place)
+        config = _of_file(read_settings(cls, raw, place), place)
         # A path in a file is relative to that file, so a run does not depend on where it is started.
         base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
-        if config.microdata != "bundled":
-            config = replace(config, microdata=str(base / config.microdata))
+        if config.microdata != "bundled" and "://" not in config.microdata:
+            config = config.changed(microdata=str(base / config.microdata))
         database = config.targets.database
         if database != "bundled" and "://" not in database:
-            config = replace(config, targets=replace(config.targets, database=str(base / database)))
+            config = config.changed(targets=replace(config.targets, database=str(base / database)))
         return config
 
 
 @dataclass(frozen=True)
-class ClusterConfig:
+class ClusterConfig(_FromFile):
     """Where a run is executed; nothing here changes what it produces."""
 
+    file: ClassVar[str] = "cluster settings"
     kind: str = setting("local", "kind of cluster", choices=("local", "serial"))
     workers: int | None = setting(
         None, "worker processes; null: one a core, at most what memory allows", least=1
@@ -132,7 +150,7 @@ class ClusterConfig:
         if path is None:
             return cls()
         raw, place = _read_yaml(path, {})
-        config = read_settings(cls, raw, place)
+        config = _of_file(read_settings(cls, raw, place), place)
         memory_bytes(config.memory_limit, f"{place}: memory_limit")
         return config
 
@@ -185,9 +203,4 @@ def _read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object,
             source, place = path.read_text(encoding="utf-8"), text
         except UnicodeDecodeError:
             raise InputError("is not text in UTF-8", place=text) from None
-    try:
-        return yaml.safe_load(source), place
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"is not YAML ({getattr(error, 'problem', error)}{line})", place=place) from None
+    return parse_yaml(source, place), place

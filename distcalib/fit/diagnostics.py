@@ -12,6 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 Float = NDArray[np.float64]
 
+#: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
+#: tolerance. State rows of the demonstration below it miss two to three times as often as those above.
+FEW_DONORS = 10
+#: A miss within so many published (90 %) margins of error does not tell the estimate from the figure.
+MARGINS = 2
+#: A group with a smaller share of its targets within tolerance is listed with its causes.
+ENOUGH = 0.95
+CAUSES = ("support", "sampling error of the source", "contradiction", "compromise")
+
 
 def effective_sample_size(weights: ArrayLike, ids: ArrayLike | None = None) -> float:
     """Kish's effective sample size, (sum w)^2 / sum w^2.
@@ -126,3 +135,193 @@ def shares_within(abs_rel_error: Float) -> dict[str, float | None]:
         "median_abs_rel_error": float(np.median(abs_rel_error)),
         "mean_abs_rel_error": float(np.mean(abs_rel_error)),
     }
+
+
+def explain(
+    table: pd.DataFrame,
+    targets: pd.DataFrame,
+    X: sp.spmatrix | sp.sparray,
+    weights: ArrayLike,
+    *,
+    donors: ArrayLike,
+    limits: tuple[Float, Float],
+    areas: ArrayLike,
+) -> pd.DataFrame:
+    """Say for each target that is missed why, as far as a figure shows it.
+
+    Parameters
+    ----------
+    table
+        What `summarise` returns, one row a target.
+    targets
+        The same targets: variable, reform_id, constraints, geo_level, geographic_id, value, moe, tolerance,
+        status.
+    X, weights, donors
+        (n_targets, n_columns) and (n_columns,).
+    limits
+        Least and largest weight that the fit could give each column, (n_columns,) each.
+    areas
+        District GEOIDs of the run: parts are compared with their area only where all of them have a target.
+
+    Returns
+    -------
+    DataFrame
+        One row a target:
+
+        - ``donors``: how many have weight and a cell in the row; ``effective_donors``: Kish's number of
+          them by |x| w;
+        - ``margins``: |error| over the published margin of error;
+        - ``parts_gap``: by what share the targets of an area's parts sum to more than the area's, for the
+          area itself or the one that it is a part of, whichever disagrees more;
+        - ``cause``: empty for a target that is met or not fitted. Else the first of these that holds:
+
+        1. *support*: no weights within their limits give the target;
+        2. *sampling error of the source*: the miss is within `MARGINS` margins of error, or parts and whole
+           disagree by more than the tolerance but by no more than their margins together;
+        3. *contradiction*: parts and whole disagree by more than the whole's tolerance, and the miss is on
+           the side to which the other figure pulls;
+        4. *support*: fewer than `FEW_DONORS` effective donors;
+        5. *compromise*: no figure shows another cause; the fit traded the target against others of the same
+           households.
+    """
+    matrix = sp.csr_array(X, dtype=np.float64)
+    w, t = np.asarray(weights, np.float64), targets["value"].to_numpy(np.float64)
+    code, ids = pd.factorize(np.asarray(donors))
+    n = len(code)
+    by_donor = sp.csr_array((np.ones(n), (np.arange(n), code)), shape=(n, len(ids)))
+    part = sp.csr_array(abs(matrix) @ sp.diags_array(w) @ by_donor)
+    part.eliminate_zeros()
+    total, squares = part.sum(axis=1), part.power(2).sum(axis=1)
+    effective = np.divide(total**2, squares, out=np.zeros(len(t)), where=squares > 0)
+
+    low, high = limits
+    positive, negative = matrix.maximum(0), matrix.minimum(0)
+    beyond = (t > positive @ high + negative @ low) | (t < positive @ low + negative @ high)
+    error = table["error"].to_numpy(np.float64)
+    moe = targets["moe"].to_numpy(np.float64)
+    margins = np.divide(np.abs(error), moe, out=np.full(len(t), np.nan), where=moe > 0)
+    gap, pull, explained = _family_gaps(targets, areas)
+    pulled = np.sign(error) == pull
+    tests = (
+        beyond | ~table["achievable"].to_numpy(),
+        (margins <= MARGINS) | (pulled & explained),
+        pulled,
+        effective < FEW_DONORS,
+    )
+    missed = ((targets["status"] == "fit") & ~table["within_tolerance"].to_numpy(bool)).to_numpy()
+    support, source, contradiction, compromise = CAUSES
+    found = np.select(tests, [support, source, contradiction, support], compromise)
+    cause = np.where(missed, found, "")
+    return pd.DataFrame(
+        {
+            "donors": np.diff(part.indptr),
+            "effective_donors": effective,
+            "margins": margins,
+            "parts_gap": gap,
+            "cause": cause,
+        }
+    )
+
+
+def _family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, NDArray[np.bool_]]:
+    """Compare each area's target with the sum over its parts, for fitted targets of one quantity.
+
+    Returns, one a target: the relative gap (sum of parts - whole) / |whole| of the family that disagrees
+    most (NaN without one); the sign of error to which a gap above the tolerance pulls (else NaN); and whether
+    margins of error explain the gap.
+    """
+    geoids = np.unique(np.asarray(areas, dtype=np.int64))
+    number = pd.to_numeric(targets["geographic_id"], errors="coerce")
+    level = targets["geo_level"]
+    key = targets["variable"] + "|" + targets["reform_id"].astype(str) + "|" + targets["constraints"]
+    # A part names its whole: a district its state, a state the nation (0).
+    whole = pd.Series(np.select([level == "district", level == "state"], [number // 100, 0.0], np.nan))
+    self_id = pd.Series(np.select([level == "state", level == "national"], [number, 0.0], np.nan))
+    parts_of = pd.Series(geoids // 100).value_counts()
+    expected = pd.concat([parts_of, pd.Series({0: len(parts_of)})])
+    frame = pd.DataFrame(
+        {
+            "key": key.to_numpy(),
+            "value": targets["value"].to_numpy(np.float64),
+            "square": targets["moe"].to_numpy(np.float64) ** 2,
+            "tolerance": targets["tolerance"].to_numpy(np.float64),
+            "whole": whole.to_numpy(),
+            "self": self_id.to_numpy(),
+        }
+    )
+    fitted = frame[(targets["status"] == "fit").to_numpy()]
+    parts = fitted.groupby(["key", "whole"]).agg(
+        parts=("value", "sum"), number=("value", "size"), square=("square", "sum"), known=("square", "count")
+    )
+    # A margin of the sum needs that of every part.
+    parts["square"] = parts["square"].where(parts["known"] == parts["number"])
+    family = fitted.dropna(subset="self").merge(
+        parts.reset_index(), left_on=["key", "self"], right_on=["key", "whole"], suffixes=("", "_parts")
+    )
+    family = family[family["number"] == family["self"].map(expected)]
+    family["gap"] = (family["parts"] - family["value"]) / family["value"].abs()
+    off = family["gap"].abs() > family["tolerance"]
+    # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
+    family["pull"] = np.where(off, np.sign(family["gap"]), np.nan)
+    margin = np.sqrt(family["square"] + family["square_parts"])
+    family["explained"] = (family["parts"] - family["value"]).abs() <= margin
+    found = family.drop_duplicates(["key", "self"]).set_index(["key", "self"])[["gap", "pull", "explained"]]
+    as_whole, as_part = (
+        found.reindex(pd.MultiIndex.from_arrays([frame["key"], frame[side]])) for side in ("self", "whole")
+    )
+    use = as_part["gap"].abs().fillna(-1).to_numpy() > as_whole["gap"].abs().fillna(-1).to_numpy()
+    gap = np.where(use, as_part["gap"], as_whole["gap"])
+    pull = np.where(use, -as_part["pull"], as_whole["pull"])
+    explained = np.where(use, as_part["explained"].eq(True), as_whole["explained"].eq(True))
+    out = (targets["status"] != "fit").to_numpy()
+    gap[out] = pull[out] = np.nan
+    return gap, pull, explained
+
+
+def group_causes(table: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the targets of status fit by group.
+
+    Parameters
+    ----------
+    table
+        Columns of `summarise` and `explain`, with group_id, status, name, geo_level, variable and
+        domain_variable.
+
+    Returns
+    -------
+    DataFrame
+        One row a group: group_id, group (in words), geo_level, targets; within_tolerance, within_5, within_10
+        (shares); worst (name), worst_error (relative); missed, and how many of these by each of `CAUSES`; and
+        ``causes``: for a group with less than 95 percent within tolerance the causes in words with their
+        share of the misses, else empty.
+    """
+    fitted = table[table["status"] == "fit"].copy()
+    domain = fitted["domain_variable"].fillna("")
+    words = fitted["geo_level"] + " " + fitted["variable"]
+    fitted["group"] = words.where(domain == "", words + " by " + domain)
+    fitted["within_5"] = fitted["abs_rel_error"] <= 0.05
+    fitted["within_10"] = fitted["abs_rel_error"] <= 0.10
+    for cause in CAUSES:
+        fitted[cause] = fitted["cause"] == cause
+    groups = fitted.groupby("group_id", sort=True)
+    out = groups.agg(
+        group=("group", "first"),
+        geo_level=("geo_level", "first"),
+        targets=("target", "size"),
+        within_tolerance=("within_tolerance", "mean"),
+        within_5=("within_5", "mean"),
+        within_10=("within_10", "mean"),
+    )
+    worst = fitted.loc[groups["abs_rel_error"].idxmax(), ["group_id", "name", "rel_error"]]
+    worst = worst.set_index("group_id").set_axis(["worst", "worst_error"], axis=1)
+    counts = groups[list(CAUSES)].sum()
+    missed = counts.sum(axis=1)
+    shares = counts.div(missed.where(missed > 0, 1), axis=0)
+    words = [
+        ", ".join(
+            f"{c} {row[c]:.0%}" for c in row.sort_values(ascending=False, kind="stable").index if row[c]
+        )
+        for _, row in shares.iterrows()
+    ]
+    out = out.join(worst).assign(missed=missed).join(counts)
+    return out.assign(causes=np.where(out["within_tolerance"] < ENOUGH, words, "")).reset_index()

@@ -235,6 +235,48 @@ def assign_geography(
     )
 
 
+def own_state_geography(
+    household_id: ArrayLike,
+    state_fips: ArrayLike,
+    districts: pd.DataFrame,
+    county_shares: pd.DataFrame,
+    seed: int,
+) -> GeographyAssignment:
+    """Leave every household in its state, in one district of it and a county there, drawn by population.
+
+    Parameters
+    ----------
+    household_id, state_fips
+        int arrays of equal shape (n,).
+    districts, county_shares, seed
+        As in `assign_geography`.
+
+    Raises
+    ------
+    InputError
+        For a state that has no district in the table.
+    """
+    ids, fips = np.asarray(household_id, dtype=np.int64), np.asarray(state_fips, dtype=np.int64)
+    table = districts.sort_values("cd_geoid")
+    geoids, population = table["cd_geoid"].to_numpy(np.int64), table["population"].to_numpy(np.float64)
+    lost = np.setdiff1d(fips, geoids // 100)
+    if lost.size:
+        raise InputError("a state without districts", value=int(lost[0]), choices=np.unique(geoids // 100))
+    cds = np.empty(len(ids), dtype=np.int32)
+    for state in np.unique(fips):
+        there, here = geoids // 100 == state, fips == state
+        shares = population[there] / population[there].sum()
+        cds[here] = geoids[there][draw_districts(ids[here], 1, shares, seed)[0]]
+    return GeographyAssignment(
+        block_geoid=np.zeros(len(ids), dtype=np.int64),
+        cd_geoid=cds,
+        county_fips=draw_counties(ids, cds, county_shares, seed),
+        state_fips=fips.astype(np.int32),
+        n_records=len(ids),
+        n_clones=1,
+    )
+
+
 def check_counties(assignment: GeographyAssignment, known: ArrayLike) -> None:
     """Raise `InputError` for a county that the rules engine does not map.
 

@@ -6,8 +6,10 @@ map the columns to inputs of policyengine-us (`cps_columns`), draw households (`
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +20,28 @@ from numpy.typing import NDArray
 from distcalib.catalogue import ENTITIES
 from distcalib.errors import InputError
 from distcalib.microdata.cps_columns import person_columns, spm_unit_columns
+from distcalib.microdata.cps_imputed import (
+    IMPUTATIONS,
+    IMPUTED_INPUTS,
+    impute,
+    money_income,
+    sum_by_household,
+)
 from distcalib.microdata.cps_inputs import INPUTS, NOT_WRITTEN
 from distcalib.microdata.cps_persons import expand
+from distcalib.microdata.cps_rake import AGE_BANDS, rake, starting_weights
 from distcalib.microdata.cps_sample import calibrate, draw, totals_frame
 from distcalib.microdata.cps_source import read_units
 from distcalib.microdata.model import Microdata
-from distcalib.storage import write_text
+from distcalib.storage import publish
 
 BUNDLED_HOUSEHOLDS = 12_000
 POPULATION_YEAR = 2024
-# Lower ends of the age bands of ACS table S0101, of which the nation's persons are kept, and of the broader
-# ones of which each state's are.
-AGE_BANDS = np.array([0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85])
+# Lower ends of the broader age bands of which each state's persons are kept.
 STATE_AGE_BANDS = np.array([0, 18, 35, 50, 65])
 ALL_HOUSEHOLDS = 200_576
+# MARS of the source in the words of policyengine-us.
+FILING_STATUS = {1: "SINGLE", 2: "JOINT", 3: "SEPARATE", 4: "HEAD_OF_HOUSEHOLD"}
 # With fewer, the totals of 51 states and all age bands can often not be met.
 FEWEST_HOUSEHOLDS = 4_000
 
@@ -50,7 +60,12 @@ class CpsBuild:
         Totals of the full file under the same rules and of the households drawn: ``total``, ``full``,
         ``sample``, ``difference`` (relative).
     households
-        One row a household drawn: household_id, FLPDYR, h_seq, state_fips, design_weight, weight, certain.
+        One row a household drawn: household_id, FLPDYR, h_seq, state_fips, starting_weight, design_weight,
+        weight, certain.
+    units
+        One row a tax unit of theirs: tax_unit_id, filing_status_source (MARS in policyengine-us's words).
+    raking
+        Margins of the full file before and after raking, and quantiles of the adjustment; see `rake`.
     rules
         Rule for impossible records -> records of the full file that it touched.
     """
@@ -59,18 +74,17 @@ class CpsBuild:
     sources: pd.DataFrame
     agreement: pd.DataFrame
     households: pd.DataFrame
+    units: pd.DataFrame
+    raking: pd.DataFrame
     rules: dict[str, int]
 
 
-def population_by_state() -> pd.DataFrame:
-    """Return the official population of the 51 states in 2024 (ACS table S0101), as bundled."""
-    path = resources.files("distcalib.microdata").joinpath("bundled/population_by_state_2024.csv")
-    with path.open(encoding="utf-8") as file:
-        return pd.read_csv(file)
-
-
 def build_cps(
-    households: int | None = BUNDLED_HOUSEHOLDS, year: int = POPULATION_YEAR, seed: int = 0
+    households: int | None = BUNDLED_HOUSEHOLDS,
+    year: int = POPULATION_YEAR,
+    seed: int = 0,
+    imputations: tuple[str, ...] = tuple(IMPUTATIONS),
+    raked: bool = True,
 ) -> CpsBuild:
     """Build the dataset from the public-use CPS of the installed taxcalc.
 
@@ -81,7 +95,11 @@ def build_cps(
     year
         Year of the dollars. The weights are those of the population of 2024 whatever the year.
     seed
-        Seed of the ages within bands and of the draw.
+        Seed of the ages within bands, of the imputations and of the draw.
+    imputations
+        Which of `cps_imputed.IMPUTATIONS` to make.
+    raked
+        Whether weights are raked to official ages, population and households; else the starting ones.
 
     Returns
     -------
@@ -90,7 +108,8 @@ def build_cps(
     Raises
     ------
     InputError
-        When taxcalc is missing or of another version, or `households` or `year` is out of range.
+        When taxcalc is missing or of another version, `households` or `year` is out of range, or an
+        imputation is unknown.
     """
     if households is not None and not FEWEST_HOUSEHOLDS <= households <= ALL_HOUSEHOLDS:
         raise InputError(
@@ -99,11 +118,17 @@ def build_cps(
             value=households,
             expected=f"{FEWEST_HOUSEHOLDS:,} to {ALL_HOUSEHOLDS:,}",
         )
-    full, rules, index = _full_file(year, seed)
+    full, units, rules, index = _full_file(year, seed)
+    starting = full.weights
+    raked_weights, raking = rake(full)
+    if raked:
+        full = full.with_columns({"household_weight": raked_weights})
+    full = impute(full, imputations, seed)
     n = full.count()
     chosen, design, certain = np.arange(n), full.weights, np.ones(n, bool)
     if households is not None and households < n:
-        state, money = full.column("state_fips"), _money_income(full)
+        state = full.column("state_fips")
+        money = sum_by_household(full, money_income(full))
         chosen, design, certain = draw(households, full.weights, state, money, _amounts(full)[1], seed)
     labels, measures = _measures(full)
     totals = measures @ full.weights
@@ -119,44 +144,74 @@ def build_cps(
         microdata = full.take(chosen, ids={e: full.ids[e][rows[e]] for e in ENTITIES}).with_columns(
             {"household_weight": weights}
         )
-    table = index.iloc[chosen].assign(design_weight=design, weight=microdata.weights, certain=certain)
+    table = index.iloc[chosen].assign(
+        starting_weight=starting[chosen], design_weight=design, weight=microdata.weights, certain=certain
+    )
+    kept = np.isin(units["tax_unit_id"], microdata.ids["tax_unit"])
     return CpsBuild(
         microdata=microdata,
         sources=_sources(full, microdata, rules),
         agreement=totals_frame(labels, totals, measures[:, chosen] @ microdata.weights),
         households=table.reset_index(drop=True),
+        units=units[kept].reset_index(drop=True),
+        raking=raking,
         rules=rules,
     )
 
 
+def imputations_without(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the imputations but those named; none for ``all``.
+
+    Raises
+    ------
+    InputError
+        For an unknown name.
+    """
+    for name in names:
+        if name != "all" and name not in IMPUTATIONS:
+            choices = [*IMPUTATIONS, "all"]
+            raise InputError("no such imputation", place="without", value=name, choices=choices)
+    return () if "all" in names else tuple(i for i in IMPUTATIONS if i not in names)
+
+
 def write_bundled(folder: str | Path) -> CpsBuild:
-    """Write ``cps_2024.h5`` and ``cps_2024_sources.csv``, as the package ships them, to a folder."""
+    """Write ``cps_2024.h5`` and its side tables, as the package ships them, to a folder."""
     build = build_cps()
     write_cps(build, Path(folder) / "cps_2024.h5")
     return build
 
 
 def write_cps(build: CpsBuild, output: str | Path) -> None:
-    """Write a build's dataset to `output`, and its table of sources beside it as ``*_sources.csv``."""
+    """Write a build's dataset to `output`, and its tables beside it.
+
+    ``*_sources.csv`` (inputs), ``*_raking.csv`` (margins), ``*_households.csv.gz`` (weights by household) and
+    ``*_units.csv.gz`` (the source's filing status); see `CpsBuild`. Equal builds give equal bytes.
+    """
     file = Path(output)
     file.parent.mkdir(parents=True, exist_ok=True)
     build.microdata.write(file)
-    text = build.sources.to_csv(index=False, lineterminator="\n")
-    write_text(file.with_name(f"{file.stem}_sources.csv"), text)
+    for name, table in (
+        ("sources.csv", build.sources),
+        ("raking.csv", build.raking.round(4)),
+        ("households.csv.gz", build.households.drop(columns=["FLPDYR", "h_seq"]).round(1)),
+        ("units.csv.gz", build.units),
+    ):
+        data = table.to_csv(index=False, lineterminator="\n").encode("utf-8")
+        packed = gzip.compress(data, 9, mtime=0) if name.endswith(".gz") else data
+        publish(file.with_name(f"{file.stem}_{name}"), partial(_write_bytes, packed))
 
 
-def _full_file(year: int, seed: int) -> tuple[Microdata, dict[str, int], pd.DataFrame]:
-    """Return all households of the source, the records its rules touched, and the households' keys."""
+def _write_bytes(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _full_file(year: int, seed: int) -> tuple[Microdata, pd.DataFrame, dict[str, int], pd.DataFrame]:
+    """Return all households, their tax units, the records that rules touched, and the households' keys."""
     units = read_units(year)
     persons = expand(units, seed)
-    people = np.bincount(persons.links["household"], minlength=len(units.households))
     state = units.households["fips"].to_numpy(np.int64)
-    official = population_by_state().set_index("state_fips")["persons"]
-    weight = units.households["weight"].to_numpy(np.float64)
-    own = pd.Series(weight * people).groupby(state).sum()
-    if set(own.index) != set(official.index):
-        raise ValueError("the source's states are not the 51 of the population table")
-    weight = weight * pd.Series(state).map(official / own).to_numpy()
+    people = np.bincount(persons.links["household"], minlength=len(state)).astype(np.float64)
+    weight = starting_weights(units.households["weight"].to_numpy(np.float64), state, people)
     # The year and h_seq make an id that names the household in the source and is exact as float32.
     key = (units.households["FLPDYR"] - 2000) * 100_000 + units.households["h_seq"]
     links = persons.links
@@ -171,7 +226,10 @@ def _full_file(year: int, seed: int) -> tuple[Microdata, dict[str, int], pd.Data
         "household": {"state_fips": state, "household_weight": weight},
     }
     index = units.households[["FLPDYR", "h_seq"]].assign(household_id=key, state_fips=state)
-    return Microdata.build(year, ids, links, columns), units.rules, index
+    status = pd.DataFrame(
+        {"tax_unit_id": units.table["RECID"], "filing_status_source": units.table["MARS"].map(FILING_STATUS)}
+    )
+    return Microdata.build(year, ids, links, columns), status, units.rules, index
 
 
 def _by_household(data: Microdata, variable: str) -> NDArray[np.float64]:
@@ -187,12 +245,6 @@ def _amounts(data: Microdata) -> tuple[list[str], NDArray[np.float64]]:
     return names, np.column_stack([_by_household(data, name) for name in names])
 
 
-def _money_income(data: Microdata) -> NDArray[np.float64]:
-    """Return the households' money income of all mapped kinds, dollars, shape (n households,)."""
-    incomes = [_by_household(data, i.variable) for i in INPUTS if i.kind == "income"]
-    return np.asarray(np.sum(incomes, axis=0), dtype=np.float64)
-
-
 def _measures(data: Microdata) -> tuple[list[str], sp.csr_matrix]:
     """Return the totals that the sample has to keep: labels, and a matrix (n totals, n households)."""
     n = data.count()
@@ -203,6 +255,9 @@ def _measures(data: Microdata) -> tuple[list[str], sp.csr_matrix]:
     band = np.searchsorted(AGE_BANDS, age, side="right") - 1
     broad = np.searchsorted(STATE_AGE_BANDS, age, side="right") - 1
     names, amounts = _amounts(data)
+    flags = [i.variable for i in (*INPUTS, *IMPUTED_INPUTS) if i.unit == "bool"]
+    flags = [name for name in flags if name in data.variables()]
+    rents = _by_household(data, "pre_subsidy_rent") if "pre_subsidy_rent" in data.variables() else np.zeros(n)
     ones = np.ones(len(home))
     width = len(STATE_AGE_BANDS)
     blocks = [
@@ -210,12 +265,16 @@ def _measures(data: Microdata) -> tuple[list[str], sp.csr_matrix]:
         sp.csr_matrix((ones, (place[home] * width + broad, home)), shape=(len(codes) * width, n)),
         sp.csr_matrix((ones, (band, home)), shape=(len(AGE_BANDS), n)),
         sp.csr_matrix(amounts.T),
+        sp.csr_matrix(np.stack([_by_household(data, name) for name in flags])),
+        sp.csr_matrix((rents, (place, np.arange(n))), shape=(len(codes), n)),
     ]
     labels = [
         *(f"households, state {c:02d}" for c in codes),
         *(f"persons, state {c:02d}, from age {a}" for c in codes for a in STATE_AGE_BANDS),
         *(f"persons, from age {a}" for a in AGE_BANDS),
         *names,
+        *flags,
+        *(f"rent, state {c:02d}" for c in codes),
     ]
     return labels, sp.csr_matrix(sp.vstack(blocks))
 
@@ -252,7 +311,8 @@ def _sources(full: Microdata, sample: Microdata, rules: dict[str, int]) -> pd.Da
             "official_source": i.official_source,
             "note": i.note,
         }
-        for i in INPUTS
+        for i in (*INPUTS, *IMPUTED_INPUTS)
+        if i.variable in full.variables()
     ]
     rows += [{"source_column": c, "rule": "not written", "note": why} for c, why in NOT_WRITTEN.items()]
     rows += [

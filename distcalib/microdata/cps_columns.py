@@ -152,7 +152,6 @@ def _people(units: Units, persons: Persons, money: dict[str, Money]) -> dict[str
         "tax_unit_role_input": ROLES[persons.role],
         "is_blind": persons.blind,
         "is_disabled": ssi_disabled | (money["social_security_disability"] > 0),
-        "meets_ssi_disability_criteria": ssi_disabled,
         "is_full_time_college_student": persons.student,
         "is_self_employed": (money["self_employment_income_before_lsr"] != 0)
         | (money["farm_operations_income"] != 0),

@@ -131,7 +131,7 @@ def expand(units: Units, seed: int) -> Persons:
         student=people["student"].to_numpy(bool),
         child_record=people["child_record"].to_numpy(bool),
         blind=people["blind"].to_numpy(bool),
-        links=_links(table, unit, role, head),
+        links=_links(table, unit, role, head, people["age"].to_numpy(np.int64)),
         head=head,
         spouse=spouse,
     )
@@ -165,13 +165,14 @@ def _dependants(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     )
 
 
-def _links(table: pd.DataFrame, unit: Array, role: Array, head: Array) -> dict[str, Array]:
+def _links(table: pd.DataFrame, unit: Array, role: Array, head: Array, age: Array) -> dict[str, Array]:
     """Return the units of every kind that each person belongs to.
 
     Family: ffpos, the CPS's family within the household. SPM unit: the household where it holds one family or
     two (the second is most often an unmarried partner, alone or with children, whom the Census Bureau's SPM
-    unit takes in); in a household of three families or more each family is its own. Marital unit: head and
-    spouse together, everybody else alone.
+    unit takes in); in a household of three families or more each family is its own, but one without anybody
+    of 18 belongs to the first that has an adult (or to the first). Marital unit: head and spouse together,
+    others alone.
     """
     household = table["household"].to_numpy(np.int64)
     ffpos = table["ffpos"].to_numpy(np.int64)
@@ -179,7 +180,13 @@ def _links(table: pd.DataFrame, unit: Array, role: Array, head: Array) -> dict[s
     families, family = np.unique(family_key, return_inverse=True)
     families_at_home = np.bincount(families // 100, minlength=household.max() + 1)
     together = families_at_home[household] <= 2
-    spm = np.unique(np.where(together, household * 100, family_key), return_inverse=True)[1]
+    oldest = pd.Series(age).groupby(family[unit]).max().to_numpy()
+    # The first family with an adult, or the first of all in a household of minors, where its head answers.
+    order = np.lexsort((families, oldest < 18, families // 100))
+    first = pd.Series(families[order]).groupby(families[order] // 100).first()
+    joined = first[families // 100].to_numpy(np.int64)
+    own_family = np.where(oldest >= 18, families, joined)[family]
+    spm = np.unique(np.where(together, household * 100, own_family), return_inverse=True)[1]
     own = np.where(role == SPOUSE, head[unit], np.arange(len(unit)))
     return {
         "tax_unit": unit,

@@ -21,18 +21,22 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
     Parameters
     ----------
     path
-        HDF5 file with ``{variable}/{period}`` datasets.
+        HDF5 file with ``{variable}/{period}`` datasets, or with one dataset ``{variable}`` each, which are
+        then of `period`.
     period
         Year to take as the microdata's own; by default the latest year of ``household_weight``.
 
     Raises
     ------
     InputError
-        When the file is missing, truncated or not HDF5, when ids or links are missing, repeated or
-        dangling, and when a column has the wrong length, NaN, or (weights) negative values.
+        When the file is missing, truncated, not HDF5 or a pandas HDFStore, when ids or links are missing,
+        repeated or dangling, and when a column has the wrong length, NaN, or (weights) negative values.
     """
     file = Path(path)
     if not file.is_file():
+        if file.is_dir():
+            held = ", ".join(sorted(p.name for p in file.glob("*.h5"))[:8])
+            raise InputError("is a folder", place=file, expected=f"a file in it ({held or 'it has no .h5'})")
         siblings = [p.name for p in file.parent.glob("*.h5")] if file.parent.is_dir() else []
         raise InputError(
             "no such microdata file",
@@ -44,15 +48,26 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
     raw: dict[str, np.ndarray] = {}
     try:
         with h5py.File(file, "r") as h5:
+            if stores := [n for n in sorted(h5) if "pandas_type" in _table_attributes(h5[n])]:
+                raise InputError(
+                    f"is a pandas HDFStore with the tables {', '.join(stores[:8])} (PolicyEngine's "
+                    "single-year or multi-year dataset), which may hold pickled objects and is not read",
+                    place=file,
+                    expected="one HDF5 dataset {variable}/{year} a column: open it with pandas.HDFStore and "
+                    "write every column of every table so with h5py",
+                )
             for name in sorted(h5):
                 group = h5[name]
                 if isinstance(group, h5py.Dataset):
-                    raise InputError(
-                        "holds arrays without a period",
-                        place=file,
-                        value=name,
-                        expected="datasets named {variable}/{period}",
-                    )
+                    if period is None:
+                        raise InputError(
+                            "holds arrays without a period",
+                            place=file,
+                            value=name,
+                            expected="a period, or datasets named {variable}/{period}",
+                        )
+                    raw[f"{name}/{period}"] = np.asarray(group)
+                    continue
                 for when in sorted(group):
                     raw[f"{name}/{when}"] = np.asarray(group[when])
     except (OSError, KeyError, RuntimeError) as error:
@@ -62,6 +77,14 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
             expected="a complete PolicyEngine HDF5 file",
         ) from error
     return _assemble(raw, period, file)
+
+
+def _table_attributes(entry: Any) -> Any:
+    """Return the attributes of an entry, or of the first one in it that carries a pandas table."""
+    if isinstance(entry, h5py.Group) and "pandas_type" not in entry.attrs:
+        inner = [c for c in entry.values() if isinstance(c, h5py.Group) and "pandas_type" in c.attrs]
+        return inner[0].attrs if inner else entry.attrs
+    return entry.attrs
 
 
 def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Microdata:
@@ -111,18 +134,30 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
         name = path.split("/")[0]
         if name in ID_COLUMNS:
             continue
-        if name in known:
-            entity = known.variables[name].entity
-        else:
+        if name not in known:
             # Columns that policyengine-us does not know are ignored by it; the plan names them.
             continue
+        variable = known.variables[name]
         try:
-            values[entity][path] = normalise(array)
+            column = normalise(array)
         except TypeError as error:
             raise InputError(str(error), place=f"{file}: {path}", value=str(array.dtype)) from None
+        if variable.value_type == "bool" and column.dtype != bool:
+            column = _flags(column, f"{file}: {path}")
+        values[variable.entity][path] = column
     data = Microdata(period=year, ids=ids, links=links, values=values)
     validate(data, file)
     return data
+
+
+def _flags(column: np.ndarray, place: str) -> np.ndarray:
+    """Return a flag stored as numbers as booleans; anything but 0 and 1 is an error."""
+    strange = column[(column != 0) & (column != 1)] if column.dtype.kind in "iuf" else column
+    if strange.size:
+        raise InputError(
+            "is no flag", place=place, value=str(strange[0]), expected="true and false, or 1 and 0"
+        )
+    return column.astype(bool)
 
 
 def unknown_columns(path: str | Path) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -49,7 +50,8 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
     )
     table.add_row("disk", f"up to {facts['bytes'] / 1e6:,.0f} MB")
     minutes = (facts["cpu_seconds"] / workers + 90) / 60
-    table.add_row("time", f"about {minutes:.0f} min, if nothing is done yet")
+    words = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
+    table.add_row("time", f"about {words}, if nothing is done yet")
     console.print(table)
     for text in plan.warnings:
         console.print(f"warning: {text}", markup=False)
@@ -159,9 +161,10 @@ def accuracy(run: Path) -> pd.DataFrame:
 def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
     """Print the accuracy by group, the records kept, the files and the time by stage of a finished run."""
     title = "Targets: X.w against official figures (share of targets within)"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("targets of", overflow="fold")
-    for name in ("status", "targets", "1 %", "5 %", "10 %", "tolerance", "median"):
+    # Names of one short word each: on 80 columns the first column keeps half.
+    for name in ("status", "targets", "1 %", "5 %", "10 %", "toler.", "median"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for row in accuracy(run).itertuples(index=False):
         domain = f" by {row.domain}" if row.domain else ""
@@ -173,6 +176,7 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
             f"{row.median:.1%}",
         )
     console.print(table)
+    print_causes(run, console)
     fit, proof = summary["fit"], summary["verification"]
     console.print(f"records kept: {fit['records_kept']:,} of {fit['columns']:,} columns", highlight=False)
     console.print(
@@ -203,6 +207,23 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
     console.print(f"X {summary['matrix'][:16]}  weights {summary['weights'][:16]}", highlight=False)
     stages = stage_seconds(run)
     console.print("time: " + ", ".join(f"{k} {v:.0f} s" for k, v in stages.items()), highlight=False)
+
+
+def print_causes(run: Path, console: Console) -> None:
+    """Print the groups of fitted targets with less than 95 percent within tolerance, with their causes."""
+    groups = pd.read_csv(run / "fit" / "groups.csv", keep_default_na=False)
+    listed = groups[groups["causes"] != ""]
+    if listed.empty:
+        console.print("in each group of fitted targets 95 % or more are within tolerance (fit/groups.csv)")
+        return
+    title = f"{len(listed)} of {len(groups)} groups have less than 95 % within tolerance; see fit/groups.csv"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("targets of", overflow="fold", ratio=1)
+    table.add_column("missed", justify="right", no_wrap=True)
+    table.add_column("causes", overflow="fold", ratio=1)
+    for row in listed.itertuples(index=False):
+        table.add_row(row.group, f"{row.missed:,} of {row.targets:,}", row.causes)
+    console.print(table)
 
 
 def stage_seconds(run: Path) -> dict[str, float]:

@@ -258,7 +258,7 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
         if needed > limit:
             raise InputError(
                 f"the largest task of the stage {stage} needs more memory than a worker has",
-                place="cluster.yaml: memory_limit",
+                place=f"{cluster.file}: memory_limit",
                 value=cluster.memory_limit,
                 expected=f"at least {needed / 2**30:.1f} GiB, or {smaller}",
             )
@@ -281,13 +281,16 @@ def _check_records(config: RunConfig, columns: int) -> None:
     if records is not None and records > columns:
         raise InputError(
             "is more than the columns of the run",
-            place="fit.records",
+            place=f"{config.file}: fit.records",
             value=records,
             expected=f"at most {columns}",
         )
     if records is not None and records < columns and config.fit.epochs == 0:
         raise InputError(
-            "needs gates to choose the records", place="fit.epochs", value=0, expected="more than 0"
+            "needs gates to choose the records",
+            place=f"{config.file}: fit.epochs",
+            value=0,
+            expected="more than 0",
         )
 
 
@@ -295,24 +298,23 @@ def _chosen_districts(config: RunConfig, table: pd.DataFrame) -> pd.DataFrame:
     if config.geography.districts is None:
         return table
     known = set(table["cd_geoid"])
+    place = f"{config.file}: geography.districts"
     chosen = []
     for text in config.geography.districts:
         try:
             district = District.parse(text, config.geography.congress, known)
         except InputError as error:
-            raise InputError(str(error), place="run.yaml: geography.districts") from None
+            raise InputError(str(error), place=place) from None
         if district.congress != config.geography.congress:
             raise InputError(
                 f"is a district of the {district.congress}th Congress",
-                place="run.yaml: geography.districts",
+                place=place,
                 value=text,
                 expected=f"a district of the {config.geography.congress}th",
             )
         chosen.append(district.geoid)
     if not chosen:
-        raise InputError(
-            "is empty", place="run.yaml: geography.districts", expected="districts, or null for all"
-        )
+        raise InputError("is empty", place=place, expected="districts, or null for all")
     return table[table["cd_geoid"].isin(chosen)].reset_index(drop=True)
 
 

@@ -19,6 +19,7 @@ from distcalib.errors import InputError, RunError
 from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import assemble, read_block, write_block
+from distcalib.microdata.remote import local_file
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
 from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
@@ -82,7 +83,9 @@ class Run:
         """
         stored = stored_plan(self.folder)
         cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]] if stored else None
-        prepared = make_plan(self.config, cuts)
+        # The plan names the local file, so that no task goes to a network; its content digest tells a change.
+        config = self.config.changed(microdata=str(local_file(self.config.microdata)))
+        prepared = make_plan(config, cuts)
         if stored:
             require_same_plan(self.folder, stored, prepared.plan, self.accept_code)
         elif self.folder.exists() and not self.folder.is_dir():

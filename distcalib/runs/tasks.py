@@ -140,6 +140,7 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
 def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     """Fit weights to the targets of status fit."""
     from distcalib.fit import fit_weights, summarise
+    from distcalib.fit.diagnostics import explain, group_causes
 
     run = Path(task.inputs.run)
     matrix = read_block(run / "matrix.zarr" / "X")
@@ -148,8 +149,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     chosen = np.flatnonzero((targets["status"] == "fit").to_numpy())
     fitted = targets.iloc[chosen]
     settings = dict(task.settings)
-    size = fitted.groupby("group_id")["value"].transform("size").to_numpy(np.float64)
-    share = size ** (settings.pop("group_power") - 1)
+    share = target_shares(fitted, settings.pop("group_power"))
     result = fit_weights(
         matrix[chosen],
         fitted["value"].to_numpy(np.float64),
@@ -178,14 +178,32 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         tolerance=targets["tolerance"].to_numpy(np.float64),
         labels=targets[labels],
     )
+    start = result.summary["mass_scale"] * columns["initial_weight"].to_numpy() * (result.weights > 0)
+    causes = explain(
+        table,
+        targets,
+        matrix,
+        result.weights,
+        donors=columns["household_id"].to_numpy(),
+        limits=(result.spec.lower_bound * start, result.spec.upper_bound * start),
+        areas=columns["cd_geoid"].to_numpy(),
+    )
+    table = pd.concat([table, causes], axis=1)
     folder = run / "fit"
     publish(folder / "weights.npy", lambda path: np.save(path, result.weights))
     publish(folder / "log.csv", lambda path: result.log.to_csv(path, index=False))
     publish(folder / "diagnostics.csv", lambda path: table.to_csv(path, index=False))
+    publish(folder / "groups.csv", lambda path: group_causes(table).to_csv(path, index=False))
     summary = {k: v for k, v in result.summary.items() if k != "timing"}
     write_json(folder / "summary.json", summary)
-    outputs = ["weights.npy", "log.csv", "diagnostics.csv", "summary.json"]
+    outputs = ["weights.npy", "log.csv", "diagnostics.csv", "groups.csv", "summary.json"]
     return [f"fit/{name}" for name in outputs], {"summary": summary}
+
+
+def target_shares(fitted: pd.DataFrame, group_power: float) -> np.ndarray:
+    """Return each target's weight in the loss: a group of n targets has n^group_power in all."""
+    size = fitted.groupby("group_id")["value"].transform("size").to_numpy(np.float64)
+    return size ** (group_power - 1)
 
 
 @finished

@@ -2,7 +2,12 @@
 
 A flag is a pure function of (seed, variable, donor entity id, clone, the rate that applies), so splitting or
 reordering the households of a call never changes one. The rates are the bundled table ``take_up.csv``
-(variable, by, key, rate, source). Take-up inputs without a rate keep the rules engine's default, True.
+(variable, by, key, rate, reported, of, source). Take-up inputs without a rate keep the rules' default, True.
+
+Where the microdata report receipt (column ``reported``), those who report it take up, and the others at the
+rate ``of`` others. Where the table has none, the rate of all becomes clip((rate - r) / (1 - r), 0, 1) for
+them, r the design-weighted share of reporters among all entities of that type: the same number in
+every call. In microdata that lack the column the rate of all holds for everybody.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from distcalib.random import uniform
 
 @cache
 def rates() -> pd.DataFrame:
-    """Return the table of take-up rates: variable, by (empty, state or children), key, rate, source."""
+    """Return the table of rates: variable, by (empty or state), key, rate, reported, of, source."""
     with (
         resources.files("distcalib.simulation").joinpath("bundled/take_up.csv").open(encoding="utf-8") as file
     ):
@@ -62,6 +67,12 @@ def draw_take_up(
     for variable in drawn_variables():
         entity = catalogue().get(variable, place="take_up.csv").entity
         mine = table[table["variable"] == variable]
+        reported = mine["reported"].iloc[0]
+        anchored = reported in source.variables()
+        if anchored and (mine["of"] == "others").any():
+            mine = mine[mine["of"] == "others"]
+        else:
+            mine = mine[mine["of"] != "others"]
         by = mine["by"].iloc[0]
         values = mine["rate"].to_numpy(float)
         if by == "":
@@ -72,23 +83,21 @@ def draw_take_up(
             for fips, code in STATE_CODES.items():
                 by_fips[fips] = codes.get(code, np.nan)
             rate = by_fips[state_fips[entity]]
-        elif by == "children":
-            children = np.minimum(children_of_tax_units(source), len(values) - 1)
-            rate = values[np.argsort(mine["key"].astype(int).to_numpy())][children[rows[entity]]]
         else:
-            raise InputError(
-                "rates by an unknown key", place="take_up.csv", value=by, choices=["state", "children"]
-            )
+            raise InputError("rates by an unknown key", place="take_up.csv", value=by, choices=["", "state"])
         if np.isnan(rate).any():
             raise InputError("a state has no take-up rate", place="take_up.csv", value=variable)
+        if anchored:
+            receives, share = reporters(source, reported)
+            if mine["of"].iloc[0] == "all":
+                rate = np.clip((rate - share) / (1 - share), 0, 1)
+            rate = np.where(receives[rows[entity]], 1.0, rate)
         flags[variable] = uniform(seed, variable, source.ids[entity][rows[entity]], clone[entity]) < rate
     return flags
 
 
-def children_of_tax_units(source: Microdata) -> np.ndarray:
-    """Count the members under 19 of each tax unit, shape (n tax units,), int64.
-
-    The qualifying-child tests proper are the rules engine's; this count only chooses a take-up rate.
-    """
-    young = source.column("age") < 19
-    return np.bincount(source.links["tax_unit"][young], minlength=source.count("tax_unit"))
+def reporters(source: Microdata, reported: str) -> tuple[np.ndarray, float]:
+    """Return who reports receipt (bool, shape (n of the entity,)) and their design-weighted share."""
+    receives = source.column(reported) > 0
+    weights = source.weights[source.household_of[source.variables()[reported]]]
+    return receives, float(weights @ receives / weights.sum())

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import create_engine
-from sqlalchemy.pool import StaticPool
 
 from distcalib.catalogue import ENTITIES, catalogue
 from distcalib.digest import digest_of
@@ -17,12 +15,7 @@ from distcalib.errors import InputError
 from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets.constraints import GEOGRAPHIC, OPERATIONS, Constraint, constraint_text
-from distcalib.targets.database import (
-    open_database,
-    read_database,
-    without_password,
-    write_database,
-)
+from distcalib.targets.database import read_targets, without_password
 from distcalib.targets.schema import NOT_A_DOMAIN
 
 LEVELS = ("national", "state", "district")
@@ -101,20 +94,8 @@ def load_targets(
         For an unknown variable, operator, state or district, a target without a value, a variable asked for
         that no target has, and when no target is left to fit.
     """
-    if str(database) == "bundled":
-        from distcalib.targets.sources import bundled_targets
-
-        engine = create_engine("sqlite://", poolclass=StaticPool)
-        write_database(bundled_targets() if bundled is None else bundled, engine)
-    else:
-        engine = open_database(database)
-    try:
-        raw = read_database(engine, database)
-    finally:
-        engine.dispose()
+    raw = read_targets(database, bundled)
     database = without_password(database)
-    if raw.empty:
-        raise InputError("has no targets", place=database, expected="rows in the table targets")
     table = _choose_periods(raw, period)
     table = _read_strata(table, database)
     _check(table[table["status"] != "excluded"], database)

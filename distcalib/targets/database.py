@@ -10,6 +10,7 @@ import pandas as pd
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError as BadUrl
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError
+from sqlalchemy.pool import StaticPool
 
 from distcalib.errors import InputError
 from distcalib.storage import publish
@@ -192,6 +193,38 @@ def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
     publish(path, write)
 
 
+def read_targets(database: str | Path, bundled: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Read the targets of a SQLite file, a SQLAlchemy URL or ``bundled``; see `read_database`.
+
+    Parameters
+    ----------
+    database
+        Where they are.
+    bundled
+        The table behind ``bundled``; by default the packaged one.
+
+    Raises
+    ------
+    InputError
+        When there is no such database, or it is not one of targets, or has none.
+    """
+    if str(database) == "bundled":
+        from distcalib.targets.sources import bundled_targets
+
+        engine = create_engine("sqlite://", poolclass=StaticPool)
+        write_database(bundled_targets() if bundled is None else bundled, engine)
+    else:
+        engine = open_database(database)
+    place = without_password(database)
+    try:
+        raw = read_database(engine, place)
+    finally:
+        engine.dispose()
+    if raw.empty:
+        raise InputError("has no targets", place=place, expected="rows in the table targets")
+    return raw
+
+
 def read_database(engine: Engine, place: object) -> pd.DataFrame:
     """Read all active or registered targets, one row each, without choosing or checking any.
 
@@ -207,8 +240,8 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
     DataFrame
         target_id, stratum_id, variable, reform_id, period, value, active, tolerance (relative, NaN where
         unset), source, registered (whether the database has a register), status and reason (from the
-        register, else fit for the active), moe, lines (the constraints as text ``var|op|value``, joined by
-        newline, in the database's own spelling).
+        register, else fit for the active), moe, population (of the register, else empty), lines (the
+        constraints as text ``var|op|value``, joined by newline, in the database's own spelling).
     """
     try:
         with engine.connect() as db:
@@ -248,11 +281,13 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         targets["status"] = np.where(targets["active"], "fit", "excluded")
         targets["reason"] = np.where(targets["active"], "", "not active in the database")
         targets["moe"] = np.nan
+        targets["population"] = ""
     else:
         kept = register.set_index("target_id").reindex(targets["target_id"])
         targets["status"] = kept["status"].fillna("fit").to_numpy()
         targets["reason"] = kept["reason"].fillna("").to_numpy()
         targets["moe"] = kept["moe"].astype(float).to_numpy()
+        targets["population"] = kept["population"].fillna("").to_numpy() if "population" in kept else ""
         switched_off = ~targets["active"] & (targets["status"] != "excluded")
         targets.loc[switched_off, ["status", "reason"]] = ["excluded", "not active in the database"]
     return targets

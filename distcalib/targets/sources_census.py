@@ -53,7 +53,10 @@ def age_bands(raw: Path) -> pd.DataFrame:
 
 
 def households(raw: Path) -> pd.DataFrame:
-    """ACS S2201: all households, and households below poverty, by district; states and nation as sums."""
+    """ACS S2201: all households, and households below poverty, by district; states and nation as sums.
+
+    The median income of households stands beside them for districts, excluded: a median is no weighted sum.
+    """
     acs = read_acs(raw / ACS_FILE.format(table="S2201", level="district"))
     total = with_sums(acs, "S2201_C01_001").assign(
         constraints="",
@@ -64,12 +67,27 @@ def households(raw: Path) -> pd.DataFrame:
     poor = with_sums(acs, "S2201_C01_021").assign(
         constraints="in_poverty==True",
         concept="households below the official poverty line",
-        status="excluded",
-        reason="official poverty (cash income, family thresholds); in_poverty of the rules is the "
-        "supplemental measure",
+        status="check",
+        reason="the Census counts official poverty of the householder's family (cash income, family "
+        "thresholds); in_poverty of the rules is the supplemental measure, of any member",
     )
-    rows = pd.concat([total, poor], ignore_index=True)
-    return rows.assign(variable="household_count", period=2024, unit="households", key="acs_s2201")
+    counted = pd.concat([total, poor], ignore_index=True).assign(
+        variable="household_count", unit="households"
+    )
+    median = acs[["geographic_id"]].assign(
+        geo_level="district",
+        value=acs["S2201_C01_034E"].astype(float),
+        moe=acs["S2201_C01_034M"].astype(float),
+        variable="household_market_income",
+        unit="dollars",
+        constraints="",
+        concept="median household income (money income before tax)",
+        status="excluded",
+        reason="a median is no weighted sum; money income also has Social Security and cash benefits, which "
+        "household_market_income of the rules has not",
+    )
+    rows = pd.concat([counted, median], ignore_index=True)
+    return rows.assign(period=2024, key="acs_s2201")
 
 
 def housing(raw: Path) -> pd.DataFrame:
@@ -82,8 +100,6 @@ def housing(raw: Path) -> pd.DataFrame:
         variable="rent",
         concept="contract rent",
         key="acs_b25060",
-        status="excluded",
-        reason="the microdata hold no rent",
     )
     tax = state_and_nation(ids, acs["real_estate_taxes"]).assign(
         variable="real_estate_taxes", concept="real estate taxes of owner-occupiers", key="acs_b25090"

@@ -101,10 +101,15 @@ def aca_credit(raw: Path) -> pd.DataFrame:
     ids = cms["state"].map(STATE_FIPS).astype(int).astype(str)
     check_states(ids, path)
     persons = state_and_nation(ids, cms["enrollment"]).assign(
-        variable="person_count", unit="persons", constraints="aca_ptc>0", period=2024, key="cms_aca"
+        variable="person_count",
+        unit="persons",
+        # The credit belongs to the tax unit; its members who pay a premium are what CMS enrols.
+        constraints="aca_ptc>0&person_receives_aca==True",
+        period=2024,
+        key="cms_aca",
     )
     dollars = state_and_nation(ids, cms["spending"] * 12).assign(
-        variable="aca_ptc",
+        variable="assigned_aca_ptc",
         unit="dollars",
         constraints="",
         period=2024,

@@ -17,14 +17,26 @@ AGI = "adjusted gross income of filers"
 
 # Published national totals of income tax returns (SOI name -> our variable), amounts in dollars. None of them
 # is summed with another; a concept that the microdata do not hold says so and is excluded.
+_ONE_RETIREMENT = (
+    "only the sum of taxable pensions, annuities and IRA distributions is comparable: the source of the "
+    "microdata divides them otherwise than returns do, and the rules have no variable that is just this sum"
+)
 _SOI_AMOUNTS = {
     "employment_income": ("irs_employment_income", "wages and salaries on returns", ""),
     "taxable_interest_income": ("taxable_interest_income", "taxable interest on returns", ""),
     "exempt_interest": ("tax_exempt_interest_income", "tax-exempt interest on returns", ""),
     "ordinary_dividends": ("ordinary_dividend_income", "ordinary dividends on returns", ""),
     "qualified_dividends": ("qualified_dividend_income", "qualified dividends on returns", ""),
-    "taxable_pension_income": ("taxable_pension_income", "taxable pensions and annuities on returns", ""),
-    "ira_distributions": ("taxable_ira_distributions", "taxable IRA distributions on returns", ""),
+    "taxable_pension_income": (
+        "taxable_pension_income",
+        "taxable pensions and annuities on returns",
+        _ONE_RETIREMENT,
+    ),
+    "ira_distributions": (
+        "taxable_ira_distributions",
+        "taxable IRA distributions on returns",
+        _ONE_RETIREMENT,
+    ),
     "taxable_social_security": ("taxable_social_security", "taxable Social Security on returns", ""),
     "taxable_income": ("taxable_income", "taxable income on returns", ""),
     "income_tax_before_credits": ("income_tax_before_credits", "federal income tax before credits", ""),
@@ -36,8 +48,8 @@ _SOI_AMOUNTS = {
     ),
     "mortgage_interest_deductions": (
         "deductible_mortgage_interest",
-        "home mortgage interest deducted",
-        "the microdata give mortgage interest to 61 % of units (982 bn); returns that itemise are 15 million",
+        "home mortgage interest deducted by returns that itemise",
+        "",
     ),
 }
 _SOI_NET = {
@@ -120,11 +132,15 @@ def returns_national(raw: Path) -> pd.DataFrame:
         }
     )
     rows = pd.concat([single, net], ignore_index=True)
-    rows["status"] = np.where(rows["reason"] != "", "excluded", "")
+    rows["status"] = np.select(
+        [rows["reason"] == "", rows["reason"] == _ONE_RETIREMENT], ["", "check"], "excluded"
+    )
     rows["key"] = "soi_14_2023"
     rows = pd.concat([rows, all_returns], ignore_index=True)
     rows["unit"] = np.where(rows["variable"] == "tax_unit_count", "tax units", "dollars")
-    return rows.assign(geo_level="national", geographic_id="US", constraints=FILER, period=2023)
+    itemise = rows["variable"] == "deductible_mortgage_interest"
+    rows["constraints"] = np.where(itemise, FILER + "&tax_unit_itemizes==True", FILER)
+    return rows.assign(geo_level="national", geographic_id="US", period=2023)
 
 
 def eitc(raw: Path) -> pd.DataFrame:

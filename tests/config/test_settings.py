@@ -9,6 +9,7 @@ import pytest
 from distcalib import ClusterConfig, RunConfig
 from distcalib.config import memory_bytes, presets
 from distcalib.errors import InputError
+from distcalib.runs import make_plan
 
 
 def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
@@ -37,6 +38,14 @@ def test_the_demo_preset_states_every_default():
         ("a: [1", ["run.yaml", "is not YAML"]),
         ("fit: {upper_bound: .inf}", ["fit.upper_bound", "not a finite number"]),
         ("verify: {tolerance: 0}", ["verify.tolerance", "more than 0"]),
+        ("targets: {variables: snap}", ["targets.variables", "one value where a list is wanted", "[snap]"]),
+        ("targets: {variables: [1]}", ["targets.variables", "a list, each a text"]),
+        ("seed: 1\nname: a\nseed: 2", ["run.yaml", "'seed' occurs twice, in lines 1 and 3"]),
+        ("fit:\n  epochs: 1\n  epochs: 1", ["'epochs' occurs twice, in lines 2 and 3"]),
+        (
+            "geography:\n  districts: [0601]",
+            ["run.yaml, line 2", "reads 0601 as the octal number 385", '"0601" in quotes'],
+        ),
     ],
 )
 def test_a_typo_in_run_yaml_is_named(tmp_path, text, words):
@@ -88,3 +97,27 @@ def test_a_relative_path_is_relative_to_its_file(tmp_path):
 )
 def test_memory_is_read(text, size):
     assert memory_bytes(text) == size
+
+
+def test_numbers_that_are_no_octal_are_left_alone(tmp_path):
+    text = 'seed: 0\ngeography: {districts: ["0601", 0608, 601]}'
+    config = RunConfig.load(write(tmp_path, text))
+    assert config.seed == 0
+    assert config.geography.districts == ("0601", "0608", 601)
+
+
+def test_settings_know_their_file_and_are_equal_without_it(tmp_path):
+    a = RunConfig.load(write(tmp_path, "seed: 4", "a.yaml"))
+    b = RunConfig.load(write(tmp_path, "seed: 4", "b.yaml"))
+    assert a == b
+    assert a.file == str(tmp_path / "a.yaml")
+    assert a.changed(seed=5).file == a.file
+    assert a.changed(seed=5).seed == 5
+    assert RunConfig.load("demo").file == "preset demo"
+
+
+def test_errors_of_the_plan_name_the_file_of_the_settings(tmp_path, small_file):
+    text = f"microdata: {small_file}\ngeography: {{districts: [ZZ-01]}}"
+    config = RunConfig.load(write(tmp_path, text, "mine.yaml"))
+    with pytest.raises(InputError, match=r"mine\.yaml: geography\.districts.*ZZ-01"):
+        make_plan(config)

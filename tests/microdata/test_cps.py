@@ -10,14 +10,17 @@ import pytest
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError
 from distcalib.microdata.bundled_data import bundled_path
-from distcalib.microdata.cps import build_cps, population_by_state, write_bundled
+from distcalib.microdata.cps import build_cps, imputations_without, write_bundled
+from distcalib.microdata.cps_imputed import IMPUTATIONS, IMPUTED_INPUTS
 from distcalib.microdata.cps_inputs import INPUTS
+from distcalib.microdata.cps_rake import official
 from distcalib.microdata.cps_sample import BOUNDS, calibrate, draw
 from distcalib.microdata.cps_source import MONEY, growth_to, read_units, taxcalc_folder
 from distcalib.microdata.model import Microdata
 
 pytest.importorskip("taxcalc", reason="the public-use CPS comes with taxcalc (extra 'data')")
 BUNDLED = files("distcalib.microdata").joinpath("bundled")
+SIDES = ("sources.csv", "raking.csv", "households.csv.gz", "units.csv.gz")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,8 @@ def dependants_by_unit(data, low, high):
 
 def test_rebuilding_gives_the_bundled_bytes(rebuilt):
     _, folder = rebuilt
-    for name in ("cps_2024.h5", "cps_2024_sources.csv"):
+    names = [f"cps_2024{end}" for end in (".h5", *(f"_{side}" for side in SIDES))]
+    for name in names:
         assert (folder / name).read_bytes() == BUNDLED.joinpath(name).read_bytes(), name
 
 
@@ -69,7 +73,7 @@ def test_only_inputs_of_policyengine_are_written(bundled):
         known = catalogue().get(variable)
         assert known.is_input, f"{variable} has a formula"
         assert known.entity == entity
-    written = {i.variable for i in INPUTS}
+    written = {i.variable for i in (*INPUTS, *IMPUTED_INPUTS)}
     assert set(bundled.variables()) == written
     assert not [v for v in written if v.startswith("takes_up_")], "take-up is drawn elsewhere"
 
@@ -116,8 +120,21 @@ def test_a_household_of_one_or_two_families_is_one_spm_unit(bundled):
     homes = bundled.household_of
     families = np.bincount(homes["family"], minlength=12_000)
     spm_units = np.bincount(homes["spm_unit"], minlength=12_000)
-    assert np.array_equal(spm_units, np.where(families <= 2, 1, families))
+    few = families <= 2
+    assert (spm_units[few] == 1).all()
     assert (families >= 3).any()
+    # In the others a family without an adult belongs to one that has one, so there are fewer units.
+    age, family = bundled.column("age"), bundled.links["family"]
+    grown = np.unique(family[age >= 18])
+    adult_families = np.bincount(homes["family"][grown], minlength=12_000)
+    assert np.array_equal(spm_units[~few], adult_families[~few])
+    assert (spm_units < families)[~few].any()
+
+
+def test_every_spm_unit_has_an_adult_or_is_headed_by_the_household_head(full):
+    data = full.microdata
+    responsible = (data.column("age") >= 18) | data.column("is_household_head")
+    assert len(np.unique(data.links["spm_unit"][responsible])) == data.count("spm_unit")
 
 
 def test_ids_are_exact_as_float32(bundled):
@@ -197,14 +214,107 @@ def test_impossible_records_are_counted(full):
     assert head_age.min() == 15
 
 
-def test_state_totals_of_persons_are_the_official_ones(full, bundled):
-    official = population_by_state().set_index("state_fips")["persons"]
-    assert len(official) == 51
-    assert official.sum() == 340_110_990
-    for data in (full.microdata, bundled):
-        people = np.bincount(data.links["household"], minlength=data.count()) * data.weights
-        found = pd.Series(people).groupby(data.column("state_fips")).sum()
-        assert np.abs(found / official - 1).max() < 1e-4
+def margins_of(data):
+    """Count persons, minors, the aged and households by state, and persons by band of the nation."""
+    home, age = data.links["household"], data.column("age")
+    weight, state = data.weights[home], data.column("state_fips")
+    found = {
+        "persons": pd.Series(weight).groupby(state[home]).sum(),
+        "persons under 18": pd.Series(weight * (age < 18)).groupby(state[home]).sum(),
+        "persons of 65 and over": pd.Series(weight * (age >= 65)).groupby(state[home]).sum(),
+        "households": pd.Series(data.weights).groupby(state).sum(),
+    }
+    found["persons by age"] = pd.Series(weight).groupby(np.minimum(age // 5 * 5, 85)).sum()
+    return found
+
+
+def test_weights_are_raked_to_the_official_population(full, bundled):
+    assert official("persons").sum() == 340_110_990
+    assert official("persons by age").sum() == official("persons").sum()
+    for data, within in ((full.microdata, 1e-6), (bundled, 0.01)):
+        for quantity, found in margins_of(data).items():
+            wanted = official(quantity)
+            assert len(found) == len(wanted), quantity
+            assert np.abs(found / wanted - 1).max() < within, quantity
+
+
+def test_raking_table_says_what_was_there_before_and_how_far_weights_moved(full):
+    table = full.raking
+    rows = table[table["margin"] != "adjustment"]
+    np.testing.assert_allclose(rows["after"], rows["official"], rtol=1e-6)
+    unraked = build_cps(None, raked=False, imputations=()).microdata
+    before = rows[rows["margin"] == "persons by age"].set_index(
+        rows["age_from"][rows.margin == "persons by age"]
+    )
+    found = margins_of(unraked)["persons by age"]
+    np.testing.assert_allclose(found.to_numpy(), before["before"].to_numpy(), rtol=1e-6)
+    assert np.abs(found / official("persons by age") - 1).max() > 0.2, "raking has something to do"
+    factor = full.microdata.weights / unraked.weights
+    spread = table[table["margin"] == "adjustment"].set_index("area")["after"]
+    assert spread["min"] == pytest.approx(factor.min())
+    assert spread["max"] == pytest.approx(factor.max())
+    assert spread["min"] >= BOUNDS[0] - 1e-9
+    assert spread["max"] <= BOUNDS[1] + 1e-9
+
+
+# Imputations
+
+
+def test_rents_of_a_state_sum_to_the_official_ones_and_owners_pay_none(full, bundled):
+    for data, within in ((full.microdata, 0.001), (bundled, 0.01)):
+        home = data.links["household"]
+        rent = np.bincount(home, weights=data.column("pre_subsidy_rent"), minlength=data.count())
+        found = pd.Series(rent * data.weights).groupby(data.column("state_fips")).sum()
+        assert np.abs(found / official("contract rent") - 1).max() < within
+        taxed = np.bincount(home, weights=data.column("real_estate_taxes"), minlength=data.count()) > 0
+        assert not rent[taxed].any()
+        assert (rent[~taxed] > 0).all()
+        assert np.array_equal(data.column("tenure_type") == b"RENTED", ~taxed)
+
+
+def test_employer_coverage_reaches_the_published_share_and_only_families_of_workers(full):
+    data = full.microdata
+    age, covered = data.column("age"), data.column("has_esi")
+    weight = data.weights[data.links["household"]]
+    young = age < 65
+    assert weight[covered & young].sum() / weight[young].sum() == pytest.approx(0.604, abs=0.005)
+    worker = (data.column("employment_income_before_lsr") > 0) & young
+    with_worker = np.unique(data.links["tax_unit"][worker])
+    assert np.isin(data.links["tax_unit"][covered], with_worker).all()
+    adult = worker & (age >= 18)
+    offered = data.column("offered_aca_disqualifying_esi")
+    assert weight[offered & adult].sum() / weight[adult].sum() == pytest.approx(0.753, abs=0.005)
+    # Coverage rises with wages.
+    wages = data.column("employment_income_before_lsr")
+    assert offered[adult & (wages > 60_000)].mean() > offered[adult & (wages < 20_000)].mean() + 0.3
+
+
+def test_mortgage_interest_is_kept_for_a_part_of_owners(full):
+    plain = build_cps(None, imputations=imputations_without(["mortgage_interest"])).microdata
+    before, after = plain.column("home_mortgage_interest"), full.microdata.column("home_mortgage_interest")
+    assert not after[before == 0].any()
+    assert (after[before > 10] > 0).mean() == pytest.approx(0.6, abs=0.01)
+    kept = after > 0
+    np.testing.assert_allclose(after[kept], before[kept] * 0.6, atol=0.51)
+
+
+def test_every_imputation_can_be_switched_off_and_is_marked(full):
+    own = {
+        "rent": ["pre_subsidy_rent", "tenure_type", "spm_unit_tenure_type", "heating_cooling_expense"],
+        "employer_coverage": ["has_esi", "offered_aca_disqualifying_esi"],
+        "mortgage_interest": ["mortgage_payments"],
+        "ssi_disability": ["meets_ssi_disability_criteria"],
+    }
+    assert set(own) == set(IMPUTATIONS)
+    table = full.sources.set_index("policyengine_input")
+    for name, variables in own.items():
+        without = build_cps(None, imputations=imputations_without([name]))
+        assert not set(variables) & set(without.microdata.variables()), name
+        assert not set(variables) & set(without.sources["policyengine_input"]), name
+        assert (table.loc[variables, "imputed"] == "yes").all(), name
+    assert imputations_without(["all"]) == ()
+    with pytest.raises(InputError, match=r"no such imputation.*rnt[\s\S]*rent"):
+        imputations_without(["rnt"])
 
 
 def test_money_is_written_once(full, source):
@@ -337,7 +447,7 @@ def test_calibration_meets_totals_within_its_bounds():
 
 def test_table_of_sources_has_every_column_of_the_file(source):
     table = pd.read_csv(io.StringIO(BUNDLED.joinpath("cps_2024_sources.csv").read_text("utf-8")))
-    assert set(table["policyengine_input"].dropna()) == {i.variable for i in INPUTS}
+    assert set(table["policyengine_input"].dropna()) == {i.variable for i in (*INPUTS, *IMPUTED_INPUTS)}
     named = " ".join(table["source_column"])
     spelled = named.replace(",", " ").split()
     bookkeeping = {"a_lineno", "RECID", "FLPDYR", "XTOT", "ffpos", "elderly_dependents"}

@@ -6,7 +6,8 @@ import io
 
 from rich.console import Console
 
-from distcalib.report.console import Progressing
+from distcalib import Plan, RunConfig
+from distcalib.report.console import Progressing, print_causes, print_plan
 
 
 def say(console: Console) -> str:
@@ -34,3 +35,44 @@ def test_a_bar_on_a_terminal():
     text = say(Console(file=io.StringIO(), width=100, force_terminal=True))
     assert "3/3" in text
     assert "simulate" in text
+
+
+def causes(tmp_path, *rows: str) -> str:
+    (tmp_path / "fit").mkdir()
+    lines = ["group,targets,missed,causes", *rows]
+    (tmp_path / "fit" / "groups.csv").write_text("\n".join(lines) + "\n")
+    console = Console(file=io.StringIO(), width=80)
+    print_causes(tmp_path, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(len(line) for line in text.splitlines()) <= 80
+    return text
+
+
+def test_groups_with_misses_are_listed_with_their_causes(tmp_path):
+    long = "state adjusted_gross_income by adjusted_gross_income"
+    why = '"support 49%, sampling error of the source 30%, compromise 21%"'
+    text = causes(tmp_path, f"{long},408,95,{why}", "national snap,1,0,")
+    assert "1 of 2 groups" in text
+    assert "95 of 408" in text
+    assert "fit/groups.csv" in text
+    assert "national snap" not in text
+
+
+def test_nothing_is_listed_where_every_group_is_met(tmp_path):
+    assert "95 % or more" in causes(tmp_path, "national snap,1,0,")
+
+
+def test_a_long_run_is_said_in_hours():
+    def printed(cpu_seconds: float) -> str:
+        facts = dict.fromkeys(
+            ("households", "persons", "columns", "districts", "states", "measures", "bytes"), 1
+        )
+        facts |= {f"targets_{status}": 1 for status in ("fit", "check", "excluded")}
+        facts |= {"tasks": {"fit": 1}, "task_bytes": {"fit": 1}, "far": [], "cpu_seconds": cpu_seconds}
+        plan = Plan(RunConfig(), {}, {}, {}, "torch", (), facts)
+        console = Console(file=io.StringIO(), width=80)
+        print_plan(plan, console, workers=2)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    assert "about 62 min" in printed(2 * (62 * 60 - 90))
+    assert "about 22.6 hours" in printed(2 * (1353 * 60 - 90))

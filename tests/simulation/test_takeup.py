@@ -9,7 +9,7 @@ from distcalib.catalogue import ENTITIES, catalogue
 from distcalib.errors import InputError
 from distcalib.geography import STATE_CODES, assign_geography
 from distcalib.geography.sources import county_shares, districts
-from distcalib.simulation.place import place
+from distcalib.simulation.place import _without, place
 from distcalib.simulation.takeup import drawn_variables, rates
 
 
@@ -49,21 +49,48 @@ def test_flags_follow_the_rates(bundled):
     table = rates()
     for variable in drawn_variables():
         mine = table[table["variable"] == variable]
-        if (mine["by"] == "").all():
+        if (mine["by"] == "").all() and (mine["reported"] == "").all():
             share = placed.column(variable).mean()
             n = len(placed.column(variable))
             rate = float(mine["rate"].iloc[0])
             assert abs(share - rate) < 4.5 * np.sqrt(rate * (1 - rate) / n), variable
     utah = placed.column("state_fips")[placed.household_of["person"]] == 49
-    assert abs(placed.column("takes_up_medicaid_if_eligible")[utah].mean() - 0.53) < 0.08
+    rate = table.query("variable == 'takes_up_medicaid_if_eligible' and key == 'UT'")["rate"].item()
+    assert 0.2 < rate < 0.8
+    assert abs(placed.column("takes_up_medicaid_if_eligible")[utah].mean() - rate) < 0.08
 
 
 def test_clones_of_one_donor_draw_on_their_own(bundled):
     assignment = assign_geography(bundled.ids["household"], 2, districts(), county_shares(), 1)
     n = bundled.count()
-    first = place(bundled, assignment, np.arange(n), seed=2).column("takes_up_snap_if_eligible")
-    second = place(bundled, assignment, np.arange(n, 2 * n), seed=2).column("takes_up_snap_if_eligible")
+    first = place(bundled, assignment, np.arange(n), seed=2).column("takes_up_housing_assistance_if_eligible")
+    second = place(bundled, assignment, np.arange(n, 2 * n), seed=2).column(
+        "takes_up_housing_assistance_if_eligible"
+    )
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+
+
+def test_reporters_take_up_and_a_rate_of_all_is_lowered_for_the_others(bundled):
+    assignment = assign_geography(bundled.ids["household"], 1, districts(), county_shares(), 1)
+    placed = place(bundled, assignment, np.arange(bundled.count()), seed=2)
+    table = rates().query("reported != ''")
+    assert set(table["of"]) == {"all", "others"}
+    for variable, mine in table.groupby("variable"):
+        assert (mine["by"] == "").all()
+        reported = bundled.column(mine["reported"].iloc[0]) > 0
+        flags = placed.column(variable)
+        assert flags[reported].all(), variable
+        of = mine.set_index("of")["rate"]
+        weights = bundled.weights[bundled.household_of[catalogue().variables[variable].entity]]
+        share = weights @ reported / weights.sum()
+        rate = of["others"] if "others" in of else (of["all"] - share) / (1 - share)
+        n = (~reported).sum()
+        assert abs(flags[~reported].mean() - rate) < 4.5 * np.sqrt(rate * (1 - rate) / n), variable
+    # Microdata that report nothing draw everybody at the rate.
+    silent = _without(bundled, ("ssi_reported", "spm_unit_snap"))
+    placed = place(silent, assignment, np.arange(bundled.count()), seed=2)
+    assert abs(placed.column("takes_up_ssi_if_eligible").mean() - 0.5) < 0.02
+    assert abs(placed.column("takes_up_snap_if_eligible").mean() - 0.82) < 0.02
 
 
 def test_placed_households_live_where_they_were_placed(small, assignment):
@@ -109,7 +136,7 @@ def test_flags_can_be_left_as_stored(small, assignment):
 
 def test_a_rate_for_a_variable_that_does_not_exist_is_an_error(small, assignment, monkeypatch):
     table = rates().copy()
-    table.loc[table["variable"] == "takes_up_eitc", "variable"] = "takes_up_eitcc"
+    table.loc[table["variable"] == "takes_up_dc_ptc", "variable"] = "takes_up_dc_ptcc"
     monkeypatch.setattr("distcalib.simulation.takeup.rates", lambda: table)
-    with pytest.raises(InputError, match="did you mean 'takes_up_eitc'"):
+    with pytest.raises(InputError, match="did you mean 'takes_up_dc_ptc'"):
         place(small, assignment, np.arange(5))

@@ -3,6 +3,7 @@
 import gzip
 import os
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,9 @@ from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets import sources
 from distcalib.targets.constraints import constraint_text, parse_constraints
+from distcalib.targets.status_table import status_table, write_status_table
 
+DOCS = Path(__file__).parents[2] / "docs/data_targets.md"
 RAW = os.environ.get("DISTCALIB_RAW")
 COUNTS = {
     "person_count": "persons",
@@ -39,6 +42,34 @@ def test_it_has_the_columns_and_at_least_ten_thousand_rows(table):
     assert np.isfinite(table["value"]).all()
     said = ["concept", "population", "source", "table", "vintage", "unit"]
     assert (table[said] != "").to_numpy().all()
+
+
+def test_every_row_says_what_it_counts_of_whom_when_and_in_which_unit(table):
+    for column in ("concept", "population", "source", "table", "vintage", "unit"):
+        assert (table[column].str.strip() != "").all(), column
+    people = table["variable"] == "person_count"
+    assert (
+        table.loc[people & table["concept"].str.contains("residents"), "population"]
+        .str.contains("group quarters included")
+        .all()
+    )
+    homes = table["table"] == "S2201"
+    assert homes.sum() == 3 * 488 - 52  # households, those in poverty; the median of districts
+    assert table.loc[homes, "population"].str.contains("no group quarters").all()
+    filers = table["constraints"].str.contains("tax_unit_is_filer")
+    assert table.loc[filers, "population"].eq("returns filed").all()
+    survey = table["source"].str.contains("American Community Survey") & table["table"].str.match(r"S\d")
+    estimated = survey & ~table["note"].str.contains("sum") & (table["geo_level"] == "district")
+    controlled = table["concept"].eq("residents")
+    assert table.loc[estimated & ~controlled, "moe"].notna().mean() > 0.99
+    assert (table["status"] == "fit").eq(table["reason"] == "").all()
+
+
+def test_no_reason_quotes_a_figure_of_the_microdata_but_the_measured_starting_total(table):
+    unmeasured = table[~table["reason"].str.startswith("uncalibrated total")]
+    about_microdata = unmeasured.loc[unmeasured["reason"].str.contains("microdata"), "reason"].unique()
+    assert len(about_microdata) > 3
+    assert [r for r in about_microdata if any(c.isdigit() for c in r)] == []
 
 
 def test_no_quantity_stands_twice(table):
@@ -144,7 +175,7 @@ def test_known_figures_are_in_the_table_with_their_unit(table):
 
     assert value("person_count", "", "US", 2024) == 340_110_990
     assert value("snap", "", "9", 2024) == 892_819_650
-    assert value("aca_ptc", "", "2", 2024) == 20_422_650 * 12
+    assert value("assigned_aca_ptc", "", "2", 2024) == 20_422_650 * 12
     assert value("adjusted_gross_income", "tax_unit_is_filer==1", "US", 2023) == pytest.approx(
         15_286e9, rel=1e-4
     )
@@ -155,11 +186,55 @@ def test_statuses_of_the_programmes_that_the_microdata_miss(table):
     top = "adjusted_gross_income>=1000000&tax_unit_is_filer==1"
     assert status["taxable_interest_income", "tax_unit_is_filer==1"] == "check"
     assert status["adjusted_gross_income", top] == "check"
-    assert status["aca_ptc", ""] == "check"
+    assert status["assigned_aca_ptc", ""] == "check"
     assert status["person_count", "medicaid_enrolled==True"] == "fit"
     assert status["household_count", "snap>0"] == "fit"
     assert status["interest_income", ""] == "excluded"
     assert (table.loc[table["reform_id"] > 0, "status"] == "excluded").all()
+
+
+def test_pensions_wait_for_their_sum_and_nothing_of_them_is_fitted(table):
+    parts = table[table["variable"].isin(["taxable_pension_income", "taxable_ira_distributions"])]
+    assert list(parts["status"]) == ["check", "check"]
+    assert parts["reason"].str.contains("only the sum").all()
+    assert not table["variable"].isin(["pension_income", "taxable_retirement_distributions"]).any()
+
+
+def test_households_are_fitted_and_poverty_and_median_income_are_not(table):
+    surveyed = table[table["table"] == "S2201"].groupby("concept")
+    status = {concept: set(rows["status"]) for concept, rows in surveyed}
+    assert status == {
+        "households": {"fit"},
+        "households below the official poverty line": {"check"},
+        "median household income (money income before tax)": {"excluded"},
+    }
+    assert {c: len(rows) for c, rows in surveyed}["households"] == 488
+    median = table[table["concept"].str.contains("median")]
+    assert len(median) == 436
+    assert median["value"].between(40_000, 200_000).all()
+    assert median["reason"].str.contains("no weighted sum").all()
+
+
+def test_aca_persons_are_the_members_who_pay_a_premium_and_take_up(table):
+    persons = table[(table["concept"] == "ACA premium tax credit") & (table["unit"] == "persons")]
+    assert set(persons["constraints"]) == {"aca_ptc>0&person_receives_aca==True"}
+    assert len(persons) == 52
+
+
+def test_mortgage_interest_is_that_of_returns_that_itemise(table):
+    amount = table[(table["variable"] == "deductible_mortgage_interest") & (table["reform_id"] == 0)]
+    assert list(amount["constraints"]) == ["tax_unit_is_filer==1&tax_unit_itemizes==True"]
+
+
+def test_the_page_has_the_table_of_the_register(tmp_path):
+    page = tmp_path / "data_targets.md"
+    page.write_text(DOCS.read_text())
+    write_status_table(page)
+    assert page.read_text() == DOCS.read_text(), "run distcalib.targets.status_table.write_status_table"
+    assert status_table(sources.bundled_targets().head(1)).count("\n") == 3
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="marks of the status table"):
+        write_status_table(page)
 
 
 def quantities(*rows):
@@ -193,6 +268,20 @@ def test_half_to_twice_the_target_is_fitted_at_every_level(starting, expected):
     out = sources.decide_status(rows, totals(("ssi", "", starting, "SSI")))
     assert list(out["status"]) == [expected] * 2
     assert out["reason"].eq("").all() == (expected == "fit")
+
+
+@pytest.mark.parametrize(
+    ("starting", "expected"), [(84.0, "check"), (86.0, "fit"), (114.0, "fit"), (116.0, "check")]
+)
+def test_main_programmes_have_to_come_out_within_fifteen_percent(starting, expected):
+    for concept in ("SNAP households", "earned income credit", "Medicaid enrolment"):
+        assert concept in sources.STARTING_RANGES
+        rows = quantities(("x", "", concept, "national", 0, 2024, 100.0))
+        assert list(sources.decide_status(rows, totals(("x", "", starting, concept)))["status"]) == [expected]
+
+
+def test_every_narrower_range_is_of_a_concept_in_the_table(table):
+    assert set(sources.STARTING_RANGES) <= set(table["concept"])
 
 
 def test_a_quantity_without_a_starting_total_follows_its_concept_or_waits():

@@ -1,0 +1,184 @@
+"""What a data check shows: one HTML page that needs no network and no script, and lines on the terminal."""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
+
+from distcalib.geography.states import STATE_CODES
+
+_LEFT, _WIDTH, _ROW = 270, 620, 22
+
+
+def page(table: pd.DataFrame, facts: dict[str, Any]) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    table
+        The rows of a check, as `distcalib.report.data_tables.tidy` gives them.
+    facts
+        The facts of a `distcalib.report.data_check.Check`.
+    """
+    parts = dict(iter(table.groupby("section", sort=False)))
+    empty = table.iloc[:0]
+    headline, register = parts["headline"], parts["register"]
+    nation = register[register["area"] == "US"]
+    states = _by_state(register, headline)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"amount": _amount, "ratio": _ratio, "state": _state}
+    template = resources.files("distcalib.report").joinpath("bundled/data_check.html").read_text("utf-8")
+    return environment.from_string(template).render(
+        facts=facts,
+        summary=_summary(headline),
+        headline=_records(headline),
+        out=_records(headline[headline["within"] == "no"]),
+        ages=Markup(_age_plot(nation)),
+        strips=Markup(_state_plot(states)),
+        states=states.map(_ratio).reset_index().to_dict("split"),
+        raking=_records(parts.get("raking", empty).sort_values(["quantity", "constraints"], kind="stable")),
+        filing=_records(parts["filing status"].sort_values("quantity")),
+        unreachable=_unreachable(parts.get("unreachable", empty)),
+        support=_records(parts["support"].sort_values(["ratio", "quantity"], ascending=[False, True])),
+        excluded=_by_reason(parts.get("excluded", empty)),
+        eligible=_records(parts["take-up"].sort_values("quantity", kind="stable")),
+        imputed=_records(parts.get("imputed", empty)),
+        nation=_records(nation.sort_values(["status", "quantity", "constraints"], kind="stable")),
+    )
+
+
+def print_check(table: pd.DataFrame, output: Path, console: Console) -> None:
+    """Print the headline table of a check, and where the whole of it is."""
+    headline = table[table["section"] == "headline"]
+    shown = Table(title="Before any calibration, against official figures", title_justify="left")
+    shown.add_column("quantity", overflow="fold")
+    for name in ("before", "now", "official", "ratio", "allowed", "within"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in headline.itertuples(index=False):
+        amounts = (_amount(float(v), str(row.unit)) for v in (row.before, row.value, row.official))
+        shown.add_row(row.quantity, *amounts, _ratio(row.ratio), f"{row.allowed:.0%}", row.within)
+    console.print(shown)
+    console.print(_summary(headline), highlight=False, markup=False)
+    console.print(f"{output / 'check.csv'}: {len(table):,} rows", highlight=False, markup=False)
+    console.print(f"{output / 'check.html'}: the page", highlight=False, markup=False)
+
+
+def print_drift(changed: pd.DataFrame, reference: str, output: Path, console: Console) -> None:
+    """Print every figure that differs from an earlier check, and what to do where that is meant."""
+    for row in changed.itertuples(index=False):
+        words = " ".join(w for w in (row.section, row.quantity, row.constraints, row.area) if w)
+        line = f"drift: {words}: {row.column} was {row.old!r}, is {row.new!r}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if len(changed):
+        end = f"{len(changed):,} differences; if they are meant, copy {output / 'check.csv'} to {reference}"
+    else:
+        end = f"no difference from {reference}"
+    console.print(end, highlight=False, markup=False, soft_wrap=True)
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return rows.to_dict("records")
+
+
+def _summary(headline: pd.DataFrame) -> str:
+    judged = headline[headline["within"] != ""]
+    out = judged.loc[judged["within"] == "no", "quantity"].tolist()
+    words = f"{len(judged) - len(out)} of {len(judged)} headline figures are within their bound"
+    return words + ("." if not out else f"; outside are {', '.join(out)}.")
+
+
+def _by_state(register: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame:
+    """Ratios of the headline quantities that have an official figure by state: states x quantities."""
+    names = headline.set_index(["variable", "constraints"])["quantity"]
+    names = names[~names.index.duplicated()]
+    mine = register[register["area"] != "US"]
+    quantity = names.reindex(pd.MultiIndex.from_frame(mine[["variable", "constraints"]])).to_numpy()
+    mine = mine.assign(quantity=quantity, state=mine["area"].map(_state))[pd.notna(quantity)]
+    wide = mine.pivot_table(index="state", columns="quantity", values="ratio", aggfunc="first", sort=False)
+    order = [q for q in headline["quantity"] if q in wide.columns]
+    return wide[order].sort_index()
+
+
+def _age_plot(nation: pd.DataFrame) -> str:
+    bands = nation[nation["constraints"].str.startswith("age") & (nation["variable"] == "person_count")]
+    low = bands["constraints"].str.extract(r"age>=(\d+)")[0].astype(float)
+    bands = bands.assign(low=low).sort_values("low")
+    high = [*(f"-{int(a) - 1}" for a in bands["low"].iloc[1:]), "+"]
+    names = [f"{int(a)}{b}" for a, b in zip(bands["low"], high, strict=True)] if len(bands) else []
+    before = bands["before"] / bands["official"]
+    lines = [
+        (name, [("before", b, "before"), ("now", r, "now")])
+        for name, b, r in zip(names, before, bands["ratio"], strict=True)
+    ]
+    return _dots(lines, 0.5, 1.5, "Persons by age, ratio to the official figure")
+
+
+def _state_plot(states: pd.DataFrame) -> str:
+    lines = [(q, [(s, r, "now") for s, r in states[q].items()]) for q in states.columns]
+    return _dots(lines, 0.25, 4.0, "Ratio to the official figure; each dot is a state")
+
+
+def _dots(lines: list[tuple[str, list[tuple[str, float, str]]]], low: float, high: float, title: str) -> str:
+    """Draw one line of dots for each name on a logarithmic axis; what lies outside sits on the edge."""
+    height = _ROW * len(lines) + 34
+
+    def x(value: float) -> float:
+        share = np.log(np.clip(value, low, high) / low) / np.log(high / low)
+        return round(_LEFT + (_WIDTH - _LEFT - 20) * float(share), 1)
+
+    out = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for tick in sorted({low, 1.0, high, *(t for t in (0.5, 0.8, 1.25, 2.0) if low < t < high)}):
+        kind = "one" if tick == 1 else "tick"
+        out.append(f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="4" y2="{height - 24}"/>')
+        out.append(f'<text class="axis" x="{x(tick)}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
+    for i, (name, dots) in enumerate(lines):
+        y = 4 + _ROW * i + _ROW / 2
+        out.append(f'<text x="{_LEFT - 14}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        out += [
+            f'<circle class="{kind}" cx="{x(value)}" cy="{y}" r="4">'
+            f"<title>{escape(name)}, {escape(label)}: {value:.2f}</title></circle>"
+            for label, value, kind in dots
+            if np.isfinite(value)
+        ]
+    return "\n".join([*out, "</svg>"])
+
+
+def _unreachable(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry a quantity and reason, with its states in a line."""
+    names = rows.assign(state=rows["area"].map(_state))
+    groups = names.groupby(["quantity", "variable", "constraints", "reason"], sort=True)["state"]
+    return groups.agg(", ".join).reset_index().to_dict("records")
+
+
+def _by_reason(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    groups = rows.groupby("reason", sort=True)["quantity"]
+    return groups.agg(lambda q: ", ".join(dict.fromkeys(q))).reset_index().to_dict("records")
+
+
+def _state(area: str) -> str:
+    return STATE_CODES.get(int(area), area) if area.isdigit() else area
+
+
+def _ratio(value: float) -> str:
+    return "" if not np.isfinite(value) else f"{value:.2f}" if abs(value - 1) > 0.0995 else f"{value:.3f}"
+
+
+def _amount(value: float, unit: str) -> str:
+    if not np.isfinite(value):
+        return ""
+    sign = "$" if unit == "dollars" else ""
+    for size, word in ((1e9, " bn"), (1e6, " M")):
+        if abs(value) >= size:
+            return f"{sign}{value / size:,.1f}{word}"
+    return f"{sign}{value:,.0f}"

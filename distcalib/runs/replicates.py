@@ -1,0 +1,197 @@
+"""Replicate weights of a finished run: one parquet file, made one replicate at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distcalib.digest import code_digest, digest_arrays, digest_of
+from distcalib.errors import InputError
+from distcalib.fit.replicates import (
+    CALIBRATED_PERTURBATION,
+    bootstrap_factors,
+    refitted_weights,
+    scaled_weights,
+)
+from distcalib.fit.spec import FitSpec
+from distcalib.matrix.calibration import CalibrationMatrix
+from distcalib.microdata.bundled_data import bundled_path
+from distcalib.microdata.model import Microdata
+from distcalib.runs.folder import stored_plan
+from distcalib.runs.tasks import target_shares
+from distcalib.storage import publish
+
+NOTE = (
+    "Replicate weights of a rescaled bootstrap of donor households within their home states (Rao, Wu and Yue "
+    "1992). They give the standard error from the sampling of donors alone: "
+    "sqrt(mean((replicate - estimate)^2)) / perturbation. Imputation, ageing, take-up draws, placement of "
+    "clones, choice of records and errors of the targets themselves are not in it."
+)
+
+
+def write_replicates(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    number: int = 40,
+    seed: int = 0,
+    calibrate: bool = True,
+    certain: str | Path | None = None,
+    progress: Callable[[int], object] = lambda replicate: None,
+) -> dict[str, Any]:
+    """Write ``replicates.parquet``: one row a column of the run, its weight and its replicate weights.
+
+    Columns: column, household_id, cd_geoid, state_fips, weight, r001, r002 ... (float32). The metadata entry
+    ``distcalib`` says in JSON what they are. One replicate is in memory at a time and is on storage when it
+    is done: another call with the same inputs makes only those that are missing, also with a larger `number`.
+
+    Parameters
+    ----------
+    run
+        Folder of a run that has its weights.
+    folder
+        Where to write.
+    number, seed
+        How many replicates, and the seed of their draws.
+    calibrate
+        Fit each replicate to the run's targets. False: the run's weights times the bootstrap factors.
+    certain
+        CSV with the columns household_id and certain: donors that the design of the microdata drew with
+        certainty are fixed. None: ``<microdata>_households.csv.gz`` where that lies beside the file
+        (``distcalib data cps`` writes it); else no donor is fixed.
+    progress
+        Called with the number of each replicate that is done.
+
+    Returns
+    -------
+    dict
+        The metadata: note, donors, donors_certain, donors_alone, number, seed, calibrated,
+        perturbation, key.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no weights, or the microdata are not those of the run or lack state_fips.
+    """
+    source, target = Path(run), Path(folder)
+    plan = stored_plan(source)
+    if plan is None or not (source / "fit" / "weights.npy").is_file():
+        raise InputError("has no weights", place=source, expected="the folder of a run that has been fitted")
+    matrix = CalibrationMatrix.load(source)
+    columns, weights = matrix.columns, np.load(source / "fit" / "weights.npy")
+    donors, facts = _donors(plan, certain)
+    perturbation = CALIBRATED_PERTURBATION if calibrate else 1.0
+    facts = {"note": NOTE, **facts, "seed": seed, "calibrated": calibrate, "perturbation": perturbation}
+    position = pd.Index(donors["household_id"]).get_indexer(columns["household_id"])
+
+    chosen = np.flatnonzero((matrix.targets["status"] == "fit").to_numpy())
+    fitted = matrix.targets.iloc[chosen]
+    rows = matrix.X[chosen]
+    values = fitted["value"].to_numpy(np.float64)
+    share = target_shares(fitted, plan["run"]["fit"]["group_power"])
+    spec = FitSpec(**json.loads((source / "fit" / "summary.json").read_text(encoding="utf-8"))["settings"])
+    key = digest_of(
+        {
+            **facts,
+            "code": code_digest("fit", "random", "runs/replicates"),
+            "matrix": matrix.digest(),
+            "arrays": digest_arrays({"w": weights, "values": values, "share": share, "position": position}),
+            "donors": digest_arrays({c: donors[c].to_numpy() for c in donors}),
+            "spec": spec.as_dict(),
+        }
+    )
+    parts = target / f".replicates-{key[:16]}"
+    _unpack(target / "replicates.parquet", key, parts)
+    for replicate in range(1, number + 1):
+        file = parts / f"r{replicate:03d}.npy"
+        if not file.is_file():
+            factors = bootstrap_factors(
+                donors["household_id"],
+                donors["state_fips"],
+                replicate,
+                seed=seed,
+                certain=donors["certain"],
+                perturbation=perturbation,
+            )[position]
+            made = (
+                refitted_weights(
+                    rows,
+                    values,
+                    columns["initial_weight"].to_numpy(np.float64),
+                    weights > 0,
+                    factors,
+                    spec,
+                    target_weights=share,
+                    holdout=plan["run"]["fit"]["holdout"],
+                )
+                if calibrate
+                else scaled_weights(weights, factors)
+            )
+            publish(file, lambda p, w=made: np.save(p, w.astype(np.float32)))  # type: ignore[misc]
+        progress(replicate)
+    facts |= {"number": number, "key": key}
+    named = columns[["column", "household_id", "cd_geoid", "state_fips"]]
+    table = pa.Table.from_pandas(named.assign(weight=weights.astype(np.float32)), preserve_index=False)
+    for replicate in range(1, number + 1):
+        name = f"r{replicate:03d}"
+        table = table.append_column(name, pa.array(np.load(parts / f"{name}.npy")))
+    table = table.replace_schema_metadata({"distcalib": json.dumps(facts, sort_keys=True)})
+    publish(target / "replicates.parquet", lambda path: pq.write_table(table, path))
+    for file in parts.iterdir():
+        file.unlink()
+    parts.rmdir()
+    return facts
+
+
+def _donors(plan: dict[str, Any], certain: str | Path | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return household_id, state_fips (home) and certain of every donor of a run, and their counts."""
+    named = plan["run"]["microdata"]
+    path = bundled_path() if named == "bundled" else Path(named)
+    source = Microdata.read(path, plan["run"]["period"])
+    if source.digest() != plan["inputs"]["microdata"]:
+        raise InputError("is not the microdata that the run was made from", place=path)
+    donors = pd.DataFrame(
+        {"household_id": source.ids["household"], "state_fips": source.column("state_fips").astype(np.int64)}
+    )
+    beside = path.with_name(f"{path.stem}_households.csv.gz")
+    file = Path(certain) if certain is not None else beside
+    listed: set[int] = set()
+    if certain is not None or beside.is_file():
+        try:
+            table = pd.read_csv(file, dtype={"household_id": np.int64, "certain": bool})
+            listed = set(table.loc[table["certain"], "household_id"])
+        except (OSError, ValueError, KeyError) as error:
+            words = f"cannot be read as a list of donors ({error})"
+            raise InputError(
+                words, place=file, expected="CSV with the columns household_id and certain"
+            ) from None
+        strange = listed - set(donors["household_id"])
+        if strange:
+            words = f"lists {len(strange)} households that the microdata do not hold"
+            raise InputError(words, place=file, value=min(strange))
+    donors["certain"] = donors["household_id"].isin(listed)
+    by_state = donors.loc[~donors["certain"], "state_fips"].value_counts()
+    alone = int((by_state == 1).sum())
+    return donors, {"donors": len(donors), "donors_certain": len(listed), "donors_alone": alone}
+
+
+def _unpack(file: Path, key: str, parts: Path) -> None:
+    """Take the replicates of an earlier call with the same inputs back into the work folder."""
+    if not file.is_file():
+        return
+    stored = pq.ParquetFile(file)
+    metadata = (stored.schema_arrow.metadata or {}).get(b"distcalib")
+    if metadata is None or json.loads(metadata).get("key") != key:
+        words = "holds replicates of other inputs, settings or code"
+        raise InputError(words, place=file, expected="another --output, or remove the file")
+    for name in stored.schema_arrow.names:
+        if name.startswith("r") and name[1:].isdigit() and not (parts / f"{name}.npy").is_file():
+            values = stored.read([name]).column(0).to_numpy()
+            publish(parts / f"{name}.npy", lambda p, v=values: np.save(p, v))  # type: ignore[misc]
