@@ -132,8 +132,10 @@ def check_data(
     totals = weighted_by_state(simulated, measures).set_axis(list(asked), axis=1)
     donors = donors_by_state(simulated, measures).set_axis(list(asked), axis=1)
     sections = [s.assign(value=tables.measured(s, totals)) for s in sections]
+    failed = list(simulated.failed.items())
     if old is not None:
         then = simulate_at_home(old, measures, name="before", **how)
+        failed += then.failed.items()
         first = weighted_by_state(then, measures).set_axis(list(asked), axis=1)
         sections = [s.assign(before=tables.measured(s, first)) for s in sections]
     headline, register, eligible = (tables.judged(tables.explained(s, simulated.failed)) for s in sections)
@@ -174,7 +176,7 @@ def check_data(
         "rules": f"policyengine-us {engine_version()}",
         "bundled": bundled,
         "before": where,
-        "notes": _notes(data, simulated.failed, imputed is not None),
+        "notes": _notes(data, failed, imputed is not None),
     }
     return Check(table, facts)
 
@@ -244,10 +246,10 @@ def _filing_in_source(path: Path, data: Microdata) -> Array | None:
     return found.to_numpy(dtype=object)
 
 
-def _notes(data: Microdata, failed: dict[str, str], imputed_known: bool) -> list[str]:
+def _notes(data: Microdata, failed: list[tuple[str, str]], imputed_known: bool) -> list[str]:
     notes = [
         f"{variable} could not be computed, and a run that asks for it would fail: {words}"
-        for variable, words in failed.items()
+        for variable, words in failed
     ]
     if data.period != BUNDLED_PERIOD:
         notes.append(f"The microdata are of {data.period}; the official figures are of {BUNDLED_PERIOD}.")
