@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 
 import distcalib
-from distcalib.errors import DistcalibError
+from distcalib.errors import DistcalibError, InputError
+from distcalib.storage import writable
 
 
 class _Explained(click.Group):
@@ -42,6 +44,17 @@ def _run_options(function: click.decorators.FC) -> click.decorators.FC:
     ):
         function = option(function)
     return function
+
+
+_force = click.option("--force", is_flag=True, help="Replace a file that exists.")
+
+
+def _need_new(files: list[Path], force: bool, expected: str = "a new file, or --force") -> None:
+    """Raise `InputError` unless files can be written, and are new or may be replaced; before any work."""
+    for file in files:
+        writable(file)
+        if file.exists() and not force:
+            raise InputError("exists", place=file, expected=expected)
 
 
 @main.command()
@@ -100,7 +113,15 @@ def replicates(
     """Write bootstrap replicate weights of a finished run: the variance of the sampling of donors."""
     from distcalib.runs.replicates import write_replicates
 
-    with click.progressbar(length=number, label="replicates") as bar:
+    with ExitStack() as shown:
+        bar = click.progressbar(length=number, label="replicates")
+
+        def progress(replicate: int) -> None:
+            if replicate == 0:  # all input is checked: errors come without a bar
+                shown.enter_context(bar)
+            else:
+                bar.update(1)
+
         facts = write_replicates(
             folder,
             output,
@@ -108,7 +129,7 @@ def replicates(
             seed=seed,
             calibrate=not no_refit,
             certain=certain,
-            progress=lambda replicate: bar.update(1),
+            progress=progress,
         )
     click.echo(
         f"{output / 'replicates.parquet'}: {number} replicates of {facts['donors']:,} donors, "
@@ -133,7 +154,7 @@ def data() -> None:
     "--no-raking", is_flag=True, help="Keep the survey's weights, scaled to the states' population."
 )
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="HDF5 file to write.")
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--force", is_flag=True, help="Replace the file, and the tables beside it, if they exist.")
 def cps(
     households: int | None,
     year: int,
@@ -144,8 +165,9 @@ def cps(
     force: bool,
 ) -> None:
     """Build a PolicyEngine dataset from the public-use CPS that taxcalc ships."""
-    if output.exists() and not force:
-        raise click.UsageError(f"{output} exists; give a new file, or --force")
+    from distcalib.microdata.bundled_data import SIDE_TABLES
+
+    _need_new([output, *(output.with_name(f"{output.stem}_{ending}") for ending in SIDE_TABLES)], force)
     from distcalib.microdata.cps import build_cps, imputations_without, write_cps
 
     build = build_cps(households, year, seed, imputations_without(without), raked=not no_raking)
@@ -157,8 +179,10 @@ def cps(
 @data.command("take-up")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
-def take_up_rates(seed: int, output: Path) -> None:
+@_force
+def take_up_rates(seed: int, output: Path, force: bool) -> None:
     """Solve the take-up rates of SNAP, Medicaid and the ACA to enrolment, on the whole public-use CPS."""
+    _need_new([output], force)
     from distcalib.microdata.cps import build_cps
     from distcalib.report.console import Progressing, make_console
     from distcalib.report.rates import solve_rates
@@ -180,14 +204,14 @@ def targets(database: Path | None, raw: Path | None, output: Path | None) -> Non
     if (raw is None) == (database is None) or (raw is None) != (output is None):
         raise click.UsageError("give --database FILE, or --raw FOLDER with --output FOLDER")
     if database is not None:
-        if database.exists():
-            raise click.UsageError(f"{database} exists; give a new file")
+        _need_new([database], force=False, expected="a new file")
         from distcalib.targets.database import write_database_file
         from distcalib.targets.sources import bundled_targets
 
         write_database_file(bundled_targets(), database)
         click.echo(f"{database}: {len(bundled_targets()):,} targets")
     if raw is not None and output is not None:
+        writable(output / "sources.csv")
         from distcalib.geography.sources import write_bundled as write_geography
         from distcalib.targets.margins import write_bundled as write_margins
         from distcalib.targets.sources import write_bundled
@@ -203,11 +227,15 @@ def targets(database: Path | None, raw: Path | None, output: Path | None) -> Non
     "--database", default="bundled", show_default=True, help="SQLite file or SQLAlchemy URL with targets."
 )
 @click.option("--output", type=click.Path(path_type=Path), help="CSV file for every finding and area.")
-def contradictions(database: str, output: Path | None) -> None:
+@_force
+def contradictions(database: str, output: Path | None, force: bool) -> None:
     """Find targets that contradict each other or the bundled register; exit 1 when a fitted one does."""
+    if output is not None:
+        _need_new([output], force)
     from distcalib.report.console import make_console
+    from distcalib.report.findings import print_findings
     from distcalib.storage import publish
-    from distcalib.targets.contradictions import find_contradictions, print_findings
+    from distcalib.targets.contradictions import find_contradictions
     from distcalib.targets.database import read_targets
 
     findings = find_contradictions(read_targets(database))
@@ -225,6 +253,7 @@ def contradictions(database: str, output: Path | None) -> None:
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for table and page.")
 @click.option("--starting-totals", type=click.Path(path_type=Path), help="CSV of national totals to write.")
 @click.option("--against", type=click.Path(path_type=Path), help="check.csv of an earlier check.")
+@click.option("--force", is_flag=True, help="Replace the CSV of --starting-totals if it exists.")
 def check(
     dataset: str | None,
     before: str | None,
@@ -233,21 +262,23 @@ def check(
     output: Path,
     starting_totals: Path | None,
     against: Path | None,
+    force: bool,
 ) -> None:
     """Hold microdata, as they are, against official figures: check.csv and check.html.
 
     Every household is simulated in its own state. The table is compared with that of --against, and for the
     bundled microdata (take-up drawn, seed 0) with the one that the package ships: exit code 1 where a figure
-    differs by more than a millionth, or a text does.
+    differs by more than a millionth, or a text does. An earlier check in the folder is replaced.
     """
+    _need_new([output / "check.csv", output / "check.html"], force=True)
+    if starting_totals is not None:
+        _need_new([starting_totals], force)
     from distcalib.report.console import Progressing, make_console
     from distcalib.report.data_check import check_data, read_check, shipped_path
     from distcalib.report.data_page import print_check, print_drift
     from distcalib.report.data_tables import drift
     from distcalib.storage import publish
 
-    if output.is_file():
-        raise click.UsageError(f"{output} is a file; give a folder")
     as_shipped = dataset is None and take_up and seed == 0
     reference = against or (shipped_path() if as_shipped else None)
     # The shipped table itself comes from a first check that has nothing to compare with.

@@ -14,18 +14,48 @@ from distcalib.errors import InputError
 
 
 def publish(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to disk, and rename it to `path`."""
+    """Let `write` fill a temporary file, flush it to disk, and rename it to `path`.
+
+    Raises
+    ------
+    InputError
+        When no file can be put there; see `writable`.
+    """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers choose their format by it (numpy, pandas).
     temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
     try:
-        write(temporary)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, final)
-    finally:
-        temporary.unlink(missing_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError:
+        writable(final)
+        raise  # not for its place: a full disk, or a file that `write` reads
+
+
+def writable(path: str | Path) -> None:
+    """Raise `InputError` unless a file can be put at `path`; one that is there may be replaced.
+
+    Folders above it that are missing are made by `publish`. Call this before a long computation.
+    """
+    file = Path(path)
+    if os.path.isdir(file):
+        raise InputError("is a folder", place=file, expected="a file")
+    folder = file.absolute().parent
+    # lexists: a link to nowhere is there, and no folder can be made in its place.
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        words = "cannot be written, for what should be its folder is a file"
+        raise InputError(words, place=file, value=str(folder), expected="a path in a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        words = "cannot be written, for there is no permission"
+        raise InputError(words, place=file, value=str(folder), expected="a folder that you may write in")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -15,8 +15,9 @@ Float = NDArray[np.float64]
 #: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
 #: tolerance. State rows of the demonstration below it miss two to three times as often as those above.
 FEW_DONORS = 10
-#: A miss within so many published (90 %) margins of error does not tell the estimate from the figure.
-MARGINS = 2
+#: A miss within so many published (90 %) margins of error, two standard errors, does not tell the estimate
+#: from the figure.
+MARGINS = 1.2
 #: A group with a smaller share of its targets within tolerance is listed with its causes.
 ENOUGH = 0.95
 CAUSES = ("support", "sampling error of the source", "contradiction", "compromise")

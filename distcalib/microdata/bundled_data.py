@@ -9,6 +9,8 @@ from distcalib.errors import InputError
 from distcalib.microdata.model import Microdata
 
 BUNDLED_PERIOD = 2024
+#: Endings of the tables that `distcalib data cps` writes beside a dataset: ``<dataset stem>_<ending>``.
+SIDE_TABLES = ("sources.csv", "raking.csv", "households.csv.gz", "units.csv.gz")
 
 
 def bundled_path() -> Path:

@@ -21,6 +21,7 @@ from distcalib.catalogue import ENTITIES
 from distcalib.errors import InputError
 from distcalib.microdata.cps_columns import person_columns, spm_unit_columns
 from distcalib.microdata.cps_imputed import (
+    CHANGED,
     IMPUTATIONS,
     IMPUTED_INPUTS,
     impute,
@@ -29,7 +30,7 @@ from distcalib.microdata.cps_imputed import (
 )
 from distcalib.microdata.cps_inputs import INPUTS, NOT_WRITTEN
 from distcalib.microdata.cps_persons import expand
-from distcalib.microdata.cps_rake import AGE_BANDS, rake, starting_weights
+from distcalib.microdata.cps_rake import AGE_BANDS, adjustment, rake, starting_weights
 from distcalib.microdata.cps_sample import calibrate, draw, totals_frame
 from distcalib.microdata.cps_source import read_units
 from distcalib.microdata.model import Microdata
@@ -65,7 +66,8 @@ class CpsBuild:
     units
         One row a tax unit of theirs: tax_unit_id, filing_status_source (MARS in policyengine-us's words).
     raking
-        Margins of the full file before and after raking, and quantiles of the adjustment; see `rake`.
+        Margins of the full file before and after raking, and quantiles of the adjustment, see `rake`; then
+        those of the sample's own (weight / design weight). Without raking both are the starting weights.
     rules
         Rule for impossible records -> records of the full file that it touched.
     """
@@ -123,6 +125,8 @@ def build_cps(
     raked_weights, raking = rake(full)
     if raked:
         full = full.with_columns({"household_weight": raked_weights})
+    else:
+        raking = raking[raking["margin"] != "adjustment"].assign(after=raking["before"])
     full = impute(full, imputations, seed)
     n = full.count()
     chosen, design, certain = np.arange(n), full.weights, np.ones(n, bool)
@@ -144,13 +148,15 @@ def build_cps(
         microdata = full.take(chosen, ids={e: full.ids[e][rows[e]] for e in ENTITIES}).with_columns(
             {"household_weight": weights}
         )
+        spread = adjustment("sample adjustment", microdata.weights / design)
+        raking = pd.concat([raking, spread], ignore_index=True)
     table = index.iloc[chosen].assign(
         starting_weight=starting[chosen], design_weight=design, weight=microdata.weights, certain=certain
     )
     kept = np.isin(units["tax_unit_id"], microdata.ids["tax_unit"])
     return CpsBuild(
         microdata=microdata,
-        sources=_sources(full, microdata, rules),
+        sources=_sources(full, microdata, rules, imputations, raked),
         agreement=totals_frame(labels, totals, measures[:, chosen] @ microdata.weights),
         households=table.reset_index(drop=True),
         units=units[kept].reset_index(drop=True),
@@ -295,15 +301,20 @@ def _text(total: float, unit: str) -> str:
     return f"{round(total, -6 if unit == 'USD' else 0):.0f}"
 
 
-def _sources(full: Microdata, sample: Microdata, rules: dict[str, int]) -> pd.DataFrame:
+def _sources(
+    full: Microdata, sample: Microdata, rules: dict[str, int], imputations: tuple[str, ...], raked: bool
+) -> pd.DataFrame:
     """Return the table of sources: inputs, then columns not written, then rules with their counts."""
+    changed = {CHANGED[name][0]: CHANGED[name][1] for name in imputations if name in CHANGED}
+    if raked:
+        changed["household_weight"] = "; raked to ages, population and households of 2024"
     rows = [
         {
             "source_column": i.source,
             "policyengine_input": i.variable,
             "entity": i.entity,
             "unit": i.unit,
-            "rule": i.rule,
+            "rule": i.rule + changed.get(i.variable, ""),
             "imputed": "yes" if i.imputed else "no",
             "total_full_file": _text(_total(full, i.variable), i.unit),
             f"total_{sample.count()}_households": _text(_total(sample, i.variable), i.unit),

@@ -28,9 +28,9 @@ RENT_BY_INCOME, RENT_BY_PERSONS, LEAST_INCOME = 0.35, 0.2, 10_000.0
 MORTGAGE_INTEREST_KEPT = 0.6
 # Share of owner-occupied homes with a mortgage (American Community Survey, table DP04), to one digit.
 MORTGAGED = 0.6
-# Persons under 65 with employer coverage, March 2023: 60.4 %; adult workers under 65 eligible for it at
-# their job: 75.3 % (Peterson-KFF Health System Tracker, analysis of the CPS ASEC, December 2023).
-EMPLOYER_COVERED, EMPLOYER_ELIGIBLE = 0.604, 0.753
+# Persons under 65 with employer coverage, March 2023
+# (Peterson-KFF Health System Tracker, analysis of the CPS ASEC, December 2023).
+EMPLOYER_COVERED = 0.604
 DEPENDANT_COVERED_UNDER = 26
 
 WAGES = "employment_income_before_lsr"
@@ -112,16 +112,15 @@ def rent(data: Microdata, seed: int) -> Columns:
     }
 
 
-# Mean spending on electricity, gas and fuels.
+# Assumed; programmes read only whether it is paid.
 HEATING_AND_COOLING = 2_400.0
 
 
 def employer_coverage(data: Microdata, seed: int) -> Columns:
-    """Draw who is covered by an employer's health plan, and who is offered one.
+    """Draw who is covered by an employer's health plan.
 
     A worker under 65 with wages y is covered in own name with probability 1 - exp(-y / c), and spouse and
-    dependants under 26 with them; c is solved so that 60.4 % of persons under 65 are covered. With the same
-    draw the worker is eligible with probability 1 - exp(-y / e), e solved to 75.3 % of workers of 18 to 64.
+    dependants under 26 with them; c is solved so that 60.4 % of persons under 65 are covered.
     """
     age, role = data.column("age"), data.column("tax_unit_role_input")
     wages, unit = data.column(WAGES).astype(np.float64), data.links["tax_unit"]
@@ -135,17 +134,10 @@ def employer_coverage(data: Microdata, seed: int) -> Columns:
         covered = np.where(joins, 1 - np.exp(none[unit]), 0.0)
         return float(weight[young] @ covered[young] / weight[young].sum())
 
-    adult = worker & (age >= 18)
-
-    def eligible_share(scale: float) -> float:
-        chance = 1 - np.exp(-wages[adult] / scale)
-        return float(weight[adult] @ chance / weight[adult].sum())
-
     draw = uniform(seed, "cps/employer_coverage", data.ids["person"])
     own = worker & (draw < 1 - np.exp(-wages / solve(expected, EMPLOYER_COVERED)))
     insured = np.bincount(unit[own], minlength=data.count("tax_unit")) > 0
-    offered = adult & (draw < 1 - np.exp(-wages / solve(eligible_share, EMPLOYER_ELIGIBLE)))
-    return {"has_esi": own | (joins & insured[unit]), "offered_aca_disqualifying_esi": offered}
+    return {"has_esi": own | (joins & insured[unit])}
 
 
 def solve(share: Callable[[float], float], wanted: float) -> float:
@@ -182,6 +174,14 @@ IMPUTATIONS: dict[str, Callable[[Microdata, int], Columns]] = {
     "rent": rent,
     "employer_coverage": employer_coverage,
     "ssi_disability": ssi_disability,
+}
+
+# Columns of the source that an imputation changes, and how.
+CHANGED = {
+    "mortgage_interest": (
+        "home_mortgage_interest",
+        f"; kept for {MORTGAGED:.0%} of units that have it, and {MORTGAGE_INTEREST_KEPT:.0%} of the amount",
+    )
 }
 
 # What the rules write beside columns that the source holds itself.
@@ -236,15 +236,5 @@ IMPUTED_INPUTS: tuple[Input, ...] = (
         True,
         164.7e6,
         "KFF, analysis of the CPS ASEC of March 2023 (persons under 65)",
-    ),
-    Input(
-        "fact",
-        "imputation employer_coverage",
-        "offered_aca_disqualifying_esi",
-        "person",
-        "bool",
-        "drawn by wages with the same draw, to 75.3 % of workers of 18 to 64",
-        True,
-        note="eligible for coverage at the own job, taken up or not",
     ),
 )

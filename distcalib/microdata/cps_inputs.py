@@ -7,7 +7,6 @@ from typing import Any
 
 SOI = "IRS Statistics of Income, Publication 1304, Table 1.4, tax year 2023"
 SOI_ITEMISED = "IRS Statistics of Income, Publication 1304, Table 2.1, tax year 2023 (itemisers only)"
-SSA = "Social Security Administration, trust fund data 2024, apportioned by benefit type"
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,16 @@ INPUTS: tuple[Input, ...] = (
         "e02400",
         "social_security_retirement",
         "62 or more; in halves where both head and spouse are",
-        official=1_060e9,
-        official_source=SSA,
     ),
     _income(
         "e02400",
         "social_security_disability",
         "18 to 61 and not (single and 60 or 61), to the elder of head and spouse",
-        official=148e9,
-        official_source=SSA,
     ),
     _income(
         "e02400",
         "social_security_survivors",
         "single and 60 or 61, or head under 18",
-        official=160e9,
-        official_source=SSA,
         note="widows with children and over 61 cannot be told apart",
     ),
     _income("e02300", "unemployment_compensation", "to the head", official=30.939e9, official_source=SOI),
@@ -184,7 +177,7 @@ INPUTS: tuple[Input, ...] = (
         "to the head",
         official=172.408e9,
         official_source=SOI_ITEMISED,
-        note="the source gives it to 61 % of units: deductions are far too large",
+        note="the source gives it to 61 % of units",
     ),
     _expense(
         "e19800",
@@ -240,7 +233,7 @@ INPUTS: tuple[Input, ...] = (
         "gainful activity; else to the youngest dependant; else to the head",
         True,
         official=57e9,
-        official_source="Social Security Administration, SSI federal payments 2024",
+        official_source="Congressional Budget Office, baseline projection of SSI outlays, FY2024",
         note="anchor of reported receipt: only use_reported_ssi (never set) makes a formula read it",
     ),
     Input(

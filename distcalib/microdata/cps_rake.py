@@ -110,13 +110,17 @@ def rake(data: Microdata) -> tuple[Array, pd.DataFrame]:
     table, matrix = margins(data)
     weights = calibrate(data.weights, matrix, table["official"].to_numpy())
     table["before"], table["after"] = matrix @ data.weights, matrix @ weights
-    factors = weights / data.weights
-    spread = pd.DataFrame(
+    spread = adjustment("adjustment", weights / data.weights)
+    return weights, pd.concat([table, spread], ignore_index=True)
+
+
+def adjustment(margin: str, factors: Array) -> pd.DataFrame:
+    """Return quantiles of factors on weights as rows of the table of `rake`."""
+    return pd.DataFrame(
         {
-            "margin": "adjustment",
+            "margin": margin,
             "area": ["min", "p1", "p25", "median", "p75", "p99", "max"],
             "age_from": "",
             "after": np.quantile(factors, [0, 0.01, 0.25, 0.5, 0.75, 0.99, 1]),
         }
     )
-    return weights, pd.concat([table, spread], ignore_index=True)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
+from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
 
 _LEFT, _WIDTH, _ROW = 270, 620, 22
@@ -37,7 +38,7 @@ def page(table: pd.DataFrame, facts: dict[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"amount": _amount, "ratio": _ratio, "state": _state}
+    environment.filters |= {"amount": amount_text, "ratio": _ratio, "state": area_name}
     template = resources.files("distcalib.report").joinpath("bundled/data_check.html").read_text("utf-8")
     return environment.from_string(template).render(
         facts=facts,
@@ -66,7 +67,7 @@ def print_check(table: pd.DataFrame, output: Path, console: Console) -> None:
     for name in ("before", "now", "official", "ratio", "allowed", "within"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in headline.itertuples(index=False):
-        amounts = (_amount(float(v), str(row.unit)) for v in (row.before, row.value, row.official))
+        amounts = (amount_text(float(v), str(row.unit)) for v in (row.before, row.value, row.official))
         shown.add_row(row.quantity, *amounts, _ratio(row.ratio), f"{row.allowed:.0%}", row.within)
     console.print(shown)
     console.print(_summary(headline), highlight=False, markup=False)
@@ -104,7 +105,7 @@ def _by_state(register: pd.DataFrame, headline: pd.DataFrame) -> pd.DataFrame:
     names = names[~names.index.duplicated()]
     mine = register[register["area"] != "US"]
     quantity = names.reindex(pd.MultiIndex.from_frame(mine[["variable", "constraints"]])).to_numpy()
-    mine = mine.assign(quantity=quantity, state=mine["area"].map(_state))[pd.notna(quantity)]
+    mine = mine.assign(quantity=quantity, state=mine["area"].map(area_name))[pd.notna(quantity)]
     wide = mine.pivot_table(index="state", columns="quantity", values="ratio", aggfunc="first", sort=False)
     order = [q for q in headline["quantity"] if q in wide.columns]
     return wide[order].sort_index()
@@ -156,7 +157,7 @@ def _dots(lines: list[tuple[str, list[tuple[str, float, str]]]], low: float, hig
 
 def _unreachable(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry a quantity and reason, with its states in a line."""
-    names = rows.assign(state=rows["area"].map(_state))
+    names = rows.assign(state=rows["area"].map(area_name))
     groups = names.groupby(["quantity", "variable", "constraints", "reason"], sort=True)["state"]
     return groups.agg(", ".join).reset_index().to_dict("records")
 
@@ -166,15 +167,21 @@ def _by_reason(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return groups.agg(lambda q: ", ".join(dict.fromkeys(q))).reset_index().to_dict("records")
 
 
-def _state(area: str) -> str:
-    return STATE_CODES.get(int(area), area) if area.isdigit() else area
+def area_name(area: str) -> str:
+    """Return the name of an area: CA for 6, CA-12 for 612; others, such as US, as they are."""
+    if not area.isdigit():
+        return area
+    number = int(area)
+    of_state = number // 100 in STATE_CODES
+    return STATE_CODES.get(number) or (District(number).name if of_state else area)
 
 
 def _ratio(value: float) -> str:
     return "" if not np.isfinite(value) else f"{value:.2f}" if abs(value - 1) > 0.0995 else f"{value:.3f}"
 
 
-def _amount(value: float, unit: str) -> str:
+def amount_text(value: float, unit: str) -> str:
+    """Return a figure in billions, millions or ones, with a $ where the unit is dollars; empty for NaN."""
     if not np.isfinite(value):
         return ""
     sign = "$" if unit == "dollars" else ""

@@ -276,14 +276,14 @@ def raking_rows(raking: pd.DataFrame | None, households: pd.DataFrame | None) ->
         section="raking", constraints=("age>=" + age).where(age != "", ""), unit="", allowed=POPULATION
     )
     out["area"] = out["area"].astype(str)
-    if households is not None and not (out["quantity"] == "adjustment").any():
+    if households is not None and not out["quantity"].str.endswith("adjustment").any():
         change = households["weight"] / households["design_weight"]
         quantiles = {"min": 0.0, "p1": 0.01, "median": 0.5, "p99": 0.99, "max": 1.0}
         values = [change.quantile(q) for q in quantiles.values()]
         given = {"section": "raking", "quantity": "adjustment", "constraints": "", "unit": "weight / design"}
         out = pd.concat([out, pd.DataFrame(given | {"area": list(quantiles), "value": values})])
     out["variable"] = out["quantity"].map({"households": "household_count"}).fillna("person_count")
-    scale = out["quantity"] == "adjustment"
+    scale = out["quantity"].str.endswith("adjustment")
     out.loc[scale, ["official", "allowed"]] = np.nan
     return judged(out.assign(variable=out["variable"].where(~scale, "household_weight")))
 

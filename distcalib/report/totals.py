@@ -20,9 +20,8 @@ from distcalib.matrix.measures import Measure, evaluate
 from distcalib.microdata.model import Array, Microdata
 from distcalib.simulation.engine import RulesSimulation, simulate
 from distcalib.simulation.place import place
-from distcalib.simulation.takeup import drawn_variables
 
-TakeUp = Literal["drawn", "all", "stored"]
+TakeUp = Literal["drawn", "stored"]
 
 # Bounds the memory of one simulation at about 2 GB; values do not depend on who else is in it.
 _HOUSEHOLDS_AT_ONCE = 12_000
@@ -53,22 +52,15 @@ class Simulated:
     failed: dict[str, str]
 
 
-def totals_by_state(
-    microdata: Microdata, measures: Sequence[Measure], take_up: TakeUp = "drawn", seed: int = 0
-) -> pd.DataFrame:
-    """Return the weighted totals of measures by state, every household simulated where it lives.
+def weighted_by_state(simulated: Simulated, measures: Sequence[Measure]) -> pd.DataFrame:
+    """Return the weighted totals of measures by state.
 
     Parameters
     ----------
-    microdata
-        Households with ``state_fips`` and ``household_weight``.
+    simulated
+        What `simulate_at_home` gave for `measures`.
     measures
-        What to count or sum.
-    take_up
-        As in `simulate_at_home`. With ``all``, ``person_count[medicaid_enrolled==True]`` counts the eligible,
-        so that ``min(1, official / eligible)`` is the rate that leads to enrolment.
-    seed
-        Seed of the take-up draws, and of district and county within the state.
+        What was counted or summed.
 
     Returns
     -------
@@ -76,11 +68,6 @@ def totals_by_state(
         float64; index state_fips (int64, sorted, the states of the microdata), one column a measure, named
         ``str(measure)``.
     """
-    return weighted_by_state(simulate_at_home(microdata, measures, take_up=take_up, seed=seed), measures)
-
-
-def weighted_by_state(simulated: Simulated, measures: Sequence[Measure]) -> pd.DataFrame:
-    """Return the weighted totals of a simulation by state; see `totals_by_state`."""
     fips, at = np.unique(simulated.state_fips, return_inverse=True)
     out = np.zeros((len(fips), len(measures)))
     for i in range(len(fips)):
@@ -92,7 +79,7 @@ def weighted_by_state(simulated: Simulated, measures: Sequence[Measure]) -> pd.D
 
 
 def donors_by_state(simulated: Simulated, measures: Sequence[Measure]) -> pd.DataFrame:
-    """Return, in the form of `totals_by_state`, how many households with a weight are not zero (int64)."""
+    """Return, in the form of `weighted_by_state`, how many households with a weight are not zero (int64)."""
     counted = (simulated.table != 0) & (simulated.weights > 0)[:, None]
     index = pd.Index(simulated.state_fips.astype(np.int64), name="state_fips")
     frame = pd.DataFrame(counted, index=index, columns=[str(m) for m in measures])
@@ -123,8 +110,7 @@ def simulate_at_home(
         Variables to give unit by unit as well.
     take_up
         ``drawn``: flags drawn as a run draws them; ``stored``: those of the microdata (or the rules'
-        defaults); ``all``: drawn, and then every ``takes_up_...`` flag is True (whether a unit files a return
-        without need stays as drawn).
+        defaults).
     seed
         Seed of the take-up draws, and of district and county within the state.
     optional
@@ -167,9 +153,8 @@ def simulate_at_home(
             seed=seed,
             take_up=take_up != "stored",
         )
-        if take_up == "all":
-            data = all_take_up(data)
-        data = _claimed(data, claiming)
+        everybody = {f: np.ones(data.count(catalogue().get(f).entity), dtype=bool) for f in claiming}
+        data = data.with_columns(everybody)
         try:
             with simulate(data, where) as simulation:
                 table[part] = _evaluate(list(measures), set(optional), simulation, failed)
@@ -239,16 +224,6 @@ def at_home(microdata: Microdata, seed: int) -> GeographyAssignment:
             expected="the FIPS code of a state",
         )
     return own_state_geography(microdata.ids["household"], fips, districts(), county_shares(), seed)
-
-
-def all_take_up(data: Microdata) -> Microdata:
-    """Set every take-up flag that was drawn or is stored to True; the rules' default is True for the rest."""
-    flags = {*drawn_variables(), *data.variables()}
-    return _claimed(data, sorted(f for f in flags if f.startswith("takes_up_")))
-
-
-def _claimed(data: Microdata, flags: Collection[str]) -> Microdata:
-    return data.with_columns({f: np.ones(data.count(catalogue().get(f).entity), dtype=bool) for f in flags})
 
 
 def _parts(rows: Array) -> list[Array]:

@@ -220,6 +220,10 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append("areas.states is false: no target is recomputed from files, so nothing is proven")
     if config.microdata != "bundled" and config.targets.database == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
+    if config.microdata != "bundled" and config.simulation.take_up:
+        warnings.append(
+            "take-up of Medicaid and the ACA credit is drawn at rates solved on the bundled source"
+        )
     if config.n_clones > len(table):
         warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
 

@@ -26,7 +26,7 @@ from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.model import Microdata
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.tasks import target_shares
-from distcalib.storage import publish
+from distcalib.storage import publish, writable
 
 NOTE = (
     "Replicate weights of a rescaled bootstrap of donor households within their home states (Rao, Wu and Yue "
@@ -67,7 +67,7 @@ def write_replicates(
         certainty are fixed. None: ``<microdata>_households.csv.gz`` where that lies beside the file
         (``distcalib data cps`` writes it); else no donor is fixed.
     progress
-        Called with the number of each replicate that is done.
+        Called with 0 when all input has been checked, then with the number of each replicate that is done.
 
     Returns
     -------
@@ -78,9 +78,11 @@ def write_replicates(
     Raises
     ------
     InputError
-        When the folder holds no weights, or the microdata are not those of the run or lack state_fips.
+        When `folder` cannot be written in, the run holds no weights, or the microdata are not those of the
+        run or lack state_fips.
     """
     source, target = Path(run), Path(folder)
+    writable(target / "replicates.parquet")
     plan = stored_plan(source)
     if plan is None or not (source / "fit" / "weights.npy").is_file():
         raise InputError("has no weights", place=source, expected="the folder of a run that has been fitted")
@@ -109,6 +111,7 @@ def write_replicates(
     )
     parts = target / f".replicates-{key[:16]}"
     _unpack(target / "replicates.parquet", key, parts)
+    progress(0)
     for replicate in range(1, number + 1):
         file = parts / f"r{replicate:03d}.npy"
         if not file.is_file():

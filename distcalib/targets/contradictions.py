@@ -6,10 +6,7 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from rich.console import Console, Group
-from rich.text import Text
 
-from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets import contradiction_checks as checks
 from distcalib.targets.comparable import COUNT_NAMES, comparable_targets
@@ -22,7 +19,6 @@ FAR = (0.5, 2.0)
 WIDE = 0.1
 # A register's population that is not the microdata's says after this word what theirs is.
 _OTHERWISE = "(microdata:"
-_SHOWN = 8
 # Other names under which databases hold a figure of the register: column, in the register, elsewhere.
 _ALSO = (
     ("variable", "assigned_aca_ptc", "aca_ptc"),
@@ -73,7 +69,7 @@ def find_contradictions(targets: pd.DataFrame) -> pd.DataFrame:
     out.loc[checked & (out["severity"] == "error"), "severity"] = "warning"
     rank = {severity: i for i, severity in enumerate(SEVERITIES)}
     kinds = {kind: i for i, kind in enumerate(checks.finding_kinds().index)}
-    out = out.assign(rank=out["severity"].map(rank), order=out["kind"].map(kinds), off=-_off(out))
+    out = out.assign(rank=out["severity"].map(rank), order=out["kind"].map(kinds), off=-distance(out))
     by = ["rank", "order", *QUANTITY, "geo_level", "off", "geographic_id", "target_ids"]
     return out.sort_values(by, kind="stable", ignore_index=True)[checks.COLUMNS]
 
@@ -83,8 +79,19 @@ def _exists(rows: pd.DataFrame) -> pd.Series:
     return rows["geographic_id"].isin(known)
 
 
-def _off(findings: pd.DataFrame) -> pd.Series:
-    """How far apart the two figures are, for the worst area of a quantity; margins count by their share."""
+def distance(findings: pd.DataFrame) -> pd.Series:
+    """Return how far apart the two figures of findings are: what the worst area of a quantity has most of.
+
+    Parameters
+    ----------
+    findings
+        With kind and ratio.
+
+    Returns
+    -------
+    Series of float64
+        |log ratio|; of a wide margin its share; 0 where there is no ratio.
+    """
     ratio = findings["ratio"].abs()
     share = findings["kind"] == "wide margin"
     apart = np.log(ratio.where(ratio > 0)).abs()
@@ -228,57 +235,3 @@ def summary(findings: pd.DataFrame) -> pd.DataFrame:
     first = findings.drop_duplicates(key)
     n = findings.groupby(key).agg(areas=("geographic_id", "size")).reset_index()
     return first.merge(n, on=key, validate="1:1")
-
-
-def listing(findings: pd.DataFrame) -> Group:
-    """Return the findings as text for a console: a heading a kind, a line a quantity with its worst area."""
-    table = summary(findings)
-    lines: list[Text] = []
-    for (severity, kind), group in table.groupby(["severity", "kind"], sort=False):
-        style = {"error": "bold red", "warning": "bold yellow"}.get(str(severity), "bold")
-        lines.append(Text.assemble((f"{severity}: {kind}", style), f". {group['why'].iloc[0]}"))
-        if severity == "note":
-            # Of many constraint sets, as the bands of age are, the worst one is named.
-            same = ["variable", "geo_level", "period", *(["compared_with"] if kind == "population" else [])]
-            sets = group.groupby(same)["constraints"].transform("nunique")
-            worst = group.assign(sets=sets, off=-_off(group)).sort_values("off", kind="stable")
-            group = worst.drop_duplicates(same).sort_index()
-        lines += [Text("  " + _line(row), overflow="fold") for row in group.head(_SHOWN).to_dict("records")]
-        if len(group) > _SHOWN:
-            lines.append(Text(f"  and {len(group) - _SHOWN} more quantities"))
-    counts = findings["severity"].value_counts().reindex(SEVERITIES, fill_value=0)
-    lines.append(Text(", ".join(f"{n} {s}{'' if n == 1 else 's'}" for s, n in counts.items())))
-    return Group(*lines)
-
-
-def _line(row: dict) -> str:
-    constraints = f" [{row['constraints']}]" if row["constraints"] else ""
-    if row.get("sets", 1) > 1:
-        constraints += f" and {row['sets'] - 1} more sets"
-    where = row["geo_level"] + (f", {row['areas']} areas" if row["areas"] > 1 else "")
-    words = f"{row['variable']}{constraints} {row['period']}, {where}"
-    area = _area(row["geographic_id"])
-    if row["against"] == row["against"]:
-        words += (", worst " if row["areas"] > 1 else " ") + area if area else ""
-        words += f": {_figure(row['value'])} against {_figure(row['against'])} (ratio {row['ratio']:.3g})"
-    elif row["areas"] == 1:
-        words += f" {area}: {_figure(row['value'])}" if row["value"] == row["value"] else f" {area}"
-    return words + (f"; {row['compared_with']}" if row["compared_with"] else "")
-
-
-def _figure(value: float) -> str:
-    return f"{value / 1e9:,.1f} bn" if abs(value) >= 1e9 else f"{value:,.0f}"
-
-
-def _area(geographic_id: str) -> str:
-    if not geographic_id.isdigit():
-        return geographic_id
-    number = int(geographic_id)
-    return STATE_CODES.get(number) or (
-        District(number).name if number // 100 in STATE_CODES else geographic_id
-    )
-
-
-def print_findings(findings: pd.DataFrame, console: Console) -> None:
-    """Print the listing of findings, or that there are none."""
-    console.print(listing(findings) if len(findings) else "no contradictions")

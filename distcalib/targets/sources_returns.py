@@ -136,9 +136,20 @@ def returns_national(raw: Path) -> pd.DataFrame:
         [rows["reason"] == "", rows["reason"] == _ONE_RETIREMENT], ["", "check"], "excluded"
     )
     rows["key"] = "soi_14_2023"
-    rows = pd.concat([rows, all_returns], ignore_index=True)
+    itemisers = soi[soi["Count"] & (soi["Variable"] == "itemized_deductions")]["Value"]
+    itemising = pd.DataFrame(
+        {
+            "variable": ["tax_unit_count"],
+            "concept": "returns that itemise deductions",
+            "value": float(itemisers.iloc[0]),
+            "status": "",
+            "reason": "",
+            "key": "soi_12_2023",
+        }
+    )
+    rows = pd.concat([rows, all_returns, itemising], ignore_index=True)
     rows["unit"] = np.where(rows["variable"] == "tax_unit_count", "tax units", "dollars")
-    itemise = rows["variable"] == "deductible_mortgage_interest"
+    itemise = rows["variable"].eq("deductible_mortgage_interest") | rows["key"].eq("soi_12_2023")
     rows["constraints"] = np.where(itemise, FILER + "&tax_unit_itemizes==True", FILER)
     return rows.assign(geo_level="national", geographic_id="US", period=2023)
 

@@ -126,13 +126,13 @@ def test_a_row_of_few_donors_lacks_support_and_one_of_many_is_a_compromise():
     assert out["cause"]["nationalUS/pension"] == "compromise"
 
 
-def test_a_miss_within_two_margins_is_the_sources_error_and_one_beyond_is_not():
+def test_a_miss_within_two_standard_errors_is_the_sources_error_and_one_beyond_is_not():
     cells, table = world()
     table["value"] *= 1.2
-    set_value(table, "district101/person_count", moe=12.5)  # the miss is 24
-    set_value(table, "district102/person_count", moe=11.5)
+    set_value(table, "district101/person_count", moe=20.5)  # the miss is 24
+    set_value(table, "district102/person_count", moe=19.5)
     out = explained(cells, table)
-    assert out.loc["district101/person_count", "margins"] == pytest.approx(24 / 12.5)
+    assert out.loc["district101/person_count", "margins"] == pytest.approx(24 / 20.5)
     assert out["cause"]["district101/person_count"] == "sampling error of the source"
     assert out["cause"]["district102/person_count"] == "compromise"
 
@@ -168,10 +168,10 @@ def test_a_contradiction_needs_a_miss_on_the_side_to_which_the_other_figure_pull
 def test_parts_that_disagree_within_their_margins_are_the_sources_error():
     cells, table = contradictory()
     for name in ("state1/person_count", "district101/person_count", "district102/person_count"):
-        set_value(table, name, moe=28.0)  # the gap of 48 is within sqrt(3) 28 = 48.5, and the miss within 2
+        set_value(table, name, moe=28.0)  # the gap of 48 is within sqrt(3) 28 = 48.5
     table["tolerance"] = 0.02
     assert explained(cells, table)["cause"]["state1/person_count"] == "sampling error of the source"
-    set_value(table, "state1/person_count", moe=20.0)  # sqrt(2 28^2 + 20^2) = 44 and two margins are 40
+    set_value(table, "state1/person_count", moe=20.0)  # sqrt(2 28^2 + 20^2) = 44
     assert explained(cells, table)["cause"]["state1/person_count"] == "contradiction"
 
 

@@ -17,7 +17,7 @@ from distcalib.matrix.measures import Measure
 from distcalib.microdata import Microdata
 from distcalib.report import data_tables as tables
 from distcalib.report import totals
-from distcalib.report.data_check import check_data, read_check, shipped_path
+from distcalib.report.data_check import check_data, read_check
 from distcalib.report.data_page import page
 from distcalib.targets.constraints import parse_constraints
 from distcalib.targets.sources import bundled_targets, starting_totals
@@ -86,7 +86,8 @@ def call(*arguments: object) -> tuple[int, str]:
 
 def test_totals_are_weighted_sums_by_state(few, rules):
     counted = Measure("person_count", parse_constraints("age>=65"))
-    found = totals.totals_by_state(few, [counted, Measure("household_count")])
+    measures = [counted, Measure("household_count")]
+    found = totals.weighted_by_state(totals.simulate_at_home(few, measures), measures)
     assert found.columns.tolist() == ["person_count[age>=65]", "household_count"]
     fips = few.column("state_fips")
     assert found.index.tolist() == np.unique(fips).tolist()
@@ -115,21 +116,25 @@ def test_households_stay_in_their_state_and_weigh_on_no_other(few):
     assert (totals.at_home(few, seed=1).cd_geoid != whole.cd_geoid).any()
 
 
-def test_all_take_up_sets_drawn_and_stored_flags(few):
-    data = few.with_columns({"takes_up_wic_if_eligible": np.zeros(few.count("person"), bool)})
-    taking = totals.all_take_up(data)
-    for flag in ("takes_up_snap_if_eligible", "takes_up_wic_if_eligible", "takes_up_aca_if_eligible"):
-        assert taking.column(flag).all(), flag
+@pytest.mark.parametrize("take_up", ["drawn", "stored"])
+def test_everybody_claims_what_is_asked_for_and_nothing_else(few, rules, take_up):
+    names = ["takes_up_snap_if_eligible", "takes_up_aca_if_eligible", "takes_up_wic_if_eligible"]
+    none = {f: np.zeros(few.count(catalogue().get(f).entity), bool) for f in names}
+    data = few.with_columns(none)
+    found = totals.simulate_at_home(data, [], names, take_up=take_up, claiming=names[:1]).columns
+    assert found[names[0]].all()
+    for flag in names[1:]:
+        assert not found[flag].all(), flag
 
 
 def test_a_household_outside_the_states_is_refused(few):
     fips = few.column("state_fips").copy()
     fips[7] = 72
     with pytest.raises(InputError, match=r"1 households outside the 50 states.*72"):
-        totals.totals_by_state(few.with_columns({"state_fips": fips}), [Measure("person_count")])
+        totals.simulate_at_home(few.with_columns({"state_fips": fips}), [Measure("person_count")])
 
 
-def test_take_up_is_drawn_stored_or_all(few):
+def test_take_up_is_drawn_or_stored(few):
     with pytest.raises(InputError, match="did you mean 'drawn'"):
         totals.simulate_at_home(few, [], take_up="draw")  # type: ignore[arg-type]
 
@@ -407,8 +412,3 @@ def test_a_written_check_reads_back_as_it_was(dataset, rules, tmp_path):
     found = check_data(dataset)
     found.write(tmp_path)
     assert tables.drift(read_check(tmp_path / "check.csv"), found.table).empty
-
-
-def test_the_shipped_check_lies_in_the_package():
-    assert shipped_path().parent.name == "bundled"
-    assert shipped_path().parent.is_dir()

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from distcalib.cli import main
 from distcalib.matrix.measures import Measure
 from distcalib.report.data_check import read_check, shipped_path
-from distcalib.report.totals import at_home, totals_by_state
+from distcalib.report.totals import at_home, simulate_at_home, weighted_by_state
 from distcalib.simulation.engine import simulate
 from distcalib.simulation.place import place
 from distcalib.targets.constraints import parse_constraints
@@ -72,8 +72,10 @@ def test_full_take_up_counts_more_than_drawn_take_up(three_states):
     enrolled = Measure("person_count", parse_constraints("medicaid_enrolled==True"))
     eligible = Measure("person_count", parse_constraints("is_medicaid_eligible==True"))
     snap = Measure("snap")
-    drawn = totals_by_state(three_states, [enrolled, eligible, snap])
-    everyone = totals_by_state(three_states, [enrolled, eligible, snap], take_up="all")
+    measures = [enrolled, eligible, snap]
+    flags = ["takes_up_medicaid_if_eligible", "takes_up_snap_if_eligible"]
+    drawn = weighted_by_state(simulate_at_home(three_states, measures), measures)
+    everyone = weighted_by_state(simulate_at_home(three_states, measures, claiming=flags), measures)
     # Equal where the rate solved for a state is 1.
     assert (drawn[str(enrolled)] <= everyone[str(enrolled)]).all()
     assert drawn[str(enrolled)].sum() < everyone[str(enrolled)].sum()

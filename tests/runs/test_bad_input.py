@@ -166,13 +166,3 @@ def test_no_disk_space(settings, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "not enough disk space", "0 MB free")
-
-
-def test_a_dataset_is_not_replaced_silently(tmp_path):
-    file = tmp_path / "mine.h5"
-    file.write_text("hand-made")
-    result = CliRunner().invoke(main, ["data", "cps", "--output", str(file)])
-    assert result.exit_code == 2
-    assert "mine.h5 exists" in result.output
-    assert "--force" in result.output
-    assert file.read_text() == "hand-made"

@@ -67,6 +67,7 @@ def test_one_row_a_column_with_its_replicates(run, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "sampling of donors alone" in result.output
+    assert result.output.startswith("replicates")
     table, columns = read(tmp_path), pd.read_parquet(run / "columns.parquet")
     assert table.columns.tolist() == [
         *("column", "household_id", "cd_geoid", "state_fips", "weight"),
