@@ -197,7 +197,7 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
             highlight=False,
         )
         listed = proof["population_listed"]
-        bound = "further from their population than allowed"
+        bound = "further from the official population than allowed"
         if listed:
             names = ", ".join(f"{d['district']} {d['relative']:+.0%}" for d in listed[:12])
             more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
