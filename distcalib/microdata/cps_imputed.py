@@ -1,8 +1,8 @@
 """What the public-use CPS lacks, imputed by stated, seeded, simple rules; each can be switched off.
 
 A rule reads columns that are already inputs, never a simulated result. Its draws are keyed by the id of the
-unit in the source, so that they do not depend on the sample. Constants that no source gives are solved on the
-full file so that one official total is met; that total is named beside each.
+unit in the source, so that they do not depend on the sample. A constant that no source gives is chosen
+so that one official total is met, or assumed; which, is said beside each.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Columns = dict[str, NDArray]
 
 # Rent rises with income and with the size of the household by these powers (assumed), from a floor of income.
 RENT_BY_INCOME, RENT_BY_PERSONS, LEAST_INCOME = 0.35, 0.2, 10_000.0
-# Share of the source's imputed mortgage interest that is kept: solved so that simulated itemisers are SOI's
-# 15 million (Publication 1304, Table 2.1, tax year 2023).
+# Share of the source's imputed mortgage interest that is kept: found by trial so that simulated itemisers are
+# near SOI's 15.1 million (Publication 1304, Table 1.2, tax year 2023); the data check has the row.
 MORTGAGE_INTEREST_KEPT = 0.6
 # Share of owner-occupied homes with a mortgage (American Community Survey, table DP04), to one digit.
 MORTGAGED = 0.6
