@@ -17,6 +17,14 @@ from distcalib.errors import InputError
 GROUP_ENTITIES = ("tax_unit", "spm_unit", "family", "marital_unit", "household")
 ENTITIES = ("person", *GROUP_ENTITIES)
 
+# What a target may count besides variables of the rules engine, and the entity that it counts.
+COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
+
+
+def terms(variable: str) -> tuple[str, ...]:
+    """Return the variables that a target adds up: ``a+b`` is the sum of a and b, unit by unit."""
+    return tuple(term.strip() for term in variable.split("+"))
+
 
 @dataclass(frozen=True)
 class Variable:

@@ -13,11 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from distcalib.catalogue import ENTITIES, catalogue
+from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.microdata.model import Microdata
 from distcalib.targets.constraints import Constraint, parse_constraints
-
-COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
 
 # A measure's key leaves room for every area code: 0 the nation, 1-99 a state, 101-9999 a district.
 _AREAS = 10_000
@@ -30,7 +28,8 @@ class Measure:
     Attributes
     ----------
     variable
-        A numeric variable of policyengine-us, or ``person_count``, ``tax_unit_count`` ...
+        A numeric variable of policyengine-us, a sum of some of one entity (``a+b``), or ``person_count``,
+        ``tax_unit_count`` ...
     constraints
         Conditions that persons must meet, all of them.
     """
@@ -41,8 +40,13 @@ class Measure:
     @property
     def needs(self) -> set[str]:
         """Variables that the rules engine must give."""
-        own = set() if self.variable in COUNTS else {self.variable}
+        own = set() if self.variable in COUNTS else set(terms(self.variable))
         return own | {c.variable for c in self.constraints}
+
+    @property
+    def entity(self) -> str:
+        """Entity whose units are counted or whose amounts are summed."""
+        return COUNTS.get(self.variable) or catalogue().variables[terms(self.variable)[0]].entity
 
     def __str__(self) -> str:
         return self.variable + (f"[{','.join(map(str, self.constraints))}]" if self.constraints else "")
@@ -132,14 +136,14 @@ def evaluate(measures: list[Measure], data: Microdata, calculate: Callable[[str]
         persons = np.ones(data.count("person"), dtype=bool)
         for constraint in measure.constraints:
             persons = persons & mask(constraint)
-        entity = COUNTS.get(measure.variable) or known.variables[measure.variable].entity
+        entity = measure.entity
         if entity == "person":
             units = persons
         else:
             units = np.bincount(data.links[entity][persons], minlength=data.count(entity)) > 0
         amounts = units.astype(np.float64)
         if measure.variable not in COUNTS:
-            amounts *= value(measure.variable).astype(np.float64)
+            amounts *= np.sum([value(term).astype(np.float64) for term in terms(measure.variable)], axis=0)
         out[:, i] = np.bincount(data.household_of[entity], weights=amounts, minlength=data.count())
     return out
 

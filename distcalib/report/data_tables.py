@@ -8,10 +8,10 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
-from distcalib.catalogue import catalogue
+from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
-from distcalib.matrix.measures import COUNTS, Measure
+from distcalib.matrix.measures import Measure
 from distcalib.microdata.model import Array
 from distcalib.targets.constraints import parse_constraints
 
@@ -142,9 +142,8 @@ def measures_of(rows: pd.DataFrame) -> dict[str, Measure]:
 
 
 def measure_keys(rows: pd.DataFrame) -> pd.Series:
-    """Return ``variable?constraints`` of each part of each row; ``a+b`` has two, under one index label."""
-    parts = rows["variable"].str.split("+", regex=False).explode()
-    return parts + "?" + rows["constraints"].loc[parts.index].to_numpy()
+    """Return the key of the measure of each row, ``variable?constraints``."""
+    return rows["variable"] + "?" + rows["constraints"]
 
 
 def measured(rows: pd.DataFrame, by_state: pd.DataFrame) -> pd.Series:
@@ -360,7 +359,8 @@ def drift(new: pd.DataFrame, old: pd.DataFrame, tolerance: float = 1e-6) -> pd.D
 
 def _computable(measure: Measure) -> bool:
     known = catalogue()
-    numeric = measure.variable in COUNTS or (
-        measure.variable in known and known.variables[measure.variable].value_type in ("float", "int", "bool")
+    numeric = measure.variable in COUNTS or all(
+        term in known and known.variables[term].value_type in ("float", "int", "bool")
+        for term in terms(measure.variable)
     )
     return numeric and all(c.variable in known for c in measure.constraints)

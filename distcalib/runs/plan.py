@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import distcalib
-from distcalib.catalogue import catalogue
+from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.digest import code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
@@ -31,7 +31,7 @@ from distcalib.microdata.validate import overridden_variables
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.place import GEOGRAPHY
 from distcalib.simulation.takeup import drawn_variables
-from distcalib.targets.choose import COUNTS, Targets, load_targets
+from distcalib.targets.choose import Targets, load_targets
 from distcalib.targets.constraints import parse_constraints
 from distcalib.targets.database import without_password
 
@@ -271,9 +271,9 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
 def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
     """Return the inputs that measures need and the microdata do not hold; the placement sets some itself."""
     rows = targets.rows.drop_duplicates(["variable", "constraints"])
-    needed = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | set(
-        rows["variable"]
-    )
+    needed = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | {
+        term for variable in rows["variable"] for term in terms(variable)
+    }
     known = catalogue().variables
     inputs = {v for v in needed - set(COUNTS) if v in known and known[v].is_input}
     return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn_variables()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from distcalib.catalogue import ENTITIES, catalogue
+from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.digest import digest_of
 from distcalib.errors import InputError
 from distcalib.geography.district import District
@@ -21,7 +21,6 @@ from distcalib.targets.schema import NOT_A_DOMAIN
 LEVELS = ("national", "state", "district")
 STATUSES = ("fit", "check", "excluded")
 DEFAULT_TOLERANCE = 0.05
-COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
 
 COLUMNS = [
     "target_id", "stratum_id", "variable", "reform_id", "period", "original_value", "value",
@@ -282,20 +281,25 @@ def _refuse_monthly(name: str, place: str) -> None:
 
 def _check(table: pd.DataFrame, place: object) -> None:
     valid = {**COUNTS, **catalogue().variables}
-    for name in table["variable"].unique():
-        if name not in valid:
-            example = int(table.loc[table["variable"] == name, "target_id"].iloc[0])
-            raise InputError(
-                "unknown variable",
-                place=f"{place}: target {example}",
-                value=name,
-                choices=valid,
-                expected="a variable of policyengine-us or an entity count",
-            )
-        if name not in COUNTS and catalogue().variables[name].value_type not in ("float", "int", "bool"):
-            raise InputError("a target of a variable that is no number", place=place, value=name)
-        if name not in COUNTS:
-            _refuse_monthly(name, f"{place}: targets")
+    for variable in table["variable"].unique():
+        target = f"{place}: target {table.loc[table['variable'] == variable, 'target_id'].iloc[0]}"
+        added = terms(variable)
+        for name in added:
+            if name not in valid:
+                raise InputError(
+                    "unknown variable",
+                    place=target,
+                    value=name,
+                    choices=valid,
+                    expected="a variable of policyengine-us, a sum a+b of some, or an entity count",
+                )
+            if name in COUNTS:
+                continue
+            if catalogue().variables[name].value_type not in ("float", "int", "bool"):
+                raise InputError("a target of a variable that is no number", place=target, value=name)
+            _refuse_monthly(name, target)
+        if len(added) > 1:
+            _check_sum(variable, target)
     empty = table["value"].isna() & (table["status"] != "excluded")
     if empty.any():
         row = table[empty].iloc[0]
@@ -314,6 +318,22 @@ def _check(table: pd.DataFrame, place: object) -> None:
             choices=STATUSES,
             expected=" or ".join(STATUSES),
         )
+
+
+def _check_sum(variable: str, place: str) -> None:
+    """Refuse a sum of counts, or of variables of several entities or units: no unit has such a sum."""
+    counts = [name for name in terms(variable) if name in COUNTS]
+    if counts:
+        raise InputError("adds up counts", place=place, value=variable, expected="amounts, or one count")
+    known = [catalogue().variables[name] for name in terms(variable)]
+    for what, found in (("entities", {v.entity for v in known}), ("units", {v.unit for v in known})):
+        if len(found) > 1:
+            raise InputError(
+                f"adds up variables of several {what} ({', '.join(sorted(found))})",
+                place=place,
+                value=variable,
+                expected="variables of one",
+            )
 
 
 def _names(table: pd.DataFrame) -> pd.Series:

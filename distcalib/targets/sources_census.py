@@ -14,6 +14,7 @@ import pandas as pd
 from distcalib.targets.sources_rows import (
     ACS_FILE,
     check_states,
+    digits,
     read_acs,
     read_csv,
     read_text,
@@ -55,7 +56,7 @@ def age_bands(raw: Path) -> pd.DataFrame:
 def households(raw: Path) -> pd.DataFrame:
     """ACS S2201: all households, and households below poverty, by district; states and nation as sums.
 
-    The median income of households stands beside them for districts, excluded: a median is no weighted sum.
+    The median income stands beside them for districts, as a count of half of the households.
     """
     acs = read_acs(raw / ACS_FILE.format(table="S2201", level="district"))
     total = with_sums(acs, "S2201_C01_001").assign(
@@ -67,28 +68,29 @@ def households(raw: Path) -> pd.DataFrame:
     poor = with_sums(acs, "S2201_C01_021").assign(
         constraints="in_poverty==True",
         concept="households below the official poverty line",
-        status="excluded",
+        status="check",
         reason="the Census counts official poverty of the householder's family (cash income, family "
-        "thresholds); in_poverty of the rules is the supplemental measure, of any member, and takes a run a "
-        "third longer: compared for nation and states by the data check",
+        "thresholds); in_poverty of the rules is the supplemental measure, of any member",
     )
-    counted = pd.concat([total, poor], ignore_index=True).assign(
-        variable="household_count", unit="households"
-    )
+    # A median as a count: half of the households have less. Its own margin is in dollars, not households.
+    middle = acs["S2201_C01_034E"].astype(float)
     median = acs[["geographic_id"]].assign(
         geo_level="district",
-        value=acs["S2201_C01_034E"].astype(float),
-        moe=acs["S2201_C01_034M"].astype(float),
-        variable="household_market_income",
-        unit="dollars",
-        constraints="",
-        concept="median household income (money income before tax)",
-        status="excluded",
-        reason="a median is no weighted sum; money income also has Social Security and cash benefits, which "
-        "household_market_income of the rules has not",
+        value=acs["S2201_C01_001E"].astype(float) / 2,
+        moe=np.nan,
+        constraints="hud_annual_income<" + digits(middle, 0),
+        concept="households below the median household income",
+        status="check",
+        reason="half of the households by definition of the median; the Census counts money income of the "
+        "household before tax, hud_annual_income is the cash income of a resource unit, without retirement "
+        "distributions and children's earnings, and a household counts when any unit of it is below",
+        note="median of "
+        + digits(middle, 0)
+        + " dollars, 90 % margin "
+        + digits(acs["S2201_C01_034M"].astype(float), 0),
     )
-    rows = pd.concat([counted, median], ignore_index=True)
-    return rows.assign(period=2024, key="acs_s2201")
+    rows = pd.concat([total, poor, median], ignore_index=True)
+    return rows.assign(period=2024, key="acs_s2201", variable="household_count", unit="households")
 
 
 def housing(raw: Path) -> pd.DataFrame:

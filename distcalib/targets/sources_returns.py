@@ -18,8 +18,8 @@ AGI = "adjusted gross income of filers"
 # Published national totals of income tax returns (SOI name -> our variable), amounts in dollars. None of them
 # is summed with another; a concept that the microdata do not hold says so and is excluded.
 _ONE_RETIREMENT = (
-    "only the sum of taxable pensions, annuities and IRA distributions is comparable: the source of the "
-    "microdata divides them otherwise than returns do, and the rules have no variable that is just this sum"
+    "only the sum of taxable pensions, annuities and IRA distributions is comparable, and it is a target: the "
+    "source of the microdata divides them otherwise than returns do"
 )
 _SOI_AMOUNTS = {
     "employment_income": ("irs_employment_income", "wages and salaries on returns", ""),
@@ -117,6 +117,16 @@ def returns_national(raw: Path) -> pd.DataFrame:
         [(v, c, why, amount[plus] - amount[minus]) for (plus, minus), (v, c, why) in _SOI_NET.items()],
         columns=["variable", "concept", "reason", "value"],
     ).assign(note="profits less losses, published in two columns")
+    retirement = pd.DataFrame(
+        {
+            "variable": ["taxable_pension_income+taxable_ira_distributions"],
+            "concept": "taxable pensions, annuities and IRA distributions on returns",
+            "value": amount["taxable_pension_income"] + amount["ira_distributions"],
+            "status": "",
+            "reason": "",
+            "key": "soi_14_2023",
+        }
+    )
     brackets = "the total of the brackets, which stand in the table one by one (tax year 2022, by state)"
     all_returns = pd.DataFrame(
         {
@@ -147,7 +157,7 @@ def returns_national(raw: Path) -> pd.DataFrame:
             "key": "soi_12_2023",
         }
     )
-    rows = pd.concat([rows, all_returns, itemising], ignore_index=True)
+    rows = pd.concat([rows, retirement, all_returns, itemising], ignore_index=True)
     rows["unit"] = np.where(rows["variable"] == "tax_unit_count", "tax units", "dollars")
     itemise = rows["variable"].eq("deductible_mortgage_interest") | rows["key"].eq("soi_12_2023")
     rows["constraints"] = np.where(itemise, FILER + "&tax_unit_itemizes==True", FILER)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from distcalib.catalogue import catalogue
-from distcalib.matrix.measures import COUNTS, Measure, Rows, evaluate, scatter
+from distcalib.catalogue import COUNTS, catalogue, terms
+from distcalib.matrix.measures import Measure, Rows, evaluate, scatter
 from distcalib.targets.constraints import parse_constraints
 
 MEASURES = [
@@ -24,6 +24,8 @@ MEASURES = [
     ("spm_unit_snap", "age<18"),
     ("spm_unit_snap", "spm_unit_snap>0&age>=60"),
     ("household_weight", "age<1"),
+    ("employment_income_before_lsr+age", "age<30"),
+    ("spm_unit_snap+spm_unit_snap", "age>=60"),
 ]
 
 
@@ -37,12 +39,13 @@ def by_loop(variable: str, constraints: str, data) -> np.ndarray:
         own = values if entity == "person" else values[data.links[entity]]
         passes &= c.holds(own)
     out = np.zeros(data.count())
-    entity = COUNTS.get(variable) or catalogue().variables[variable].entity
+    entity = COUNTS.get(variable) or catalogue().variables[terms(variable)[0]].entity
     for unit in range(data.count(entity)):
         members = [unit] if entity == "person" else np.flatnonzero(data.links[entity] == unit)
         if passes[members].any():
             home = data.links["household"][members[0]]
-            out[home] += 1 if variable in COUNTS else float(data.column(variable)[unit])
+            amount = sum(float(data.column(v)[unit]) for v in terms(variable) if variable not in COUNTS)
+            out[home] += 1 if variable in COUNTS else amount
     return out
 
 
