@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
-.PHONY: setup demo test test-full lint bench clean
+.PHONY: setup demo test test-full lint bench peer peer-bench clean
 
 setup: $(STAMP)
 
@@ -26,13 +26,27 @@ test-full: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu"
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check distcalib tests benchmarks
-	$(BIN)/ruff check distcalib tests benchmarks
+	$(BIN)/ruff format --check distcalib tests benchmarks peer
+	$(BIN)/ruff check distcalib tests benchmarks peer
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+# Against policyengine_us_data's own matrix builder, in an environment of its own (Python 3.12). A ready one:
+# make peer PEER_PYTHON=/its/bin/python PEER_DATABASE=/its/policy_data.db
+PEER_PYTHON ?= .peer/env/bin/python
+PEER_DATABASE ?= .peer/policy_data.db
+PEER_READY := test -x $(PEER_PYTHON) && test -e $(PEER_DATABASE)
+
+peer: $(STAMP)
+	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
+	DISTCALIB_PEER=$(PEER_PYTHON) DISTCALIB_PEER_DATABASE=$(PEER_DATABASE) $(BIN)/python -m pytest tests/peer
+
+peer-bench: $(STAMP)
+	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
+	$(BIN)/python benchmarks/peer_matrix.py --peer $(PEER_PYTHON) --database $(PEER_DATABASE)
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

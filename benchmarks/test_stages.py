@@ -1,4 +1,4 @@
-"""Cost of the stages that are ours, on the bundled data: placement, take-up, scatter and assembly, districts.
+"""Cost of the stages that are ours, on the bundled data: placement, take-up, measures, assembly, districts.
 
 Run with ``make bench``. Not part of the tests: times are for reading, never for passing.
 """
@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from distcalib.catalogue import catalogue
 from distcalib.geography import assign_geography
 from distcalib.geography.assign import draw_districts
 from distcalib.geography.sources import county_shares, districts
 from distcalib.matrix.blocks import assemble, write_block
+from distcalib.matrix.measures import Rows, evaluate
 from distcalib.microdata import bundled_microdata
 from distcalib.random import uniform
 from distcalib.simulation.place import place
+from distcalib.targets.sources import bundled_targets
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,25 @@ def test_place_700_households_with_take_up(benchmark, bundled):
     columns = np.flatnonzero(assignment.state_fips == 37)[:700]
     place(bundled, assignment, columns)
     benchmark(place, bundled, assignment, columns)
+
+
+def test_evaluate_500_measures_for_12000_households(benchmark, bundled):
+    """The bundled targets' measures, over random values in place of the rules engine's."""
+    targets = bundled_targets()
+    measures = Rows.of(targets[(targets["status"] != "excluded") & (targets["reform_id"] == 0)]).measures
+    held = bundled.variables()
+    values = {}
+    for variable in sorted(set().union(*(measure.needs for measure in measures))):
+        known = catalogue().get(variable)
+        draws = uniform(0, variable, bundled.ids[known.entity])
+        if variable in held:
+            values[variable] = bundled.column(variable)
+        elif known.value_type == "Enum":
+            names = np.array(known.possible_values)
+            values[variable] = names[(draws * len(names)).astype(int)]
+        else:
+            values[variable] = draws < 0.3 if known.value_type == "bool" else (draws * 1e5).astype(np.float32)
+    benchmark(evaluate, measures, bundled, values.__getitem__)
 
 
 def test_write_an_area_file_of_700_households(benchmark, bundled, tmp_path):

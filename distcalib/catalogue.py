@@ -66,10 +66,15 @@ class Catalogue:
         Version of policyengine-us.
     variables
         By name.
+    indices
+        ``cpi_u`` and ``population`` (persons): year -> value in force on 1 January, from the parameters
+        gov.bls.cpi.cpi_u (BLS, with CBO's projection) and calibration.gov.census.populations.total (CBO).
+        Years for which the rules engine has no value are absent.
     """
 
     version: str
     variables: dict[str, Variable]
+    indices: dict[str, dict[int, float]]
 
     def __contains__(self, name: object) -> bool:
         return name in self.variables
@@ -97,5 +102,9 @@ def catalogue() -> Catalogue:
         variables={
             name: Variable(name, entity, kind, is_input, period, label, unit, tuple(values))
             for name, entity, kind, is_input, period, label, unit, values in raw["variables"]
+        },
+        indices={
+            name: {int(year): value for year, value in values.items()}
+            for name, values in raw["indices"].items()
         },
     )

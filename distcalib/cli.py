@@ -177,48 +177,68 @@ def cps(
 
 
 @data.command("take-up")
+@click.option(
+    "--dataset", help="PolicyEngine HDF5 file, or hf:// address; default: the whole public-use CPS."
+)
+@click.option("--period", type=int, default=2024, show_default=True, help="Year of --dataset.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 @_force
-def take_up_rates(seed: int, output: Path, force: bool) -> None:
-    """Solve the take-up rates of SNAP, Medicaid and the ACA to enrolment, on the whole public-use CPS."""
+def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, force: bool) -> None:
+    """Solve the take-up rates of SNAP, Medicaid and the ACA to enrolment.
+
+    A run takes the table as simulation.take_up_rates.
+    """
     _need_new([output], force)
+    from distcalib.microdata import Microdata
     from distcalib.microdata.cps import build_cps
+    from distcalib.microdata.remote import local_file
     from distcalib.report.console import Progressing, make_console
     from distcalib.report.rates import solve_rates
     from distcalib.storage import write_text
 
-    table = solve_rates(build_cps(None, seed=seed).microdata, seed, Progressing(make_console()))
+    if dataset is None:
+        microdata = build_cps(None, seed=seed).microdata
+    else:
+        microdata = Microdata.read(local_file(dataset), period)
+    table = solve_rates(microdata, seed, Progressing(make_console()))
     write_text(output, table.to_csv(index=False, lineterminator="\n"))
     click.echo(f"{output}: {len(table)} rates")
 
 
 @data.command()
-@click.option(
-    "--database", type=click.Path(path_type=Path), help="Write the bundled targets as a SQLite file."
-)
+@click.option("--database", help="Write the bundled targets as a new SQLite file or to a PostgreSQL URL.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw public files to rebuild from.")
+@click.option("--download", is_flag=True, help="Rebuild from the raw public files, fetched once with pip.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the rebuilt table.")
-def targets(database: Path | None, raw: Path | None, output: Path | None) -> None:
-    """Write the bundled targets as a database, or rebuild their table from the public files."""
-    if (raw is None) == (database is None) or (raw is None) != (output is None):
-        raise click.UsageError("give --database FILE, or --raw FOLDER with --output FOLDER")
+def targets(database: str | None, raw: Path | None, download: bool, output: Path | None) -> None:
+    """Write the bundled targets as a database, or rebuild their table from the public files.
+
+    A database behind a URL has to be empty; all of it is written, or nothing. The raw files of --download are
+    kept in the user's cache ($XDG_CACHE_HOME/distcalib or ~/.cache/distcalib).
+    """
+    given = [database is not None, raw is not None, download]
+    if sum(given) != 1 or (database is None) != (output is not None):
+        raise click.UsageError(
+            "give --database FILE_OR_URL, or --output FOLDER with --raw FOLDER or --download"
+        )
     if database is not None:
-        _need_new([database], force=False, expected="a new file")
-        from distcalib.targets.database import write_database_file
+        from distcalib.targets.database import without_password, write_database_at
         from distcalib.targets.sources import bundled_targets
 
-        write_database_file(bundled_targets(), database)
-        click.echo(f"{database}: {len(bundled_targets()):,} targets")
-    if raw is not None and output is not None:
+        write_database_at(bundled_targets(), database)
+        click.echo(f"{without_password(database)}: {len(bundled_targets()):,} targets")
+    if output is not None:
         writable(output / "sources.csv")
         from distcalib.geography.sources import write_bundled as write_geography
+        from distcalib.targets.download import public_statistics
         from distcalib.targets.margins import write_bundled as write_margins
         from distcalib.targets.sources import write_bundled
 
-        write_bundled(raw, output)
-        write_margins(raw, output)
-        write_geography(raw, output)
+        folder = public_statistics() if raw is None else raw
+        write_bundled(folder, output)
+        write_margins(folder, output)
+        write_geography(folder, output)
         click.echo(f"{output}: rebuilt")
 
 
@@ -236,9 +256,9 @@ def contradictions(database: str, output: Path | None, force: bool) -> None:
     from distcalib.report.findings import print_findings
     from distcalib.storage import publish
     from distcalib.targets.contradictions import find_contradictions
-    from distcalib.targets.database import read_targets
+    from distcalib.targets.database import read_targets, read_tree
 
-    findings = find_contradictions(read_targets(database))
+    findings = find_contradictions(read_targets(database), read_tree(database))
     print_findings(findings, make_console())
     if output is not None:
         publish(output, lambda path: findings.to_csv(path, index=False, lineterminator="\n"))

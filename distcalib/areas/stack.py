@@ -71,7 +71,7 @@ def write_area(
     weights: np.ndarray,
     *,
     seed: int,
-    take_up: bool,
+    take_up: bool | pd.DataFrame,
 ) -> dict[str, float]:
     """Write the dataset of an area and its mapping table.
 

@@ -13,6 +13,9 @@ from distcalib.errors import InputError
 
 T = TypeVar("T")
 
+# Settings of geography that name files.
+GEOGRAPHY_FILES = ("blocks", "block_population", "crosswalk", "cbsa")
+
 
 class _FromFile:
     """Settings that know the file they were read from, for errors; it is no part of what they say."""
@@ -35,6 +38,16 @@ class TargetsConfig:
 
     database: str = setting("bundled", "'bundled', a SQLite file, or a SQLAlchemy URL")
     variables: tuple[str, ...] | None = setting(None, "keep only targets of these variables")
+    rules: str | None = setting(None, "YAML file of include and exclude rules")
+    uprate: bool = setting(
+        False, "carry values of other years by CPI-U or population; bundled statuses are of published ones"
+    )
+    hierarchical_domains: tuple[str, ...] = setting(
+        (), "domains whose districts are scaled to the figures of their states"
+    )
+    aca_multipliers: str | None = setting(
+        None, "CSV ..._FROM_TO.csv of state, vol_mult, val_mult for the domain aca_ptc; null: bundled"
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,13 @@ class GeographyConfig:
     districts: tuple[str | int, ...] | None = setting(
         None, "only these districts (any spelling); null: all of them"
     )
+    agi_conditioning: bool = setting(
+        False, "the top tenth of incomes draws districts by the adjusted gross income there"
+    )
+    blocks: str | None = setting(None, "file or folder of the census blocks of each district")
+    block_population: str | None = setting(None, "file of residents by block, where `blocks` has none")
+    crosswalk: str | None = setting(None, "file of the place, PUMA, ZCTA ... of each block")
+    cbsa: str | None = setting(None, "file of the metropolitan area (CBSA) of each county")
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,7 @@ class SimulationConfig:
 
     slice_households: int = setting(3_000, "most columns simulated by one task", least=1)
     take_up: bool = setting(True, "draw take-up of programs; false: flags as stored in the microdata")
+    take_up_rates: str | None = setting(None, "CSV of take-up rates; null: the bundled ones")
 
 
 @dataclass(frozen=True)
@@ -68,8 +89,8 @@ class FitConfig:
     )
     epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
     group_power: float = setting(0.5, "a group of n targets has n^power of the loss", least=0, most=1)
-    refit_epochs: int = setting(2000, "the most steps of the refit", least=0)
-    ridge: float = setting(0.001, "pull of the refit toward the design weights", least=0)
+    refit_epochs: int = setting(6000, "the most steps of the refit", least=0)
+    ridge: float = setting(0.0001, "pull of the refit toward the design weights", least=0)
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
@@ -129,6 +150,20 @@ class RunConfig(_FromFile):
         database = config.targets.database
         if database != "bundled" and "://" not in database:
             config = config.changed(targets=replace(config.targets, database=str(base / database)))
+        chosen = config.targets
+        if chosen.rules is not None:
+            chosen = replace(chosen, rules=str(base / chosen.rules))
+        if chosen.aca_multipliers is not None:
+            chosen = replace(chosen, aca_multipliers=str(base / chosen.aca_multipliers))
+        if chosen != config.targets:
+            config = config.changed(targets=chosen)
+        rates = config.simulation.take_up_rates
+        if rates is not None:
+            simulation = replace(config.simulation, take_up_rates=str(base / rates))
+            config = config.changed(simulation=simulation)
+        files = {name: getattr(config.geography, name) for name in GEOGRAPHY_FILES}
+        found: dict[str, Any] = {name: str(base / f) for name, f in files.items() if f is not None}
+        config = config.changed(geography=replace(config.geography, **found))
         return config
 
 

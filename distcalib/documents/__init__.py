@@ -1,1 +1,14 @@
-"""The interface of the notebooks that users have, a thin layer above the rooms; empty for now."""
+"""The interface of the notebooks that users have, a thin layer above the rooms."""
+
+from distcalib.documents.builders import SparseMatrixBuilder, UnifiedMatrixBuilder
+from distcalib.documents.stacked import create_sparse_cd_stacked_dataset
+from distcalib.documents.tracer import MatrixTracer
+from distcalib.documents.variables import get_calculated_variables
+
+__all__ = [
+    "MatrixTracer",
+    "SparseMatrixBuilder",
+    "UnifiedMatrixBuilder",
+    "create_sparse_cd_stacked_dataset",
+    "get_calculated_variables",
+]

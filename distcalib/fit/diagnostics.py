@@ -10,11 +10,10 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
+from distcalib.fit.consistency import FEW_DONORS, NO_EXCESS, area_excess, attainable, family_gaps, support
+
 Float = NDArray[np.float64]
 
-#: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
-#: tolerance. State rows of the demonstration below it miss two to three times as often as those above.
-FEW_DONORS = 10
 #: A miss within so many published (90 %) margins of error, two standard errors, does not tell the estimate
 #: from the figure.
 MARGINS = 1.2
@@ -174,6 +173,7 @@ def explain(
         - ``margins``: |error| over the published margin of error;
         - ``parts_gap``: by what share the targets of an area's parts sum to more than the area's, for the
           area itself or the one that it is a part of, whichever disagrees more;
+        - ``area_excess``: see `distcalib.fit.consistency.area_excess`; NaN for areas without a miss;
         - ``cause``: empty for a target that is met or not fitted. Else the first of these that holds:
 
         1. *support*: no weights within their limits give the target;
@@ -181,102 +181,42 @@ def explain(
            disagree by more than the tolerance but by no more than their margins together;
         3. *contradiction*: parts and whole disagree by more than the whole's tolerance, and the miss is on
            the side to which the other figure pulls;
-        4. *support*: fewer than `FEW_DONORS` effective donors;
+        4. *support*: fewer than `FEW_DONORS` effective donors, or no weights within their limits meet all
+           targets of the target's own area at once;
         5. *compromise*: no figure shows another cause; the fit traded the target against others of the same
-           households.
+           households, or against the evenness of the weights.
     """
     matrix = sp.csr_array(X, dtype=np.float64)
     w, t = np.asarray(weights, np.float64), targets["value"].to_numpy(np.float64)
-    code, ids = pd.factorize(np.asarray(donors))
-    n = len(code)
-    by_donor = sp.csr_array((np.ones(n), (np.arange(n), code)), shape=(n, len(ids)))
-    part = sp.csr_array(abs(matrix) @ sp.diags_array(w) @ by_donor)
-    part.eliminate_zeros()
-    total, squares = part.sum(axis=1), part.power(2).sum(axis=1)
-    effective = np.divide(total**2, squares, out=np.zeros(len(t)), where=squares > 0)
-
-    low, high = limits
-    positive, negative = matrix.maximum(0), matrix.minimum(0)
-    beyond = (t > positive @ high + negative @ low) | (t < positive @ low + negative @ high)
+    donors_of, effective = support(matrix, w, donors)
+    least, most = attainable(matrix, limits)
+    beyond = (t > most) | (t < least)
     error = table["error"].to_numpy(np.float64)
     moe = targets["moe"].to_numpy(np.float64)
     margins = np.divide(np.abs(error), moe, out=np.full(len(t), np.nan), where=moe > 0)
-    gap, pull, explained = _family_gaps(targets, areas)
+    gap, pull, explained = family_gaps(targets, areas)
     pulled = np.sign(error) == pull
+    missed = ((targets["status"] == "fit") & ~table["within_tolerance"].to_numpy(bool)).to_numpy()
+    excess = area_excess(matrix, targets, limits, areas, only=missed)
     tests = (
         beyond | ~table["achievable"].to_numpy(),
         (margins <= MARGINS) | (pulled & explained),
         pulled,
-        effective < FEW_DONORS,
+        (effective < FEW_DONORS) | (excess > NO_EXCESS),
     )
-    missed = ((targets["status"] == "fit") & ~table["within_tolerance"].to_numpy(bool)).to_numpy()
-    support, source, contradiction, compromise = CAUSES
-    found = np.select(tests, [support, source, contradiction, support], compromise)
+    support_, source, contradiction, compromise = CAUSES
+    found = np.select(tests, [support_, source, contradiction, support_], compromise)
     cause = np.where(missed, found, "")
     return pd.DataFrame(
         {
-            "donors": np.diff(part.indptr),
+            "donors": donors_of,
             "effective_donors": effective,
             "margins": margins,
             "parts_gap": gap,
+            "area_excess": excess,
             "cause": cause,
         }
     )
-
-
-def _family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, NDArray[np.bool_]]:
-    """Compare each area's target with the sum over its parts, for fitted targets of one quantity.
-
-    Returns, one a target: the relative gap (sum of parts - whole) / |whole| of the family that disagrees
-    most (NaN without one); the sign of error to which a gap above the tolerance pulls (else NaN); and whether
-    margins of error explain the gap.
-    """
-    geoids = np.unique(np.asarray(areas, dtype=np.int64))
-    number = pd.to_numeric(targets["geographic_id"], errors="coerce")
-    level = targets["geo_level"]
-    key = targets["variable"] + "|" + targets["reform_id"].astype(str) + "|" + targets["constraints"]
-    # A part names its whole: a district its state, a state the nation (0).
-    whole = pd.Series(np.select([level == "district", level == "state"], [number // 100, 0.0], np.nan))
-    self_id = pd.Series(np.select([level == "state", level == "national"], [number, 0.0], np.nan))
-    parts_of = pd.Series(geoids // 100).value_counts()
-    expected = pd.concat([parts_of, pd.Series({0: len(parts_of)})])
-    frame = pd.DataFrame(
-        {
-            "key": key.to_numpy(),
-            "value": targets["value"].to_numpy(np.float64),
-            "square": targets["moe"].to_numpy(np.float64) ** 2,
-            "tolerance": targets["tolerance"].to_numpy(np.float64),
-            "whole": whole.to_numpy(),
-            "self": self_id.to_numpy(),
-        }
-    )
-    fitted = frame[(targets["status"] == "fit").to_numpy()]
-    parts = fitted.groupby(["key", "whole"]).agg(
-        parts=("value", "sum"), number=("value", "size"), square=("square", "sum"), known=("square", "count")
-    )
-    # A margin of the sum needs that of every part.
-    parts["square"] = parts["square"].where(parts["known"] == parts["number"])
-    family = fitted.dropna(subset="self").merge(
-        parts.reset_index(), left_on=["key", "self"], right_on=["key", "whole"], suffixes=("", "_parts")
-    )
-    family = family[family["number"] == family["self"].map(expected)]
-    family["gap"] = (family["parts"] - family["value"]) / family["value"].abs()
-    off = family["gap"].abs() > family["tolerance"]
-    # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
-    family["pull"] = np.where(off, np.sign(family["gap"]), np.nan)
-    margin = np.sqrt(family["square"] + family["square_parts"])
-    family["explained"] = (family["parts"] - family["value"]).abs() <= margin
-    found = family.drop_duplicates(["key", "self"]).set_index(["key", "self"])[["gap", "pull", "explained"]]
-    as_whole, as_part = (
-        found.reindex(pd.MultiIndex.from_arrays([frame["key"], frame[side]])) for side in ("self", "whole")
-    )
-    use = as_part["gap"].abs().fillna(-1).to_numpy() > as_whole["gap"].abs().fillna(-1).to_numpy()
-    gap = np.where(use, as_part["gap"], as_whole["gap"])
-    pull = np.where(use, -as_part["pull"], as_whole["pull"])
-    explained = np.where(use, as_part["explained"].eq(True), as_whole["explained"].eq(True))
-    out = (targets["status"] != "fit").to_numpy()
-    gap[out] = pull[out] = np.nan
-    return gap, pull, explained
 
 
 def group_causes(table: pd.DataFrame) -> pd.DataFrame:

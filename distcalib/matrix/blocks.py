@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from scipy import sparse
 from distcalib.digest import digest_arrays
 from distcalib.errors import RunError
 
+# Nonzeros a chunk: 4 MiB of values.
 _CHUNK = 1 << 20
 
 
@@ -74,7 +76,9 @@ def write_block(path: str | Path, matrix: sparse.csr_array) -> str:
                 chunks=(min(max(len(array), 1), _CHUNK),),
                 config={"write_empty_chunks": True},
             )
-            target[:] = array
+            # In parts: zarr holds the compressed chunks of one assignment in memory until all are written.
+            for start in range(0, len(array), 8 * _CHUNK):
+                target[start : start + 8 * _CHUNK] = array[start : start + 8 * _CHUNK]
         # An attempt that died before its receipt may have left the name; a verified one never gets here.
         if final.exists():
             shutil.rmtree(final)
@@ -92,41 +96,34 @@ def read_block(path: str | Path) -> sparse.csr_array:
     RunError
         When the group is missing, incomplete or of another encoding.
     """
-    try:
-        group = zarr.open_group(str(path), mode="r", zarr_format=3)
-        attributes = dict(group.attrs)
-        if (attributes.get("encoding-type"), attributes.get("encoding-version")) != ("csr_matrix", "0.1.0"):
-            raise RunError(f"{path}: not a CSR group of encoding 0.1.0")
-        n_rows, n_columns = (int(n) for n in attributes["shape"])
-        data, indices, indptr = (np.asarray(group[name][:]) for name in ("data", "indices", "indptr"))
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise RunError(f"{path}: cannot be read as a sparse block ({error})") from error
-    if len(indptr) != n_rows + 1 or indptr[-1] != len(data) or len(data) != len(indices):
-        raise RunError(f"{path}: the arrays of this block do not fit each other")
-    return sparse.csr_array((data, indices, indptr), shape=(n_rows, n_columns))
+    with _readable(path):
+        group, shape, indptr = _open(path)
+        data, indices = (np.asarray(group[name][:]) for name in ("data", "indices"))
+    return _csr(data, indices, indptr, shape)
 
 
 def assemble(paths: Sequence[str | Path]) -> sparse.csr_array:
     """Sum blocks of disjoint columns into one CSR matrix with sorted indices.
 
-    Two passes over storage: count the nonzeros of every row, then put each block in its place. Peak memory is
-    the matrix (8 bytes a nonzero) plus one block. The result does not depend on the order of `paths`.
+    Two passes over storage: count the nonzeros of every row, then put the blocks in their places, chunk by
+    chunk. Peak memory is the matrix (8 bytes a nonzero) and a few chunks of a million nonzeros, however large
+    the blocks are. The result does not depend on the order of `paths`.
 
     Raises
     ------
     RunError
-        When the shapes of blocks differ or a column is filled twice.
+        When a block cannot be read, shapes differ or a column is filled twice.
     """
     shape: tuple[int, int] | None = None
     counts = np.zeros(0, dtype=np.int64)
     for path in paths:
-        attributes = dict(zarr.open_group(str(path), mode="r", zarr_format=3).attrs)
-        this = (int(attributes["shape"][0]), int(attributes["shape"][1]))
+        with _readable(path):
+            _, this, block_indptr = _open(path)
         if shape is None:
             shape, counts = this, np.zeros(this[0], dtype=np.int64)
         elif shape != this:
             raise RunError(f"{path}: block of shape {this}, the others have {shape}")
-        counts += np.diff(np.asarray(zarr.open_array(f"{path}/indptr", mode="r")[:]))
+        counts += np.diff(block_indptr)
     if shape is None:
         raise RunError("there are no blocks to assemble")
     indptr = np.r_[0, np.cumsum(counts)]
@@ -134,15 +131,61 @@ def assemble(paths: Sequence[str | Path]) -> sparse.csr_array:
     indices = np.empty(indptr[-1], dtype=np.int32)
     cursor = indptr[:-1].copy()
     for path in paths:
-        block = read_block(path)
-        times = np.diff(block.indptr)
-        at = np.repeat(cursor - block.indptr[:-1], times) + np.arange(block.nnz)
-        data[at], indices[at] = block.data, block.indices
-        cursor += times
-    matrix = sparse.csr_array((data, indices, indptr), shape=shape)
+        with _readable(path):
+            group, _, block_indptr = _open(path)
+            shift = cursor - block_indptr[:-1]
+            for start in range(0, int(block_indptr[-1]), _CHUNK):
+                stop = min(start + _CHUNK, int(block_indptr[-1]))
+                # How many of these nonzeros each row has.
+                times = np.diff(block_indptr.clip(start, stop))
+                at = np.repeat(shift, times)
+                at += np.arange(start, stop)
+                data[at], indices[at] = group["data"][start:stop], group["indices"][start:stop]
+        cursor += np.diff(block_indptr)
+    matrix = _csr(data, indices, indptr, shape)
     matrix.sort_indices()
-    repeated = np.flatnonzero(np.diff(matrix.indices) == 0)
-    # Equal neighbours are a fault only within a row, not across the boundary of two.
-    if repeated.size and np.setdiff1d(repeated + 1, matrix.indptr).size:
-        raise RunError("two blocks fill the same column")
+    _refuse_repeats(matrix)
     return matrix
+
+
+def _csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+) -> sparse.csr_array:
+    """Make a matrix of 8 bytes a nonzero: scipy would copy the indices to int64 for row pointers of int64."""
+    if indptr[-1] <= np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    return sparse.csr_array((data, indices, indptr), shape=shape)
+
+
+def _refuse_repeats(matrix: sparse.csr_array) -> None:
+    """Raise `RunError` where a row has two entries in one column; indices must be sorted."""
+    for start in range(0, matrix.nnz - 1, _CHUNK):
+        stop = min(start + _CHUNK, matrix.nnz - 1)
+        second = (
+            start + 1 + np.flatnonzero(matrix.indices[start:stop] == matrix.indices[start + 1 : stop + 1])
+        )
+        # Equal neighbours are a fault only within a row, not across the boundary of two.
+        if np.setdiff1d(second, matrix.indptr).size:
+            raise RunError("two blocks fill the same column")
+
+
+def _open(path: str | Path) -> tuple[zarr.Group, tuple[int, int], np.ndarray]:
+    """Return a group, its shape and its row pointers, when its arrays fit each other."""
+    group = zarr.open_group(str(path), mode="r", zarr_format=3)
+    attributes = dict(group.attrs)
+    if (attributes.get("encoding-type"), attributes.get("encoding-version")) != ("csr_matrix", "0.1.0"):
+        raise RunError(f"{path}: not a CSR group of encoding 0.1.0")
+    n_rows, n_columns = (int(n) for n in attributes["shape"])
+    indptr = np.asarray(group["indptr"][:])
+    if len(indptr) != n_rows + 1 or not indptr[-1] == group["data"].size == group["indices"].size:
+        raise RunError(f"{path}: the arrays of this block do not fit each other")
+    return group, (n_rows, n_columns), indptr
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Turn what damaged storage raises into a `RunError` that names the block."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise RunError(f"{path}: cannot be read as a sparse block ({error})") from error

@@ -9,12 +9,13 @@ state.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.measures import Measure
 from distcalib.microdata.model import Microdata
@@ -90,23 +91,45 @@ def solve_rates(
     DataFrame
         The columns of ``take_up.csv``; rates to three digits.
     """
-    flags = [p.flag for p in SOLVED]
-    measures = [m for p in SOLVED for m in (p.eligible, p.reporting) if m is not None]
+    programmes = solvable(microdata)
+    flags = [p.flag for p in programmes]
+    measures = [m for p in programmes for m in (p.eligible, p.reporting) if m is not None]
     simulated = simulate_at_home(
         microdata, measures, claiming=flags, seed=seed, report=report, name="solve take-up"
     )
-    return _table(weighted_by_state(simulated, measures))
+    return _table(weighted_by_state(simulated, measures), programmes)
 
 
-def _table(totals: pd.DataFrame) -> pd.DataFrame:
+def solvable(microdata: Microdata) -> tuple[Programme, ...]:
+    """Return `SOLVED` as these microdata allow it: without reporters where they hold no report of receipt.
+
+    Raises
+    ------
+    InputError
+        When a state has no households: its rates cannot be solved.
+    """
+    empty = np.setdiff1d(list(STATE_CODES), np.unique(microdata.column("state_fips")))
+    if empty.size:
+        raise InputError(
+            f"{empty.size} states have no households, so their take-up cannot be solved",
+            place="state_fips of the microdata",
+            value=STATE_CODES[int(empty[0])],
+            expected="households in every state and DC",
+        )
+    held = microdata.variables()
+    return tuple(p if p.reported in held else replace(p, reported="") for p in SOLVED)
+
+
+def _table(totals: pd.DataFrame, programmes: tuple[Programme, ...] = SOLVED) -> pd.DataFrame:
     """Return the table with rates from totals by state: the eligible, and those who report receipt."""
     table = rates()
     register = bundled_targets().query("geo_level == 'state' and reform_id == 0 and status != 'excluded'")
     codes = [STATE_CODES[int(fips)] for fips in totals.index]
     # A published rate of all stays: it holds for microdata that report no receipt.
-    solved = table["variable"].isin([p.flag for p in SOLVED]) & (table["of"] != "all")
+    solved = table["variable"].isin([p.flag for p in programmes]) & (table["of"] != "all")
+    solved |= table["variable"].isin([p.flag for p in programmes if not p.reported])
     parts = [table[~solved]]
-    for programme in SOLVED:
+    for programme in programmes:
         same = (register["variable"] == programme.variable) & (
             register["constraints"] == programme.constraints
         )

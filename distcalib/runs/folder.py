@@ -12,7 +12,7 @@ from typing import Any
 
 from distcalib.errors import InputError, RunError
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
-from distcalib.storage import publish, write_json
+from distcalib.storage import publish, write_json, write_text
 
 
 def write_plan(folder: Path, prepared: Prepared, accept_code: bool) -> None:
@@ -27,6 +27,8 @@ def write_plan(folder: Path, prepared: Prepared, accept_code: bool) -> None:
         ("columns.parquet", prepared.columns),
     ):
         publish(folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
+    if prepared.rates is not None:
+        write_text(folder / "take_up.csv", prepared.rates.to_csv(index=False, lineterminator="\n"))
 
 
 def stored_plan(folder: Path) -> dict[str, Any] | None:

@@ -15,38 +15,39 @@ import pandas as pd
 import distcalib
 from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
+from distcalib.config.settings import GEOGRAPHY_FILES
 from distcalib.digest import code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
-from distcalib.geography.assign import (
-    GeographyAssignment,
-    assign_geography,
-    check_counties,
-    initial_weights,
-)
-from distcalib.geography.district import District
+from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
+from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.place import GEOGRAPHY
-from distcalib.simulation.takeup import drawn_variables
+from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
 from distcalib.targets.choose import Targets, load_targets
 from distcalib.targets.constraints import parse_constraints
 from distcalib.targets.database import without_password
+from distcalib.targets.rules import read_rules
 
 # Settings that say where inputs are or how work is cut; contents have digests of their own.
-INCIDENTAL = ("name", "microdata", "targets.database", "simulation.slice_households")
+INCIDENTAL = (
+    "name", "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
+    "simulation.slice_households", "simulation.take_up_rates",
+    *(f"geography.{name}" for name in GEOGRAPHY_FILES),
+)  # fmt: skip
 
 # What each stage's output depends on, by room; a change there makes its old outputs another task's.
 _TABLES = ("simulation/bundled/catalogue.json.gz", "simulation/bundled/take_up.csv")
 _PLACED = ("catalogue", "geography", "microdata", "random", "runs/tasks", "simulation", *_TABLES)
 ROOMS = {
-    "simulate": (*_PLACED, "matrix", "targets/constraints"),
+    "simulate": (*_PLACED, "matrix", "targets/constraints", "targets/reforms"),
     "assemble": ("matrix/blocks",),
     "fit": ("fit", "random", "runs/tasks"),
     "areas": (*_PLACED, "areas"),
-    "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints"),
+    "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }
 
 # Cost of a simulation, measured on 2 shared cores with all bundled targets: a fixed part and a part for each
@@ -143,6 +144,7 @@ class Prepared:
     targets: Targets
     columns: pd.DataFrame
     assignment: GeographyAssignment
+    rates: pd.DataFrame | None = None
 
 
 @cache
@@ -172,7 +174,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         For anything wrong with microdata, targets, districts or settings.
     """
     from distcalib.fit import resolve_engine
-    from distcalib.geography.sources import county_fips_of_rules_engine, county_shares, districts
+    from distcalib.geography.sources import districts
 
     file = microdata_path(config)
     source = Microdata.read(file, config.period)
@@ -183,26 +185,33 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
             value="age",
             expected="age",
         )
-    table = _chosen_districts(config, districts())
-    national = float(districts()["population"].sum())
-    assignment = assign_geography(
-        source.ids["household"], config.n_clones, table, county_shares(), config.seed
-    )
-    check_counties(assignment, county_fips_of_rules_engine()["county_fips"])
+    table = chosen_districts(config, districts())
+    assignment, weights, notes = place_clones(config, source, table)
+    chosen = config.targets
     targets = load_targets(
-        config.targets.database, config.period, set(table["cd_geoid"]), config.targets.variables
+        chosen.database,
+        config.period,
+        set(table["cd_geoid"]),
+        chosen.variables,
+        rules=None if chosen.rules is None else read_rules(chosen.rules),
+        uprate=chosen.uprate,
+        hierarchical_domains=chosen.hierarchical_domains,
+        aca_multipliers=chosen.aca_multipliers,
     )
     columns = assignment.frame(source.ids["household"])
-    columns["initial_weight"] = initial_weights(assignment, source.weights, table, national)
+    columns["initial_weight"] = weights
 
     _check_records(config, len(columns))
-    warnings = list(targets.warnings)
-    absent = _absent_inputs(targets, source)
+    warnings = [*targets.warnings, *notes]
+    rates = config.simulation.take_up_rates
+    table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
+    absent = _absent_inputs(targets, source, drawn_variables(table_of_rates))
     if absent:
         warnings.append(
             f"targets ask for {len(absent)} inputs that the microdata lack, so every unit has the rules "
             f"engine's default: {_some(absent)}"
         )
+    warnings += _apart(targets.rows, assignment.cd_geoid)
     ignored = unknown_columns(file)
     if ignored:
         warnings.append(f"policyengine-us ignores {len(ignored)} columns of the microdata: {_some(ignored)}")
@@ -220,9 +229,10 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append("areas.states is false: no target is recomputed from files, so nothing is proven")
     if config.microdata != "bundled" and config.targets.database == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
-    if config.microdata != "bundled" and config.simulation.take_up:
+    if config.microdata != "bundled" and config.simulation.take_up and rates is None:
         warnings.append(
-            "take-up of Medicaid and the ACA credit is drawn at rates solved on the bundled source"
+            "take-up of SNAP, Medicaid and the ACA credit is drawn at rates solved on the bundled source: "
+            "`distcalib data take-up --dataset` solves them on these microdata"
         )
     if config.n_clones > len(table):
         warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
@@ -234,6 +244,8 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         "assignment": assignment.digest(),
         "initial_weights": digest_arrays({"w": columns["initial_weight"].to_numpy()}),
     }
+    if table_of_rates is not None:
+        inputs["take_up"] = rates_digest(table_of_rates)
     versions = {"policyengine-us": engine_version(), "distcalib": distcalib.__version__}
     check_version()
     cuts = slices if slices is not None else _cut(assignment, config.simulation.slice_households)
@@ -247,7 +259,11 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings=tuple(warnings),
     )
     return Prepared(
-        replace(plan, facts=_facts(plan, targets, assignment, source)), targets, columns, assignment
+        replace(plan, facts=_facts(plan, targets, assignment, source)),
+        targets,
+        columns,
+        assignment,
+        table_of_rates,
     )
 
 
@@ -268,7 +284,7 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
             )
 
 
-def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
+def _absent_inputs(targets: Targets, source: Microdata, drawn: tuple[str, ...]) -> list[str]:
     """Return the inputs that measures need and the microdata do not hold; the placement sets some itself."""
     rows = targets.rows.drop_duplicates(["variable", "constraints"])
     needed = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | {
@@ -276,7 +292,22 @@ def _absent_inputs(targets: Targets, source: Microdata) -> list[str]:
     }
     known = catalogue().variables
     inputs = {v for v in needed - set(COUNTS) if v in known and known[v].is_input}
-    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn_variables()))
+    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn))
+
+
+def _apart(rows: pd.DataFrame, geoids: np.ndarray) -> list[str]:
+    """Warn of areas whose target and whose parts' targets cannot both be met."""
+    from distcalib.fit.consistency import family_gaps
+
+    gap, pull, _ = family_gaps(rows, geoids)
+    wholes = np.flatnonzero(np.isfinite(pull) & (rows["geo_level"] != "district").to_numpy())
+    if not wholes.size:
+        return []
+    worst = wholes[np.argmax(np.abs(gap[wholes]))]
+    return [
+        f"{wholes.size} targets of states or the nation differ from the sum of their parts by more than "
+        f"their tolerance, most {rows['name'].iloc[worst]} (parts {gap[worst]:+.1%}): see fit/consistency.csv"
+    ]
 
 
 def _check_records(config: RunConfig, columns: int) -> None:
@@ -296,30 +327,6 @@ def _check_records(config: RunConfig, columns: int) -> None:
             value=0,
             expected="more than 0",
         )
-
-
-def _chosen_districts(config: RunConfig, table: pd.DataFrame) -> pd.DataFrame:
-    if config.geography.districts is None:
-        return table
-    known = set(table["cd_geoid"])
-    place = f"{config.file}: geography.districts"
-    chosen = []
-    for text in config.geography.districts:
-        try:
-            district = District.parse(text, config.geography.congress, known)
-        except InputError as error:
-            raise InputError(str(error), place=place) from None
-        if district.congress != config.geography.congress:
-            raise InputError(
-                f"is a district of the {district.congress}th Congress",
-                place=place,
-                value=text,
-                expected=f"a district of the {config.geography.congress}th",
-            )
-        chosen.append(district.geoid)
-    if not chosen:
-        raise InputError("is empty", place=place, expected="districts, or null for all")
-    return table[table["cd_geoid"].isin(chosen)].reset_index(drop=True)
 
 
 def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int]]:
@@ -343,7 +350,7 @@ def _slice_id(
             "inputs": {name: inputs[name] for name in ("microdata", "rows", "assignment")},
             "period": config.period,
             "seed": config.seed,
-            "take_up": config.simulation.take_up,
+            "take_up": inputs.get("take_up", config.simulation.take_up),
             "slice": [state, start, stop],
         }
     )
@@ -389,8 +396,8 @@ def _facts(
         ),
         "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
         "far": [
-            {"measure": f"{v} {c}".strip(), "targets": int(k), "reason": r}
-            for (v, c, r), k in check.groupby(["variable", "constraints", "reason"]).size().items()
+            {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}
+            for (v, d, r), k in check.groupby(["variable", "domain_variable", "reason"]).size().items()
         ],
     }
 

@@ -225,7 +225,7 @@ class Run:
             "policyengine-us": plan.versions["policyengine-us"],
             "period": plan.run.period,
             "seed": plan.run.seed,
-            "take_up": plan.run.simulation.take_up,
+            "take_up": plan.inputs.get("take_up", plan.run.simulation.take_up),
         }
         state_of = prepared.assignment.state_fips
         tasks = []
@@ -380,6 +380,7 @@ class Run:
             period=plan.run.period,
             seed=plan.run.seed,
             take_up=plan.run.simulation.take_up,
+            rates_digest=plan.inputs.get("take_up", ""),
         )
 
 

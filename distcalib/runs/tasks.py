@@ -16,13 +16,13 @@ import pandas as pd
 
 from distcalib.areas.stack import Area, write_area
 from distcalib.errors import RunError
-from distcalib.geography.assign import GeographyAssignment
+from distcalib.geography.assignment import GeographyAssignment
 from distcalib.matrix.blocks import read_block, write_block
-from distcalib.matrix.measures import Rows, evaluate, scatter
+from distcalib.matrix.cells import simulate_columns
+from distcalib.matrix.measures import Rows
 from distcalib.microdata.model import Microdata
 from distcalib.runs.receipts import Receipt, output_digest, verified, write_receipt
-from distcalib.simulation.engine import simulate
-from distcalib.simulation.place import place
+from distcalib.simulation.takeup import rates_digest, read_rates
 from distcalib.storage import publish, write_json
 from distcalib.targets.choose import rows_digest
 
@@ -41,6 +41,8 @@ class Inputs:
         Digests of what targets.parquet and columns.parquet say.
     period, seed, take_up
         As in the run's settings.
+    rates_digest
+        Of the run's own table of take-up rates, ``take_up.csv`` in the run folder; empty: the bundled one.
     """
 
     run: str
@@ -51,6 +53,7 @@ class Inputs:
     period: int
     seed: int
     take_up: bool
+    rates_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,8 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
     source, assignment, rows = load_inputs(task.inputs)
     state_columns = np.flatnonzero(assignment.state_fips == task.state_fips)
     columns = state_columns[task.start : task.stop]
-    data = place(source, assignment, columns, seed=task.inputs.seed, take_up=task.inputs.take_up)
-    which = rows.within(task.state_fips)
-    with simulate(data, f"simulate state {task.state_fips}") as simulation:
-        table = evaluate([rows.measures[m] for m in which], data, simulation.calculate)
-    block = scatter(
-        rows, which, table, columns, task.state_fips, assignment.cd_geoid[columns], assignment.n_columns
+    block = simulate_columns(
+        source, assignment, columns, rows, seed=task.inputs.seed, take_up=take_up_of(task.inputs)
     )
     path = f"matrix.zarr/blocks/{task.id}"
     write_block(Path(task.inputs.run) / path, block)
@@ -140,6 +139,7 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
 def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     """Fit weights to the targets of status fit."""
     from distcalib.fit import fit_weights, summarise
+    from distcalib.fit.consistency import consistency
     from distcalib.fit.diagnostics import explain, group_causes
 
     run = Path(task.inputs.run)
@@ -150,6 +150,16 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     fitted = targets.iloc[chosen]
     settings = dict(task.settings)
     share = target_shares(fitted, settings.pop("group_power"))
+    folder = run / "fit"
+    problems = consistency(
+        matrix,
+        targets,
+        initial_weights=columns["initial_weight"].to_numpy(np.float64),
+        donors=columns["household_id"].to_numpy(),
+        areas=columns["cd_geoid"].to_numpy(),
+        bounds=(settings["lower_bound"], settings["upper_bound"]),
+    )
+    publish(folder / "consistency.csv", lambda path: problems.to_csv(path, index=False))
     result = fit_weights(
         matrix[chosen],
         fitted["value"].to_numpy(np.float64),
@@ -189,14 +199,17 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         areas=columns["cd_geoid"].to_numpy(),
     )
     table = pd.concat([table, causes], axis=1)
-    folder = run / "fit"
     publish(folder / "weights.npy", lambda path: np.save(path, result.weights))
     publish(folder / "log.csv", lambda path: result.log.to_csv(path, index=False))
     publish(folder / "diagnostics.csv", lambda path: table.to_csv(path, index=False))
     publish(folder / "groups.csv", lambda path: group_causes(table).to_csv(path, index=False))
     summary = {k: v for k, v in result.summary.items() if k != "timing"}
+    counted = problems.loc[problems["problem"] != "", "problem"].value_counts()
+    summary["problems"] = {str(k): int(n) for k, n in sorted(counted.items())}
     write_json(folder / "summary.json", summary)
-    outputs = ["weights.npy", "log.csv", "diagnostics.csv", "groups.csv", "summary.json"]
+    outputs = [
+        "weights.npy", "log.csv", "consistency.csv", "diagnostics.csv", "groups.csv", "summary.json",
+    ]  # fmt: skip
     return [f"fit/{name}" for name in outputs], {"summary": summary}
 
 
@@ -220,7 +233,7 @@ def write_areas(task: AreaTask) -> tuple[list[str], dict[str, Any]]:
             assignment,
             weights,
             seed=task.inputs.seed,
-            take_up=task.inputs.take_up,
+            take_up=take_up_of(task.inputs),
         )
         outputs += [area.file, area.mapping]
     return outputs, {"areas": facts}
@@ -247,14 +260,16 @@ def _load(inputs: Inputs, marks: tuple[int, ...]) -> tuple[Microdata, GeographyA
     return source, assignment, Rows.of(targets)
 
 
+def take_up_of(inputs: Inputs) -> bool | pd.DataFrame:
+    """Return what `place` takes: whether to draw take-up, or the run's own rates, held to their digest."""
+    if not inputs.take_up or not inputs.rates_digest:
+        return inputs.take_up
+    table = read_rates(Path(inputs.run) / "take_up.csv")
+    if rates_digest(table) != inputs.rates_digest:
+        raise RunError(f"{inputs.run}/take_up.csv is not the plan's; start the run again")
+    return table
+
+
 def read_assignment(run: Path) -> GeographyAssignment:
     """Read the placement of the columns of a run."""
-    table = pd.read_parquet(run / "columns.parquet")
-    return GeographyAssignment(
-        block_geoid=table["block_geoid"].to_numpy(np.int64),
-        cd_geoid=table["cd_geoid"].to_numpy(np.int32),
-        county_fips=table["county_fips"].to_numpy(np.int32),
-        state_fips=table["state_fips"].to_numpy(np.int32),
-        n_records=int(table["record"].max()) + 1,
-        n_clones=int(table["clone"].max()) + 1,
-    )
+    return GeographyAssignment.from_frame(pd.read_parquet(run / "columns.parquet"))

@@ -164,7 +164,7 @@ def _totals(
     measures: list[Measure], table: np.ndarray, weights: np.ndarray, district: np.ndarray, task: VerifyTask
 ) -> pd.DataFrame:
     """Weighted totals of every unconstrained measure for the state and each district, long form."""
-    plain = [i for i, measure in enumerate(measures) if not measure.constraints]
+    plain = [i for i, m in enumerate(measures) if not m.constraints and not m.reform_id]
     weighted = table[:, plain].astype(np.float64) * weights[:, None]
     names = {a.code: a.name for a in task.districts}
     codes = sorted(names)

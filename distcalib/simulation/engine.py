@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import RunError
 from distcalib.microdata.model import Microdata
+from distcalib.simulation.reforms import reform_of, struck_out
 
 
 class RulesSimulation:
@@ -34,25 +35,40 @@ class RulesSimulation:
     def __init__(self, engine: Any, data: Microdata, place: str) -> None:
         self._engine, self.data, self.place = engine, data, place
 
-    def calculate(self, variable: str) -> np.ndarray:
+    def calculate(self, variable: str, reform_id: int = 0) -> np.ndarray:
         """Return a variable at its own entity, shape (n of the entity,), for the period of the data.
 
         Text and Enum variables come back as str arrays of names.
 
+        Parameters
+        ----------
+        variable
+            A variable of policyengine-us.
+        reform_id
+            0, or a key of `distcalib.targets.reforms.REFORMS`: the value under that reform.
+
         Raises
         ------
+        InputError
+            For an unknown variable or reform.
         RunError
             When the rules engine cannot compute it, or gives NaN or infinity; never a zero instead.
         """
         entity = catalogue().get(variable, place=self.place).entity
+        name = f"{variable} under the reform of the {reform_of(reform_id).label}" if reform_id else variable
         try:
             # Formulas divide by zero where a later `where` discards the result; what reaches us is checked.
-            with np.errstate(all="ignore"):
-                values = self._engine.calculate(variable, self.data.period)
+            with np.errstate(all="ignore"), self._under(reform_id) as engine:
+                values = engine.calculate(variable, self.data.period)
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
-            raise RunError(f"{self.place}: policyengine-us failed on {variable}: {words}") from error
-        return checked(values, variable, self.data.count(entity), self.place)
+            raise RunError(f"{self.place}: policyengine-us failed on {name}: {words}") from error
+        return checked(values, name, self.data.count(entity), self.place)
+
+    def _under(self, reform_id: int) -> AbstractContextManager[Any]:
+        if reform_id:
+            return struck_out(self._engine, reform_id, self.data.period)
+        return nullcontext(self._engine)
 
 
 def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:

@@ -7,10 +7,11 @@ start from the output of `place`.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from distcalib.catalogue import ENTITIES
-from distcalib.geography.assign import GeographyAssignment
+from distcalib.geography.assignment import GeographyAssignment, as_bytes, digits
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.takeup import draw_take_up
 
@@ -37,7 +38,7 @@ def place(
     *,
     weights: ArrayLike | None = None,
     seed: int = 0,
-    take_up: bool = True,
+    take_up: bool | pd.DataFrame = True,
 ) -> Microdata:
     """Return the households of some columns, where they were placed, with their own take-up flags.
 
@@ -54,7 +55,8 @@ def place(
     seed
         Seed of the take-up draws.
     take_up
-        False keeps the flags that the microdata hold (or the rules engine's defaults).
+        False keeps the flags that the microdata hold (or the rules engine's defaults); True draws them at the
+        bundled rates, a table (`distcalib.simulation.takeup.read_rates`) at its own.
 
     Returns
     -------
@@ -78,17 +80,22 @@ def place(
     }
     county = assignment.county_fips[cols]
     if county.any():
-        new["county_fips"] = np.array([f"{c:05d}" for c in county.tolist()], dtype="S5")
+        new["county_fips"] = digits(county, 5)
     block = assignment.block_geoid[cols]
     if block.any():
-        new["block_geoid"] = np.array([f"{b:015d}" for b in block.tolist()], dtype="S15")
-    if take_up:
+        new["block_geoid"] = digits(block, 15)
+        new["tract_geoid"] = digits(block // 10**4, 11)
+    # Codes that a crosswalk gave; one that nobody here has is the rules engine's default, empty.
+    codes = {name: as_bytes(values) for name, values in assignment.fields(cols).items()}
+    new |= {name: values for name, values in codes.items() if (values != b"").any()}
+    if take_up is not False:
         new |= draw_take_up(
             source,
             rows,
             {e: clone[owners[e]] for e in ENTITIES},
             {e: state[owners[e]] for e in ENTITIES},
             seed,
+            None if take_up is True else take_up,
         )
     return placed.with_columns(new)
 

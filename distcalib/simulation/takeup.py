@@ -14,29 +14,111 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from distcalib.catalogue import catalogue
+from distcalib.digest import digest_of
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata.model import Microdata
 from distcalib.random import uniform
 
+COLUMNS = ("variable", "by", "key", "rate", "reported", "of", "source")
+
 
 @cache
 def rates() -> pd.DataFrame:
-    """Return the table of rates: variable, by (empty or state), key, rate, reported, of, source."""
-    with (
-        resources.files("distcalib.simulation").joinpath("bundled/take_up.csv").open(encoding="utf-8") as file
-    ):
-        return pd.read_csv(file, dtype={"key": "str"}, keep_default_na=False)
+    """Return the bundled table of rates: variable, by (empty or state), key, rate, reported, of, source."""
+    with resources.as_file(resources.files("distcalib.simulation") / "bundled/take_up.csv") as path:
+        return read_rates(path)
 
 
-def drawn_variables() -> tuple[str, ...]:
-    """Return the take-up inputs that have a rate, in name order."""
-    return tuple(sorted(rates()["variable"].unique()))
+def read_rates(path: str | Path) -> pd.DataFrame:
+    """Read a table of take-up rates, such as ``distcalib data take-up`` writes.
+
+    Returns
+    -------
+    DataFrame
+        variable, by, key, reported, of, source as text (empty where nothing is said), rate as float64.
+
+    Raises
+    ------
+    InputError
+        Names file, row and value: no such file or column, a variable that is no flag of the rules engine, a
+        rate outside 0 to 1, an unknown key, a state that is missing or twice, several keys for one flag.
+    """
+    try:
+        table = pd.read_csv(path, dtype="str", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read as a table of take-up rates ({error})", place=path, expected="a CSV file"
+        ) from None
+    for name in COLUMNS:
+        if name not in table:
+            raise InputError("lacks a column", place=path, value=name, choices=table.columns)
+    table = table[list(COLUMNS)].assign(rate=pd.to_numeric(table["rate"], errors="coerce").astype(float))
+    line = f"{path}: line " + (table.index + 2).astype(str)
+    allowed = {
+        "rate": (table["rate"].between(0, 1), "a share from 0 to 1", ()),
+        "by": (table["by"].isin(["", "state"]), "state, or nothing", ("", "state")),
+        "of": (table["of"].isin(["", "all", "others"]), "all, others, or nothing", ("all", "others")),
+        "key": (
+            (table["key"] == "") == (table["by"] == ""),
+            "a state's code where the rates are by state",
+            STATE_CODES.values(),
+        ),
+    }
+    for name, (holds, expected, choices) in allowed.items():
+        if not holds.all():
+            at = int(np.flatnonzero(~holds)[0])
+            raise InputError(
+                f"is not a valid {name}",
+                place=line[at],
+                value=str(table[name][at]),
+                expected=expected,
+                choices=choices,
+            )
+    known = catalogue().variables
+    flags = [n for n, v in known.items() if v.is_input and v.value_type == "bool"]
+    for variable, mine in table.groupby("variable"):
+        if variable not in flags:
+            raise InputError(
+                "is no flag of the rules engine",
+                place=line[mine.index[0]],
+                value=str(variable),
+                choices=flags,
+            )
+        if len(mine[["by", "reported"]].drop_duplicates()) > 1:
+            raise InputError(
+                "has rates by several keys or of several reports",
+                place=line[mine.index[0]],
+                value=str(variable),
+            )
+        for _, part in mine.groupby("of"):
+            keys = list(STATE_CODES.values()) if part["by"].iloc[0] else [""]
+            wrong = part.loc[part["key"].duplicated() | ~part["key"].isin(keys), "key"].tolist()
+            lost = sorted(set(keys) - set(part["key"]))
+            if wrong or lost:
+                raise InputError(
+                    "has a key twice, or one that is unknown" if wrong else "has no rate for a key",
+                    place=f"{path}: {variable}",
+                    value=(wrong or lost)[0],
+                    expected="one rate a state" if keys != [""] else "one rate",
+                )
+    return table
+
+
+def rates_digest(table: pd.DataFrame) -> str:
+    """Digest of what the draws depend on: the table without its sources."""
+    return digest_of(table.drop(columns="source").values.tolist())
+
+
+def drawn_variables(table: pd.DataFrame | None = None) -> tuple[str, ...]:
+    """Return the take-up inputs that have a rate in a table (the bundled one), in name order."""
+    return tuple(sorted((rates() if table is None else table)["variable"].unique()))
 
 
 def draw_take_up(
@@ -45,6 +127,7 @@ def draw_take_up(
     clone: dict[str, np.ndarray],
     state_fips: dict[str, np.ndarray],
     seed: int,
+    table: pd.DataFrame | None = None,
 ) -> dict[str, np.ndarray]:
     """Draw the take-up flags of placed households.
 
@@ -56,15 +139,17 @@ def draw_take_up(
         Entity -> arrays of shape (k,): the donor row, the clone number and the state of each placed unit.
     seed
         Seed of the run.
+    table
+        Rates, as `read_rates` returns them; by default the bundled ones.
 
     Returns
     -------
     dict
         Variable -> bool flags, shape (k of the variable's entity,).
     """
-    table = rates()
+    table = rates() if table is None else table
     flags = {}
-    for variable in drawn_variables():
+    for variable in drawn_variables(table):
         entity = catalogue().get(variable, place="take_up.csv").entity
         mine = table[table["variable"] == variable]
         reported = mine["reported"].iloc[0]
@@ -73,20 +158,22 @@ def draw_take_up(
             mine = mine[mine["of"] == "others"]
         else:
             mine = mine[mine["of"] != "others"]
+        if mine.empty:
+            raise InputError(
+                "has only the rate of others, who report no receipt, but the microdata hold no such report",
+                place="take-up rates",
+                value=variable,
+                expected=f"the column {reported} in the microdata, or a rate of all",
+            )
         by = mine["by"].iloc[0]
         values = mine["rate"].to_numpy(float)
         if by == "":
             rate = np.full(len(rows[entity]), values[0])
-        elif by == "state":
-            by_fips = np.full(100, np.nan)
-            codes = dict(zip(mine["key"], values, strict=True))
-            for fips, code in STATE_CODES.items():
-                by_fips[fips] = codes.get(code, np.nan)
-            rate = by_fips[state_fips[entity]]
         else:
-            raise InputError("rates by an unknown key", place="take_up.csv", value=by, choices=["", "state"])
-        if np.isnan(rate).any():
-            raise InputError("a state has no take-up rate", place="take_up.csv", value=variable)
+            codes = dict(zip(mine["key"], values, strict=True))
+            by_fips = np.full(100, np.nan)
+            by_fips[list(STATE_CODES)] = [codes[code] for code in STATE_CODES.values()]
+            rate = by_fips[state_fips[entity]]
         if anchored:
             receives, share = reporters(source, reported)
             if mine["of"].iloc[0] == "all":

@@ -1,33 +1,50 @@
-"""Choose, check and order the targets of a run: the rows of the matrix."""
+"""Choose, check, uprate and order the targets of a run: the rows of the matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings as python_warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.digest import digest_of
 from distcalib.errors import InputError
-from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
-from distcalib.targets.constraints import GEOGRAPHIC, OPERATIONS, Constraint, constraint_text
 from distcalib.targets.database import read_targets, without_password
-from distcalib.targets.schema import NOT_A_DOMAIN
+from distcalib.targets.prepare import carry, choose_periods, exclude_unknown_reforms, in_order, names
+from distcalib.targets.rules import Rules
+from distcalib.targets.strata import check_targets, read_strata
 
-LEVELS = ("national", "state", "district")
-STATUSES = ("fit", "check", "excluded")
 DEFAULT_TOLERANCE = 0.05
 
 COLUMNS = [
     "target_id", "stratum_id", "variable", "reform_id", "period", "original_value", "value",
-    "uprating_factor",
+    "uprating_factor", "hif", "state_uprating_factor", "target_period",
     "moe", "tolerance", "geo_level", "geographic_id", "domain_variable", "constraints", "name", "group_id",
     "status", "reason",
 ]  # fmt: skip
+
+# Columns of `select_targets`, and which of them each key of a filter looks at.
+SELECTED = [
+    "target_id", "stratum_id", "variable", "reform_id", "value", "original_value", "period", "target_period",
+    "uprating_factor", "hif", "state_uprating_factor", "geo_level", "geographic_id", "domain_variable",
+    "constraints", "name", "stratum_group_id", "moe", "tolerance", "source", "status", "reason",
+]  # fmt: skip
+FILTERS = {
+    "domain_variables": "domain_variable",
+    "variables": "variable",
+    "stratum_group_ids": "stratum_group_id",
+    "stratum_ids": "stratum_id",
+    "target_ids": "target_id",
+    "geo_levels": "geo_level",
+}
+
+
+class TargetsWarning(UserWarning):
+    """Something that an analyst should know about targets that were selected."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,11 @@ def load_targets(
     districts: Collection[int],
     variables: Collection[str] | None = None,
     bundled: pd.DataFrame | None = None,
+    *,
+    rules: Rules | None = None,
+    uprate: bool = False,
+    hierarchical_domains: Collection[str] = (),
+    aca_multipliers: str | Path | None = None,
 ) -> Targets:
     """Read a target database and return the rows of the matrix.
 
@@ -79,36 +101,50 @@ def load_targets(
         A SQLite file, a SQLAlchemy URL, or ``bundled``.
     period
         Year of the run. For each (stratum, variable, reform) the largest period not after it is taken, else
-        the smallest after it, among those that are not excluded. Values are used as published.
+        the smallest after it, among those that are not excluded.
     districts
         GEOIDs that the run places households in. Areas that are only partly in it have no targets in the run.
     variables
         If given, keep only targets of these variables.
     bundled
         The table behind ``bundled``; by default the packaged one.
+    rules
+        Include and exclude rules, applied after reconciliation: a state that no rule includes still scales
+        its districts.
+    uprate
+        Carry values of other years to `period` by `distcalib.targets.uprating.factor`. False uses values as
+        published; so were the bundled table's statuses (fit or check) decided.
+    hierarchical_domains, aca_multipliers
+        See `distcalib.targets.reconcile.reconcile`.
 
     Raises
     ------
     InputError
         For an unknown variable, operator, state or district, a target without a value, a variable asked for
-        that no target has, and when no target is left to fit.
+        that no target has, a rule that matches nothing, a year that an index lacks, and when no target is
+        left to fit.
     """
     raw = read_targets(database, bundled)
-    database = without_password(database)
-    table = _choose_periods(raw, period)
-    table = _read_strata(table, database)
-    _check(table[table["status"] != "excluded"], database)
-    table["name"] = _names(table)
+    source, database = database, without_password(database)
+    table = choose_periods(raw, period)
+    table = read_strata(table, database)
+    check_targets(table[table["status"] != "excluded"], database)
+    table["name"] = names(table)
     warnings: list[str] = []
     if not raw["registered"].all():
         warnings.append(
             "the database has no target_register: every active target is fitted, however far it is"
         )
+    exclude_unknown_reforms(table, warnings)
+    if uprate and str(source) == "bundled":
+        warnings.append("the bundled targets' statuses (fit, check) were decided with published values")
+    usable = (table["status"] != "excluded").to_numpy()
+    table, more = carry(table, period, uprate, hierarchical_domains, aca_multipliers, database)
+    warnings += more
+    if rules is not None:
+        left_out = ~rules.keep(table, usable) & (table["status"] != "excluded")
+        table.loc[left_out, ["status", "reason"]] = ["excluded", "left out by the rules of targets.rules"]
     table = _exclude_what_is_outside(table, districts, warnings, database)
-    reforms = (table["reform_id"] > 0) & (table["status"] != "excluded")
-    if reforms.any():
-        table.loc[reforms, ["status", "reason"]] = ["excluded", "targets of reforms are not simulated"]
-        warnings.append(f"{int(reforms.sum())} targets of reforms are excluded: they are not simulated")
     if variables is not None:
         for name in variables:
             if name not in set(table["variable"]):
@@ -123,14 +159,10 @@ def load_targets(
     other_year = (table["period"] != period) & (table["status"] != "excluded")
     if other_year.any():
         years = ", ".join(str(y) for y in sorted(table.loc[other_year, "period"].unique()))
-        warnings.append(f"{int(other_year.sum())} targets are of other years ({years}) and used as published")
-    table["original_value"] = table["value"]
-    table["uprating_factor"] = 1.0
+        how = f"carried to {period} by CPI-U or population" if uprate else "used as published"
+        warnings.append(f"{int(other_year.sum())} targets are of other years ({years}) and {how}")
     table["tolerance"] = table["tolerance"].fillna(DEFAULT_TOLERANCE).clip(lower=1e-9)
-    table["level"] = table["geo_level"].map({level: i for i, level in enumerate(LEVELS)})
-    table = table.sort_values(
-        ["level", "variable", "reform_id", "geographic_id", "target_id"], ignore_index=True
-    )
+    table = in_order(table)
     group_key = ["level", "domain_variable", "variable", "reform_id"]
     used = table[table["status"] != "excluded"].reset_index(drop=True)
     used["group_id"] = used.groupby(group_key, sort=True).ngroup().astype(np.int32)
@@ -144,206 +176,118 @@ def load_targets(
     return Targets(used[COLUMNS], excluded[COLUMNS].reset_index(drop=True), tuple(warnings))
 
 
-def _choose_periods(raw: pd.DataFrame, period: int) -> pd.DataFrame:
-    after = (raw["period"] > period).astype(int)
-    distance = (raw["period"] - period).abs()
-    unused = (raw["status"] == "excluded").astype(int)
-    ranked = raw.assign(unused=unused, after=after, distance=distance)
-    ranked = ranked.sort_values(["unused", "after", "distance", "target_id"])
-    lost = ranked.duplicated(["stratum_id", "variable", "reform_id"]) & (ranked["unused"] == 0)
-    ranked.loc[lost, ["status", "reason"]] = ["excluded", "the figure of another period is used"]
-    return ranked.drop(columns=["unused", "after", "distance"])
+def select_targets(
+    database: str | Path,
+    period: int,
+    *,
+    any_of: bool = False,
+    target_filter: Mapping[str, Collection[object]] | None = None,
+    hierarchical_domains: Collection[str] | None = None,
+    uprate: bool = True,
+    aca_multipliers: str | Path | None = None,
+) -> pd.DataFrame:
+    """Select targets of a database by a filter, wherever they are, carried to a year.
 
+    Parameters
+    ----------
+    database
+        A SQLite file, a SQLAlchemy URL, or ``bundled``. Of the bundled table, and of databases with a
+        register, targets of status check are selected with that status; without one all active are fit.
+    period
+        Year that is wanted. Periods are chosen as by `load_targets`, among the targets that pass the filter.
+    any_of
+        A target passes when any key of the filter holds; False: when all do.
+    target_filter
+        Any of `FILTERS`, each with a list of values. A domain is its whole text, such as
+        ``adjusted_gross_income,eitc``; the empty text means targets of whole areas. None selects all.
+    hierarchical_domains, aca_multipliers
+        See `distcalib.targets.reconcile.reconcile`; rows of its domains that are superseded are left out.
+    uprate
+        False: values as published.
 
-def _read_strata(table: pd.DataFrame, place: object) -> pd.DataFrame:
-    """Split the constraints of each distinct stratum text into place and domain."""
-    parsed = {}
-    for lines, example in table.drop_duplicates("lines")[["lines", "stratum_id"]].itertuples(index=False):
-        try:
-            parsed[lines] = _one_stratum(lines, f"{place}: stratum {example}")
-        except InputError:
-            if (table.loc[table["lines"] == lines, "status"] != "excluded").any():
-                raise
-            # Nobody uses it, so it is listed as it stands.
-            parsed[lines] = ("national", "US", "", lines.replace("|", "").replace("\n", "&"))
-    level, area, domain, text = zip(*table["lines"].map(parsed), strict=True)
-    return table.assign(geo_level=level, geographic_id=area, domain_variable=domain, constraints=text)
+    Returns
+    -------
+    DataFrame
+        The columns `SELECTED`, in the order of the rows of a matrix: level, variable, reform, geographic_id
+        as text, target_id. moe is carried with the value; hif and state_uprating_factor are NaN where
+        nothing was reconciled; domain_variable is empty for whole areas, stratum_group_id is NA where the
+        database has none.
 
+    Warns
+    -----
+    TargetsWarning
+        For reforms that are not known, whose targets are left out, and for what `reconcile` warns of.
 
-def _one_stratum(lines: str, place: str) -> tuple[str, str, str, str]:
-    state = district = None
-    rest = []
-    for line in filter(None, lines.split("\n")):
-        variable, operation, value = line.split("|", 2)
-        operation = "==" if operation == "=" else operation
-        if operation not in OPERATIONS:
-            raise InputError(
-                "unknown operator",
-                place=place,
-                value=operation,
-                expected=f"one of {' '.join(OPERATIONS)}",
-                choices=OPERATIONS,
-            )
-        if variable == "ucgid_str":
-            raise InputError(
-                "geography by ucgid_str is not read",
-                place=place,
-                value=value,
-                expected="state_fips or congressional_district_geoid",
-            )
-        if variable not in catalogue():
-            raise InputError(
-                "unknown constraint variable", place=place, value=variable, choices=catalogue().variables
-            )
-        if variable in GEOGRAPHIC:
-            if operation != "==":
-                raise InputError(
-                    "a place is named with ==",
-                    place=place,
-                    value=line.replace("|", " "),
-                    expected=f"{variable} == ...",
-                )
-            if (state if variable == "state_fips" else district) is not None:
-                raise InputError(
-                    "names two places", place=place, value=line.replace("|", " "), expected="one"
-                )
-            if variable == "state_fips":
-                state = value
-            else:
-                district = value
-        else:
-            rest.append(Constraint(variable, operation, value))
-            _probe(rest[-1], place)
-    constraints = tuple(sorted(rest))
-    domain = ",".join(sorted({c.variable for c in constraints} - set(NOT_A_DOMAIN)))
-    if district is not None:
-        found = _district(district, place)
-        if state is not None and str(found.state_fips) != state.strip().lstrip("0"):
-            raise InputError(
-                "a district that is not in the stratum's state",
-                place=place,
-                value=district,
-                expected=f"a district of state {state}",
-            )
-        level, area = "district", str(found.geoid)
-    elif state is not None:
-        if not state.strip().isdigit() or int(state) not in STATE_CODES:
-            raise InputError(
-                "unknown state", place=place, value=state, expected="a state FIPS code", choices=STATE_CODES
-            )
-        level, area = "state", str(int(state))
-    else:
-        level, area = "national", "US"
-    return level, area, domain, constraint_text(constraints)
-
-
-def _district(text: str, place: str) -> District:
-    try:
-        return District.parse(text)
-    except InputError as error:
-        raise InputError(str(error), place=place) from None
-
-
-def _probe(constraint: Constraint, place: str) -> None:
-    """Raise now what would go wrong, or silently match nobody, in a task."""
-    variable = catalogue().variables[constraint.variable]
-    _refuse_monthly(constraint.variable, place)
-    if variable.value_type in ("str", "Enum"):
-        if constraint.operation not in ("==", "!=", "in"):
-            raise InputError("orders a text", place=place, value=str(constraint), expected="==, != or in")
-        words = constraint.value.split("|") if constraint.operation == "in" else [constraint.value]
-        unknown = [w for w in words if variable.possible_values and w.strip() not in variable.possible_values]
-        if unknown:
-            raise InputError(
-                f"is no value of {variable.name}",
-                place=place,
-                value=unknown[0],
-                choices=variable.possible_values,
-            )
-        return
-    try:
-        constraint.holds(np.zeros(1))
-    except InputError as error:
-        raise InputError(str(error), place=place) from None
-
-
-def _refuse_monthly(name: str, place: str) -> None:
-    """Refuse a monthly flag, code or text: the rules engine would sum it over the months of the year."""
-    variable = catalogue().variables[name]
-    if variable.definition_period == "month" and variable.value_type != "float":
+    Raises
+    ------
+    InputError
+        As `load_targets`, for a key of the filter that is unknown, a value of it that no active target has,
+        and when nothing passes.
+    """
+    raw = read_targets(database)
+    database = without_password(database)
+    raw = raw[raw["status"] != "excluded"].reset_index(drop=True)
+    if "stratum_group_id" not in raw:
+        raw["stratum_group_id"] = pd.array([pd.NA] * len(raw), dtype="Int64")
+    wanted = _checked_filter(target_filter)
+    # What is not asked for need not be readable, so the database's own columns are looked at first.
+    own = {key: v for key, v in wanted.items() if FILTERS[key] in raw}
+    _refuse_absent(raw, own)
+    table = raw if any_of else raw[_passes(raw, own, any_of)]
+    if len(table):
+        table = read_strata(table.reset_index(drop=True), database)
+        if _absent(table, wanted):
+            _refuse_absent(read_strata(raw, database), wanted)
+        table = table[_passes(table, wanted, any_of)].reset_index(drop=True)
+    if table.empty:
         raise InputError(
-            f"is a monthly {variable.value_type}, which has no value for a year",
-            place=place,
-            value=name,
-            expected="a yearly variable",
+            "no active target passes the filter", place=database, value=dict(target_filter or {})
+        )
+    warnings: list[str] = []
+    exclude_unknown_reforms(table, warnings)
+    table = choose_periods(table, period)
+    table = table[table["status"] != "excluded"]
+    check_targets(table, database)
+    table = table.assign(name=names(table))
+    table, more = carry(table, period, uprate, hierarchical_domains or (), aca_multipliers, database)
+    for warning in warnings + more:
+        python_warnings.warn(warning, TargetsWarning, stacklevel=2)
+    return in_order(table[table["status"] != "excluded"])[SELECTED]
+
+
+def _checked_filter(target_filter: Mapping[str, Collection[object]] | None) -> dict[str, list[object]]:
+    wanted = {}
+    for key, values in (target_filter or {}).items():
+        if key not in FILTERS:
+            raise InputError("unknown key", place="target_filter", value=key, choices=FILTERS)
+        if isinstance(values, str) or not isinstance(values, Collection):
+            raise InputError("is not a list", place=f"target_filter: {key}", value=values)
+        wanted[key] = list(values)
+    return wanted
+
+
+def _absent(table: pd.DataFrame, wanted: dict[str, list[object]]) -> list[tuple[str, object]]:
+    """Return the keys and values of a filter that no target has."""
+    held = {key: set(table[FILTERS[key]].dropna()) for key in wanted}
+    return [(key, value) for key, values in wanted.items() for value in values if value not in held[key]]
+
+
+def _refuse_absent(table: pd.DataFrame, wanted: dict[str, list[object]]) -> None:
+    for key, value in _absent(table, wanted):
+        raise InputError(
+            "no active target has this",
+            place=f"target_filter: {key}",
+            value=value,
+            choices=table[FILTERS[key]].dropna().unique(),
         )
 
 
-def _check(table: pd.DataFrame, place: object) -> None:
-    valid = {**COUNTS, **catalogue().variables}
-    for variable in table["variable"].unique():
-        target = f"{place}: target {table.loc[table['variable'] == variable, 'target_id'].iloc[0]}"
-        added = terms(variable)
-        for name in added:
-            if name not in valid:
-                raise InputError(
-                    "unknown variable",
-                    place=target,
-                    value=name,
-                    choices=valid,
-                    expected="a variable of policyengine-us, a sum a+b of some, or an entity count",
-                )
-            if name in COUNTS:
-                continue
-            if catalogue().variables[name].value_type not in ("float", "int", "bool"):
-                raise InputError("a target of a variable that is no number", place=target, value=name)
-            _refuse_monthly(name, target)
-        if len(added) > 1:
-            _check_sum(variable, target)
-    empty = table["value"].isna() & (table["status"] != "excluded")
-    if empty.any():
-        row = table[empty].iloc[0]
-        raise InputError(
-            f"{int(empty.sum())} active targets have no value",
-            place=f"{place}: target {row['target_id']}",
-            value=str(row["variable"]),
-            expected="a number, or active = 0",
-        )
-    bad = ~table["status"].isin(STATUSES)
-    if bad.any():
-        raise InputError(
-            "unknown status",
-            place=f"{place}: target_register",
-            value=table.loc[bad, "status"].iloc[0],
-            choices=STATUSES,
-            expected=" or ".join(STATUSES),
-        )
-
-
-def _check_sum(variable: str, place: str) -> None:
-    """Refuse a sum of counts, or of variables of several entities or units: no unit has such a sum."""
-    counts = [name for name in terms(variable) if name in COUNTS]
-    if counts:
-        raise InputError("adds up counts", place=place, value=variable, expected="amounts, or one count")
-    known = [catalogue().variables[name] for name in terms(variable)]
-    for what, found in (("entities", {v.entity for v in known}), ("units", {v.unit for v in known})):
-        if len(found) > 1:
-            raise InputError(
-                f"adds up variables of several {what} ({', '.join(sorted(found))})",
-                place=place,
-                value=variable,
-                expected="variables of one",
-            )
-
-
-def _names(table: pd.DataFrame) -> pd.Series:
-    prefix = np.select(
-        [table["geo_level"] == "district", table["geo_level"] == "state"],
-        ["cd_" + table["geographic_id"], "state_" + table["geographic_id"]],
-        "national",
-    )
-    domain = np.where(table["constraints"] != "", "/[" + table["constraints"].str.replace("&", ",") + "]", "")
-    return pd.Series(prefix, table.index) + "/" + table["variable"] + domain
+def _passes(table: pd.DataFrame, wanted: dict[str, list[object]], any_of: bool) -> np.ndarray:
+    """Return which targets pass a filter, bool, shape (n targets,)."""
+    hits = [table[FILTERS[key]].isin(values).to_numpy(bool) for key, values in wanted.items()]
+    if not hits:
+        return np.ones(len(table), dtype=bool)
+    return np.logical_or.reduce(hits) if any_of else np.logical_and.reduce(hits)
 
 
 def _exclude_what_is_outside(

@@ -125,6 +125,8 @@ def _bounds(domain: pd.DataFrame, constraints: pd.Series) -> pd.DataFrame:
     interval = number.notna() & (op != "!=")
     table["words"] = table["term"].where(~interval, "")
     key = ["constraints", "variable"]
+    if table.empty:  # only whole areas; pandas cannot join texts where there are none
+        return pd.DataFrame({**dict.fromkeys([*key, "words", "rest"], ""), "lo": 0.0, "hi": 0.0}, index=[])
     out = table.groupby(key, as_index=False).agg(
         lo=("lo", "max"), hi=("hi", "min"), words=("words", "sum"), own=("term", "&".join)
     )

@@ -13,7 +13,7 @@ from distcalib.errors import InputError
 OPERATIONS = ("==", "!=", ">=", "<=", ">", "<", "in")
 GEOGRAPHIC = ("state_fips", "congressional_district_geoid")
 
-_TERM = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(==|!=|>=|<=|>|<| in )\s*(.+?)\s*")
+_TERM = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*(==|!=|>=|<=|>|<|=| in )\s*([^=<>!\s].*?)\s*")
 
 
 @dataclass(frozen=True, order=True)
@@ -25,14 +25,31 @@ class Constraint:
     variable
         A variable of policyengine-us, evaluated for each person.
     operation
-        One of `OPERATIONS`; ``in`` takes values separated by ``|``.
+        One of `OPERATIONS`; ``in`` takes values separated by ``|``; ``=`` is read as ``==``.
     value
         Text, as the database holds it.
+
+    Raises
+    ------
+    InputError
+        For an operator that is unknown.
     """
 
     variable: str
     operation: str
     value: str
+
+    def __post_init__(self) -> None:
+        if self.operation == "=":
+            object.__setattr__(self, "operation", "==")
+        if self.operation not in OPERATIONS:
+            raise InputError(
+                "unknown operator",
+                place=f"{self.variable} {self.operation} {self.value}",
+                value=self.operation,
+                expected=f"one of {' '.join(OPERATIONS)}",
+                choices=OPERATIONS,
+            )
 
     def __str__(self) -> str:
         gap = " " if self.operation == "in" else ""
@@ -73,7 +90,7 @@ class Constraint:
                 return array < right
             case "<=":
                 return array <= right
-        raise InputError("unknown operator", place=str(self), value=self.operation, choices=OPERATIONS)
+        raise AssertionError(f"operator {self.operation} has no meaning")
 
 
 def _number(word: str, constraint: Constraint) -> float:

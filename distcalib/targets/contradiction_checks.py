@@ -31,6 +31,10 @@ ABOVE = 0.005
 CONCEPT = (0.8, 1.25)
 # One of twelve months, with room for enrolment that changes in the year; and the year taken for a month.
 MONTH = ((0.06, 0.115), (8.7, 16.0))
+# Thousands taken for ones: figures of the same thing differ by less than two besides, areas' figures a
+# resident (the middle area's beside one's own) by less than three.
+THOUSAND = ((1 / 2000, 1 / 500), (500.0, 2000.0))
+THOUSAND_A_HEAD = ((1 / 3000, 1 / 333), (333.0, 3000.0))
 
 # These may be negative, so that a part may exceed its whole.
 _SIGNED = (
@@ -85,6 +89,11 @@ def never_negative(variable: pd.Series) -> pd.Series:
 def is_month(ratio: pd.Series) -> pd.Series:
     """Where one figure is near a twelfth of the other, or twelve times it."""
     return ratio.between(*MONTH[0]) | ratio.between(*MONTH[1])
+
+
+def is_thousand(ratio: pd.Series, bands: tuple = THOUSAND) -> pd.Series:
+    """Where one figure is near a thousandth of the other, or a thousand times it."""
+    return ratio.between(*bands[0]) | ratio.between(*bands[1])
 
 
 def allowed(value: pd.Series, share: float, one: pd.Series, other: pd.Series) -> pd.Series:
@@ -177,9 +186,11 @@ def levels(rows: pd.DataFrame) -> list[pd.DataFrame]:
             compared_with=f"value: sum of {what}; against: the area's own figure",
             target_ids=ids(both, "target_id", "ids"),
         )[bad]  # fmt: skip
-        month = is_month(both["value"] / both["against"])
-        out.append(found("levels disagree", both[~month]))
+        ratio = both["value"] / both["against"]
+        month, thousand = is_month(ratio), is_thousand(ratio)
+        out.append(found("levels disagree", both[~month & ~thousand]))
         out.append(found("looks monthly", both[month]))
+        out.append(found("looks thousandfold", both[thousand]))
     return out
 
 

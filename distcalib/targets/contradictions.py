@@ -12,6 +12,7 @@ from distcalib.targets import contradiction_checks as checks
 from distcalib.targets.comparable import COUNT_NAMES, comparable_targets
 from distcalib.targets.contradiction_checks import AREA, CONCEPT, QUANTITY, found, ids
 from distcalib.targets.database import read_targets
+from distcalib.targets.tree_checks import tree
 
 SEVERITIES = ("error", "warning", "note")
 # Beyond half or twice the official figure a national total is another quantity, not another vintage of it.
@@ -27,7 +28,7 @@ _ALSO = (
 )
 
 
-def find_contradictions(targets: pd.DataFrame) -> pd.DataFrame:
+def find_contradictions(targets: pd.DataFrame, strata: pd.DataFrame | None = None) -> pd.DataFrame:
     """Find what cannot all be true, or cannot be fitted as it stands, among the targets in use.
 
     Parameters
@@ -36,6 +37,9 @@ def find_contradictions(targets: pd.DataFrame) -> pd.DataFrame:
         One row a target, as `distcalib.targets.database.read_targets` returns it. Rows of status excluded
         are left out. A register (status, margins of error, population) is used where there is one; where
         there is none the margins and populations of the same figures in the bundled register are.
+    strata
+        If given, the strata of the same database (`distcalib.targets.database.read_tree`), which are checked
+        too: findings of the variable ``(strata)``, period 0. One that no target in use has is a warning.
 
     Returns
     -------
@@ -62,11 +66,13 @@ def find_contradictions(targets: pd.DataFrame) -> pd.DataFrame:
         *checks.vintages(existing),
         *checks.wholes_and_parts(existing),
         *_beside_the_register(existing),
+        *([] if strata is None else tree(strata, rows)),
     ]
     out = pd.concat([part for part in parts if len(part)] or [parts[0]], ignore_index=True)
     status = rows.set_index(rows["target_id"].astype(str))["status"]
     checked = out["target_ids"].str.split().explode().map(status).eq("check").groupby(level=0).any()
-    out.loc[checked & (out["severity"] == "error"), "severity"] = "warning"
+    unused = (out["variable"] == "(strata)") & (out["target_ids"] == "")
+    out.loc[(checked | unused) & (out["severity"] == "error"), "severity"] = "warning"
     rank = {severity: i for i, severity in enumerate(SEVERITIES)}
     kinds = {kind: i for i, kind in enumerate(checks.finding_kinds().index)}
     out = out.assign(rank=out["severity"].map(rank), order=out["kind"].map(kinds), off=-distance(out))
@@ -123,12 +129,14 @@ def _beside_the_register(rows: pd.DataFrame) -> list[pd.DataFrame]:
     ratio = nearest["value"] / nearest["against"]
     amount = ~nearest["variable"].isin(COUNT_NAMES)
     month = amount & checks.is_month(ratio)
+    thousand = checks.is_thousand(ratio)
     concepts = _national_totals(plain, official)
     month_total = ~concepts["variable"].isin(COUNT_NAMES) & checks.is_month(
         concepts["value"] / concepts["against"]
     )
     off = concepts["value"] / concepts["against"]
-    far = ~off.between(*FAR) & ~month_total
+    slip = month_total | checks.is_thousand(off)
+    far = ~off.between(*FAR) & ~slip
     costs = register[register["reform_id"] > 0].assign(from_source=_source(register))
     taken = plain.merge(costs, on=["variable", *AREA], suffixes=("", "_cost"))
     taken = taken.assign(against=taken["value_cost"], compared_with=taken["from_source"])
@@ -147,8 +155,10 @@ def _beside_the_register(rows: pd.DataFrame) -> list[pd.DataFrame]:
     others["compared_with"] = others["population"]
     return [
         found("looks monthly", nearest[month]),
+        found("looks thousandfold", nearest[thousand]),
+        _beside_its_siblings(plain[~plain["target_id"].isin(nearest["target_id"])], register),
         found("another concept", concepts[far]),
-        found("far from the register", concepts[~off.between(*CONCEPT) & ~far & ~month_total]),
+        found("far from the register", concepts[~off.between(*CONCEPT) & ~far & ~slip]),
         found("tax expenditure as amount", taken[(taken["value"] / taken["against"]).between(*CONCEPT)]),
         found("reform", reforms),
         found("population", others[others["variable"].isin(COUNT_NAMES)]),
@@ -180,6 +190,19 @@ def _national_totals(plain: pd.DataFrame, official: pd.DataFrame) -> pd.DataFram
     words = {"state": "value: sum of the states; ", "district": "value: sum of the districts; "}
     said = both["geo_level"].map(words).fillna("") + both["from_source"]
     return both.assign(geographic_id="US", against=both["value_official"], compared_with=said)
+
+
+def _beside_its_siblings(alone: pd.DataFrame, register: pd.DataFrame) -> pd.DataFrame:
+    """Find areas without a bundled figure that have a thousand times the middle area's figure a resident."""
+    residents = register[(register["variable"] == "person_count") & (register["constraints"] == "")]
+    many = residents.drop_duplicates(AREA).set_index(AREA)["value"].rename("residents")
+    each = alone.join(many, on=AREA)
+    each["each"] = (each["value"] / each["residents"]).where(lambda share: share > 0)
+    middle = each.groupby([*QUANTITY, "geo_level"])["each"].transform("median")
+    off = checks.is_thousand(each["each"] / middle, checks.THOUSAND_A_HEAD)
+    each = each.assign(against=middle * each["residents"])
+    each["compared_with"] = "against: as much for each resident as in the middle area"
+    return found("looks thousandfold", each[off])
 
 
 def _dollars_a_recipient(plain: pd.DataFrame, official: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,9 @@ from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from distcalib.errors import InputError
-from distcalib.storage import publish
-from distcalib.targets.constraints import GEOGRAPHIC, parse_constraints
-from distcalib.targets.schema import metadata, overview_sql
-
-# The numbering of strata that users' own SQL relies on; the first domain variable decides.
-STRATUM_GROUPS = {
-    "age": 2,
-    "adjusted_gross_income": 3,
-    "snap": 4,
-    "medicaid_enrolled": 5,
-    "eitc": 6,
-    "state_income_tax": 7,
-}
+from distcalib.storage import publish, writable
+from distcalib.targets.stratum_rules import STRATUM_GROUPS as STRATUM_GROUPS
+from distcalib.targets.writing import write_database
 
 _NEEDED = {
     "strata": {"stratum_id"},
@@ -55,8 +47,15 @@ def open_database(source: str | Path) -> Engine:
                 expected="'bundled', a SQLite file, or a SQLAlchemy URL",
             )
         words = f"sqlite:///file:{file.resolve()}?mode=ro&uri=true"
+    return _engine(words)
+
+
+def _engine(words: str) -> Engine:
     try:
-        return create_engine(words)
+        url = make_url(words)
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")
+        return create_engine(url)
     except (BadUrl, NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(
             f"is not a usable database URL ({type(error).__name__}: {_last_words(error)})",
@@ -86,102 +85,6 @@ def without_password(source: str | Path) -> str:
         return words.split("://")[0] + "://..."
 
 
-def write_database(table: pd.DataFrame, engine: Engine) -> None:
-    """Write targets into an empty database: strata tree, constraints, targets, register and view.
-
-    Parameters
-    ----------
-    table
-        One row a target: variable, reform_id, period, value, geo_level, geographic_id, constraints (text),
-        tolerance (relative), status, and optionally reason, unit, concept, population, source, table,
-        vintage, moe, note.
-    engine
-        SQLite or PostgreSQL.
-    """
-    rows = table.reset_index(drop=True)
-    geo = rows[["geo_level", "geographic_id"]].astype(str).drop_duplicates()
-    nodes = pd.concat(
-        [geo.assign(constraints=""), rows[["geo_level", "geographic_id", "constraints"]].astype(str)]
-    )
-    states = {str(int(g) // 100) for g in geo.loc[geo.geo_level == "district", "geographic_id"]}
-    more = [("national", "US", "")] + [("state", s, "") for s in states]
-    nodes = pd.concat([nodes, pd.DataFrame(more, columns=nodes.columns)])
-    nodes = nodes.drop_duplicates(ignore_index=True)
-    nodes["depth"] = (nodes["constraints"] != "").astype(int)
-    nodes["level"] = nodes["geo_level"].map({"national": 0, "state": 1, "district": 2})
-    nodes = nodes.sort_values(["depth", "level", "geographic_id", "constraints"])
-    key = list(zip(nodes.geo_level, nodes.geographic_id, nodes.constraints, strict=True))
-    ids = {k: i + 1 for i, k in enumerate(key)}
-
-    strata, constraints = [], []
-    for (geo_level, place, domain), stratum_id in ids.items():
-        terms = [(c.variable, c.operation, c.value) for c in parse_constraints(domain)]
-        first = terms[0][0] if terms else None
-        if domain:
-            parent: int | None = ids[(geo_level, place, "")]
-        elif geo_level == "district":
-            parent = ids[("state", str(int(place) // 100), "")]
-        else:
-            parent = ids[("national", "US", "")] if geo_level == "state" else None
-        if geo_level != "national":
-            terms.append((GEOGRAPHIC[0] if geo_level == "state" else GEOGRAPHIC[1], "==", place))
-        lines = "\n".join([str(parent or ""), *sorted("|".join(t) for t in terms)])
-        strata.append(
-            {
-                "stratum_id": stratum_id,
-                "definition_hash": hashlib.sha256(lines.encode()).hexdigest(),
-                "parent_stratum_id": parent,
-                "stratum_group_id": STRATUM_GROUPS.get(first, 100) if first else 1,
-                "notes": f"{place} {domain}".strip(),
-            }
-        )
-        constraints += [
-            {"stratum_id": stratum_id, "constraint_variable": v, "operation": o, "value": x}
-            for v, o, x in terms
-        ]
-
-    stratum_of = [
-        ids[k]
-        for k in zip(
-            rows.geo_level, rows.geographic_id.astype(str), rows.constraints.astype(str), strict=True
-        )
-    ]
-    target = pd.DataFrame(
-        {
-            "target_id": np.arange(1, len(rows) + 1),
-            "variable": rows["variable"],
-            "period": rows["period"].astype(int),
-            "stratum_id": stratum_of,
-            "reform_id": rows["reform_id"].astype(int),
-            "value": rows["value"].astype(float),
-            "active": rows["status"] != "excluded",
-            "tolerance": rows["tolerance"].astype(float) * 100,
-            "source": rows.get("source"),
-            "notes": rows.get("note"),
-        }
-    )
-    register = pd.DataFrame({"target_id": target["target_id"], "status": rows["status"]})
-    for ours, theirs in {
-        "reason": "reason",
-        "unit": "unit",
-        "concept": "concept",
-        "population": "population",
-        "source_table": "table",
-        "vintage": "vintage",
-        "moe": "moe",
-    }.items():
-        register[ours] = rows.get(theirs)
-    with engine.begin() as db:
-        metadata.create_all(db)
-        db.execute(text("DROP VIEW IF EXISTS target_overview"))
-        db.execute(text(overview_sql(engine.dialect.name)))
-        tables = metadata.tables
-        db.execute(tables["strata"].insert(), strata)
-        db.execute(tables["stratum_constraints"].insert(), constraints)
-        db.execute(tables["targets"].insert(), _records(target))
-        db.execute(tables["target_register"].insert(), _records(register))
-
-
 def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
     """Write targets as a new SQLite file, complete or not at all; see `write_database`."""
 
@@ -191,6 +94,43 @@ def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
         engine.dispose()
 
     publish(path, write)
+
+
+def write_database_at(table: pd.DataFrame, database: str | Path) -> None:
+    """Write targets as a new SQLite file or into an empty database behind a URL: all of it or nothing.
+
+    Parameters
+    ----------
+    table
+        As for `write_database`.
+    database
+        A file that does not exist, or a SQLAlchemy URL (``postgresql://user@host/database``).
+
+    Raises
+    ------
+    InputError
+        When the file exists, the database is not empty or cannot be reached, or `write_database` refuses.
+    """
+    words = str(database)
+    url = make_url(words) if words.startswith("sqlite://") else None
+    if "://" not in words or (url is not None and url.database):
+        file = Path(words if url is None else str(url.database))
+        writable(file)
+        if file.exists():
+            raise InputError("exists", place=file, expected="a new file")
+        write_database_file(table, file)
+        return
+    engine = _engine(words)
+    try:
+        write_database(table, engine)
+    except DatabaseError as error:
+        raise InputError(
+            f"cannot be written ({str(error.orig).strip()})",
+            place=without_password(words),
+            expected="an empty database that you may write in",
+        ) from None
+    finally:
+        engine.dispose()
 
 
 def read_targets(database: str | Path, bundled: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -208,14 +148,7 @@ def read_targets(database: str | Path, bundled: pd.DataFrame | None = None) -> p
     InputError
         When there is no such database, or it is not one of targets, or has none.
     """
-    if str(database) == "bundled":
-        from distcalib.targets.sources import bundled_targets
-
-        engine = create_engine("sqlite://", poolclass=StaticPool)
-        write_database(bundled_targets() if bundled is None else bundled, engine)
-    else:
-        engine = open_database(database)
-    place = without_password(database)
+    engine, place = _opened(database, bundled)
     try:
         raw = read_database(engine, place)
     finally:
@@ -225,13 +158,82 @@ def read_targets(database: str | Path, bundled: pd.DataFrame | None = None) -> p
     return raw
 
 
+def _opened(database: str | Path, bundled: pd.DataFrame | None = None) -> tuple[Engine, str]:
+    """Return an engine for a file, a URL or ``bundled``, and its name for errors."""
+    if str(database) != "bundled":
+        return open_database(database), without_password(database)
+    from distcalib.targets.sources import bundled_targets
+
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    # In memory and for this reading alone: nobody could write what triggers would refuse.
+    write_database(bundled_targets() if bundled is None else bundled, engine, guards=False)
+    return engine, "bundled"
+
+
+def read_tree(database: str | Path) -> pd.DataFrame:
+    """Read the strata of a SQLite file, a SQLAlchemy URL or ``bundled``, whether or not they have targets.
+
+    Returns
+    -------
+    DataFrame
+        stratum_id (int64), parent_stratum_id (Int64; missing for the nation, and throughout where the
+        database has no such column) and lines (as in `read_database`).
+
+    Raises
+    ------
+    InputError
+        When there is no such database, or it is not one of targets.
+    """
+    engine, place = _opened(database)
+    try:
+        with _reading(engine, place) as db:
+            columns = {c["name"] for c in inspect(db).get_columns("strata")}
+            parent = "parent_stratum_id" if "parent_stratum_id" in columns else "NULL AS parent_stratum_id"
+            strata = pd.read_sql(text(f"SELECT stratum_id, {parent} FROM strata ORDER BY stratum_id"), db)
+            lines = _lines(db)
+    finally:
+        engine.dispose()
+    strata["parent_stratum_id"] = strata["parent_stratum_id"].astype("Float64").astype("Int64")
+    return strata.assign(lines=strata["stratum_id"].map(lines).fillna(""))
+
+
+@contextmanager
+def _reading(engine: Engine, place: object) -> Iterator[Connection]:
+    """Connect to a database that has the tables, or say in one sentence why it cannot be read."""
+    try:
+        with engine.connect() as db:
+            _check_tables(db, place)
+            yield db
+    except DatabaseError as error:
+        raise InputError(
+            f"cannot be read as a target database ({error.orig})",
+            place=place,
+            expected="a database with the tables strata, stratum_constraints and targets",
+        ) from None
+
+
+def _lines(db: Connection) -> pd.Series:
+    """Return the constraints of each stratum that has some as sorted lines, indexed by its id."""
+    fields = "stratum_id, constraint_variable, operation, value"
+    found = pd.read_sql(text(f"SELECT {fields} FROM stratum_constraints"), db).astype(
+        {"constraint_variable": str, "operation": str, "value": str}
+    )
+    found["line"] = found["constraint_variable"] + "|" + found["operation"] + "|" + found["value"]
+    found = found.sort_values(["stratum_id", "line"])
+    ids, first = np.unique(found["stratum_id"], return_index=True)
+    line = found["line"].tolist()
+    joined = ["\n".join(line[a:b]) for a, b in pairwise([*first, len(line)])]
+    return pd.Series(joined, ids, dtype=str)
+
+
 def read_database(engine: Engine, place: object) -> pd.DataFrame:
     """Read all active or registered targets, one row each, without choosing or checking any.
 
     Parameters
     ----------
     engine
-        Database with the tables strata, stratum_constraints and targets; target_register is optional.
+        Database with the tables strata, stratum_constraints and targets, of today's generation or the older
+        one (no reform_id or active, sources in a table of their own); target_register is optional.
     place
         Name of the database for errors.
 
@@ -241,40 +243,36 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         target_id, stratum_id, variable, reform_id, period, value, active, tolerance (relative, NaN where
         unset), source, registered (whether the database has a register), status and reason (from the
         register, else fit for the active), moe, population (of the register, else empty), lines (the
-        constraints as text ``var|op|value``, joined by newline, in the database's own spelling).
+        constraints as text ``var|op|value``, joined by newline, in the database's own spelling); and, where
+        the strata have it, stratum_group_id (Int64, missing where unset).
     """
-    try:
-        with engine.connect() as db:
-            _check_tables(db, place)
-            has_register = inspect(db).has_table("target_register")
-            columns = {c["name"] for c in inspect(db).get_columns("targets")}
-            optional = [c for c in ("reform_id", "active", "tolerance", "source") if c in columns]
-            fields = ["target_id", "variable", "period", "stratum_id", "value", *optional]
-            targets = pd.read_sql(text(f"SELECT {', '.join(fields)} FROM targets"), db)
-            constraints = pd.read_sql(
-                text("SELECT stratum_id, constraint_variable, operation, value FROM stratum_constraints"), db
-            )
-            register = pd.read_sql(text("SELECT * FROM target_register"), db) if has_register else None
-    except DatabaseError as error:
-        raise InputError(
-            f"cannot be read as a target database ({error.orig})",
-            place=place,
-            expected="a database with the tables strata, stratum_constraints and targets",
-        ) from None
+    with _reading(engine, place) as db:
+        look = inspect(db)
+        columns = {c["name"] for c in look.get_columns("targets")}
+        optional = [c for c in ("reform_id", "active", "tolerance", "source") if c in columns]
+        # The older generation has a table of sources.
+        by_id = "source" not in columns and "source_id" in columns and look.has_table("sources")
+        fields = ["target_id", "variable", "period", "stratum_id", "value", *optional, *["source_id"] * by_id]
+        targets = pd.read_sql(text(f"SELECT {', '.join(fields)} FROM targets"), db)
+        if by_id:
+            names = pd.read_sql(text("SELECT source_id, name FROM sources"), db).set_index("source_id")
+            targets["source"] = targets.pop("source_id").map(names["name"])
+        lines = _lines(db)
+        register = None
+        if look.has_table("target_register"):
+            register = pd.read_sql(text("SELECT * FROM target_register"), db)
+        groups = None
+        if "stratum_group_id" in {c["name"] for c in look.get_columns("strata")}:
+            groups = pd.read_sql(text("SELECT stratum_id, stratum_group_id FROM strata"), db)
     _numbers(targets, place)
     for name, default in (("reform_id", 0), ("active", True), ("tolerance", np.nan), ("source", "")):
         if name not in targets:
             targets[name] = default
     targets["tolerance"] = targets["tolerance"].astype(float) / 100
     targets["active"] = targets["active"].astype(bool)
-    constraints["line"] = (
-        constraints["constraint_variable"].astype(str)
-        + "|"
-        + constraints["operation"].astype(str)
-        + "|"
-        + constraints["value"].astype(str)
-    )
-    lines = constraints.sort_values(["stratum_id", "line"]).groupby("stratum_id")["line"].agg("\n".join)
+    if groups is not None:
+        number = groups.set_index("stratum_id")["stratum_group_id"].astype("Float64").astype("Int64")
+        targets["stratum_group_id"] = number.reindex(targets["stratum_id"]).array
     targets["registered"] = register is not None
     targets["lines"] = targets["stratum_id"].map(lines).fillna("")
     if register is None:
@@ -336,13 +334,3 @@ def _check_tables(db: Connection, place: object) -> None:
                 value=sorted(missing)[0],
                 expected=f"columns {', '.join(sorted(columns))}",
             )
-
-
-def _records(frame: pd.DataFrame) -> list[dict]:
-    return [
-        {
-            k: (None if v is None or v is pd.NA or (isinstance(v, float) and np.isnan(v)) else v)
-            for k, v in row.items()
-        }
-        for row in frame.to_dict("records")
-    ]

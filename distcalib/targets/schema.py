@@ -2,7 +2,9 @@
 
 A stratum is a set of constraints; geography is said only through the constraints ``state_fips`` and
 ``congressional_district_geoid``. The table ``target_register`` holds what that schema has no place for
-(status, reason, margin of error ...); a database without it is read all the same.
+(status, reason, margin of error ...); a database without it is read all the same. The column
+stratum_group_id is the older generation's numbering, which today's schema dropped and users' SQL still asks
+for (`distcalib.targets.stratum_rules.stratum_group`).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from sqlalchemy import (
     Boolean,
     Column,
+    Connection,
     Float,
     ForeignKey,
     Integer,
@@ -18,6 +21,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
+    true,
 )
 
 metadata = MetaData()
@@ -27,7 +32,7 @@ strata = Table(
     metadata,
     Column("stratum_id", Integer, primary_key=True),
     Column("definition_hash", String(64), unique=True, nullable=False),
-    Column("parent_stratum_id", Integer, ForeignKey("strata.stratum_id")),
+    Column("parent_stratum_id", Integer, ForeignKey("strata.stratum_id"), index=True),
     Column("stratum_group_id", Integer),
     Column("notes", Text),
 )
@@ -48,10 +53,10 @@ targets = Table(
     Column("target_id", Integer, primary_key=True),
     Column("variable", String, nullable=False),
     Column("period", Integer, nullable=False),
-    Column("stratum_id", Integer, ForeignKey("strata.stratum_id"), nullable=False),
-    Column("reform_id", Integer, nullable=False, default=0),
+    Column("stratum_id", Integer, ForeignKey("strata.stratum_id"), nullable=False, index=True),
+    Column("reform_id", Integer, nullable=False, server_default=text("0")),
     Column("value", Float),
-    Column("active", Boolean, nullable=False, default=True),
+    Column("active", Boolean, nullable=False, server_default=true()),
     Column("tolerance", Float),
     Column("source", String),
     Column("notes", Text),
@@ -70,6 +75,14 @@ target_register = Table(
     Column("source_table", String),
     Column("vintage", String),
     Column("moe", Float),
+)
+
+field_valid_values = Table(
+    "field_valid_values",
+    metadata,
+    Column("field_name", String, primary_key=True),
+    Column("valid_value", String, primary_key=True),
+    Column("description", String),
 )
 
 # The view that analysts query: a target with its place and its domain. Geography and the filer flag are
@@ -93,13 +106,20 @@ LEFT JOIN stratum_constraints st
 """
 
 
-def overview_sql(dialect: str) -> str:
-    """Return the statement that creates the view ``target_overview`` on SQLite or PostgreSQL."""
+STRATUM_DOMAIN = """
+CREATE VIEW stratum_domain AS
+SELECT DISTINCT stratum_id, constraint_variable AS domain_variable FROM stratum_constraints
+WHERE constraint_variable NOT IN ({excluded})
+"""
+
+
+def create_views(db: Connection) -> None:
+    """Create the views ``stratum_domain`` and ``target_overview`` on SQLite or PostgreSQL."""
     aggregate = (
         "STRING_AGG(constraint_variable, ',' ORDER BY constraint_variable)"
-        if dialect == "postgresql"
+        if db.dialect.name == "postgresql"
         else "GROUP_CONCAT(constraint_variable, ',')"
     )
-    return TARGET_OVERVIEW.format(
-        aggregate=aggregate, excluded=", ".join(f"'{name}'" for name in NOT_A_DOMAIN)
-    )
+    excluded = ", ".join(f"'{name}'" for name in NOT_A_DOMAIN)
+    for view in (STRATUM_DOMAIN, TARGET_OVERVIEW):
+        db.execute(text(view.format(aggregate=aggregate, excluded=excluded)))

@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distcalib.digest import digest_arrays
 from distcalib.errors import InputError
-from distcalib.geography import assign_geography, initial_weights
-from distcalib.geography.assign import draw_counties, draw_districts, inclusion
+from distcalib.geography import (
+    STATE_CODES,
+    Chances,
+    assign_geography,
+    assign_random_geography,
+    initial_weights,
+)
+from distcalib.geography.assign import own_state_geography
+from distcalib.geography.draw import draw_counties, draw_districts, inclusion
 from distcalib.geography.sources import county_shares, districts
 
 
@@ -75,7 +83,7 @@ def test_a_part_of_the_nation_keeps_its_part_of_the_weight():
     table = districts()
     part = table[table["state"] == "NC"]
     assignment = assign_geography(np.arange(5000), 2, part, county_shares(), 0)
-    w = initial_weights(assignment, np.full(5000, 1000.0), part, float(table["population"].sum()))
+    w = initial_weights(assignment, np.full(5000, 1000.0), Chances.of(5000, part, nation=table))
     assert abs(w.sum() / 5e6 / (part["population"].sum() / table["population"].sum()) - 1) < 0.01
 
 
@@ -97,3 +105,195 @@ def test_counties_lie_in_their_districts_and_follow_the_shares():
 def test_a_district_without_counties_is_an_error():
     with pytest.raises(InputError, match="no counties"):
         draw_counties([1], [9901], county_shares(), 0)
+
+
+def test_the_defaults_place_as_they_always_did():
+    # Digests recorded before incomes, pinned states and blocks could be asked for.
+    table = districts()
+    assignment = assign_geography(np.arange(1, 3001), 3, table, county_shares(), 0)
+    assert assignment.digest() == "8e5ada5d0714c3736c3e8326bdbfdc4305af0228cc8b1a76b07469a9c037022a"
+    w = initial_weights(assignment, np.linspace(1, 9, 3000), table)
+    assert digest_arrays({"w": w}) == "4745e3b4a205ae06a705cd06898f4efc27e90afaf7f8a88f1ae42ceb0c979a4c"
+    home = own_state_geography(np.arange(500), np.full(500, 48), table, county_shares(), 7)
+    assert home.digest() == "9983803ceb476f8eea4b517fe127c27bfb6f06f27d1eb656217b182df85cd909"
+
+
+@given(
+    d=st.integers(1, 9),
+    clones=st.integers(1, 14),
+    ids=st.lists(st.integers(0, 10**9), min_size=1, max_size=30, unique=True),
+    seed=st.integers(0, 2**31),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_whoever_is_added_and_in_whatever_order_nobody_moves(d, clones, ids, seed, data):
+    table = districts().iloc[data.draw(st.integers(0, 400)) :].head(d)
+    whole = assign_geography(ids, clones, table, county_shares(), seed)
+    order = data.draw(st.permutations(range(len(ids))))
+    some = order[: data.draw(st.integers(1, len(ids)))]
+    part = assign_geography(np.array(ids)[some], clones, table, county_shares(), seed)
+    for name in ("cd_geoid", "county_fips"):
+        both = getattr(whole, name).reshape(clones, -1)[:, some]
+        np.testing.assert_array_equal(both, getattr(part, name).reshape(clones, -1))
+    assert (whole.state_fips == whole.cd_geoid // 100).all()
+    assert (whole.county_fips // 1000 == whole.state_fips).all()
+
+
+@given(shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=40), clones=st.integers(1, 100))
+@settings(max_examples=100, deadline=None)
+def test_expected_inclusion_sums_to_the_clones(shares, clones):
+    p = np.array(shares) / sum(shares)
+    expected = inclusion(p, clones)
+    assert abs(expected.sum() - clones) < 1e-6 * clones
+    assert (expected <= -(-clones // len(p)) + 1e-9).all()
+
+
+PINNED = st.lists(st.sampled_from([0, 0, 2, 11, 33, 37, 48, 6]), min_size=1, max_size=40)
+
+
+@given(pinned=PINNED, clones=st.integers(1, 60), seed=st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_pinned_households_stay_in_their_state_and_repeat_no_district_while_there_are_enough(
+    pinned, clones, seed
+):
+    table, state = districts(), np.array(pinned)
+    chances = Chances.of(len(state), table, pinned_state=state)
+    assignment = assign_geography(np.arange(len(state)), clones, chances, county_shares(), seed)
+    where = assignment.state_fips.reshape(clones, -1)
+    assert ((where == state) | (state == 0)).all()
+    cds = np.sort(assignment.cd_geoid.reshape(clones, -1), axis=0)
+    for record, fips in enumerate(pinned):
+        size = len(table) if fips == 0 else int((table["state_fips"] == fips).sum())
+        most = np.unique(cds[:, record], return_counts=True)[1].max()
+        assert most <= -(-clones // size)
+    # The free are where they would be if nobody were pinned.
+    free = assign_geography(np.arange(len(state)), clones, table, county_shares(), seed)
+    np.testing.assert_array_equal(
+        assignment.cd_geoid.reshape(clones, -1)[:, state == 0],
+        free.cd_geoid.reshape(clones, -1)[:, state == 0],
+    )
+
+
+@pytest.mark.parametrize("clones", [1, 2, 3, 14, 40])
+def test_a_pinned_household_weighs_what_it_weighed_over_its_clones(clones):
+    table = districts()
+    state = np.tile([37, 11, 50, 6], 15_000)
+    chances = Chances.of(60_000, table, pinned_state=state)
+    assignment = assign_geography(np.arange(60_000), clones, chances, county_shares(), 2)
+    w = initial_weights(assignment, np.full(60_000, 10.0), chances).reshape(clones, -1).sum(axis=0)
+    for fips in (37, 11, 50, 6):
+        assert abs(w[state == fips].mean() / 10 - 1) < 0.01
+
+
+def test_a_state_without_districts_cannot_be_pinned():
+    table = districts()
+    with pytest.raises(InputError, match=r"a state without districts; got 72"):
+        Chances.of(2, table, pinned_state=[0, 72])
+    with pytest.raises(InputError, match=r"without districts; got 6"):
+        Chances.of(1, table[table["state"] == "NC"], nation=table, pinned_state=[6])
+
+
+STATES = {int(s): float(1e9 * (1 + k)) for k, s in enumerate(districts()["state_fips"].unique())}
+
+
+def test_the_top_tenth_of_incomes_goes_where_the_income_is():
+    table = districts()
+    n = 100_000
+    agi = np.random.default_rng(0).permutation(n).astype(float)
+    chances = Chances.of(n, table, agi=agi, area_agi=STATES)
+    top = agi >= np.sort(agi)[int(0.9 * n) - 1]
+    np.testing.assert_array_equal(chances.law, top)
+    assignment = assign_geography(np.arange(n), 1, chances, county_shares(), 0)
+    # State by state in proportion to its income; within it by population.
+    seen = pd.Series(assignment.state_fips[top]).value_counts(normalize=True)
+    expected = pd.Series(STATES) / sum(STATES.values())
+    z = (seen - expected) / np.sqrt(expected * (1 - expected) / top.sum())
+    assert abs(z).max() < 4.5
+    texas = pd.Series(assignment.cd_geoid[top & (assignment.state_fips == 48)]).value_counts(normalize=True)
+    people = table[table["state"] == "TX"].set_index("cd_geoid")["population"]
+    assert abs(texas - people / people.sum()).max() < 0.02
+    # The others go where they always went.
+    free = assign_geography(np.arange(n), 1, table, county_shares(), 0)
+    np.testing.assert_array_equal(assignment.cd_geoid[~top], free.cd_geoid[~top])
+
+
+def test_the_percentile_of_incomes_is_weighted():
+    weight = np.array([80.0, 10, 5, 5])
+    chances = Chances.of(4, districts(), agi=[1, 2, 3, 4], area_agi=STATES, household_weight=weight)
+    assert chances.law.tolist() == [0, 1, 1, 1]
+    chances = Chances.of(4, districts(), agi=[1, 2, 3, 4], area_agi=STATES)
+    assert chances.law.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("clones", [1, 3, 40, 436])
+def test_weights_keep_their_sum_when_incomes_and_states_condition_the_draw(clones):
+    table = districts()
+    households = 60_000 // clones
+    rng = np.random.default_rng(3)
+    agi, weight = rng.lognormal(11, 1, households), rng.uniform(500, 3000, households)
+    state = np.where(rng.random(households) < 0.1, 48, 0)
+    chances = Chances.of(
+        households, table, agi=agi, area_agi=STATES, household_weight=weight, pinned_state=state
+    )
+    assert len(chances.mass) == 4
+    assignment = assign_geography(np.arange(households), clones, chances, county_shares(), 0)
+    w = initial_weights(assignment, weight, chances).reshape(clones, -1).sum(axis=0)
+    for law in range(4):
+        of = chances.law == law
+        assert abs(w[of].sum() / weight[of].sum() - 1) < 0.06
+
+
+def test_districts_with_their_own_income_use_it():
+    table = districts()
+    carolina = table[table["state"] == "NC"]
+    own = {int(g): 100.0 + i for i, g in enumerate(carolina["cd_geoid"])}
+    chances = Chances.of(10, table, agi=np.arange(10), area_agi=STATES | own)
+    mass = pd.Series(chances.mass[1], index=chances.cd_geoid)
+    assert mass[list(own)].to_dict() == own
+    assert mass[mass.index // 100 == 48].sum() == pytest.approx(STATES[48])
+    # One of fourteen is not enough: the state's figure is shared by population.
+    chances = Chances.of(10, table, agi=np.arange(10), area_agi=STATES | {3701: 5.0})
+    mass = pd.Series(chances.mass[1], index=chances.cd_geoid)
+    assert mass[mass.index // 100 == 37].sum() == pytest.approx(STATES[37])
+
+
+@pytest.mark.parametrize(
+    ("agi", "area", "words"),
+    [
+        ([1.0, 2.0], {37: 1.0}, r"area_agi: \d+ districts have no income, nor has their state; got 101"),
+        ([1.0, 2.0], None, "area_agi: conditioning on income needs"),
+        ([1.0, np.nan], STATES, "agi: is not one number for each of 2 households"),
+        ([1.0], STATES, "agi: is not one number"),
+    ],
+)
+def test_incomes_that_cannot_be_used_are_refused(agi, area, words):
+    with pytest.raises(InputError, match=words):
+        Chances.of(2, districts(), agi=agi, area_agi=area)
+
+
+def test_the_documents_call():
+    geography = assign_random_geography(200, n_clones=3, seed=42)
+    assert len(geography.state_fips) == 600
+    assert STATE_CODES.get(geography.state_fips[599]) in STATE_CODES.values()
+    cds = np.sort(geography.cd_geoid.reshape(3, 200), axis=0)
+    assert (np.diff(cds, axis=0) > 0).all()
+    assert not geography.block_geoid.any()
+    assert geography.derived is None
+    same = assign_random_geography(200, n_clones=3, seed=42, household_id=np.arange(200))
+    assert same.digest() == geography.digest()
+    assert assign_random_geography(200, 3, 43).digest() != geography.digest()
+    assert assign_random_geography(5).n_clones == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"n_records": 0}, "n_records: is too small"),
+        ({"n_records": 2, "n_clones": 0}, "n_clones: is too small"),
+        ({"n_records": 2, "household_id": [4, 4]}, "household_id: are not 2 different ids"),
+        ({"n_records": 2, "crosswalk_path": "x.csv"}, "needs blocks"),
+    ],
+)
+def test_calls_that_make_no_sense_are_refused(arguments, words):
+    with pytest.raises(InputError, match=words):
+        assign_random_geography(**arguments)

@@ -68,3 +68,20 @@ def test_what_does_not_exist_is_named(text, words):
         District.parse(text, known=ALL)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("congress", range(113, 121))
+def test_all_districts_come_back_from_every_spelling_in_every_congress(congress):
+    for geoid in ALL:
+        district = District(geoid, congress)
+        for text in spellings(district):
+            census = "US" in str(text)
+            words = str(text).replace("500190", f"500{congress - 100}0") if census else text
+            # A Census id carries its Congress; the others have the one that is asked for.
+            found = District.parse(words, 1 if census else congress, known=ALL)
+            assert found == district, words
+        assert (district.geoid, district.name, district.state_fips) == (
+            district.state_fips * 100 + district.number,
+            f"{STATE_CODES[geoid // 100]}-{geoid % 100:02d}",
+            geoid // 100,
+        )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,13 +18,19 @@ from distcalib.errors import RunError
 from distcalib.matrix.blocks import assemble, block_digest, read_block, write_block
 
 
-def random_blocks(seed: int, n_rows: int, n_columns: int, n_blocks: int) -> list[sparse.csr_array]:
-    """Random blocks of disjoint columns, with empty rows and an empty block among them."""
+def random_blocks(
+    seed: int, n_rows: int, n_columns: int, n_blocks: int
+) -> tuple[list[sparse.csr_array], np.ndarray]:
+    """Random blocks of disjoint columns, with empty rows and blocks, and each column's block."""
     rng = np.random.default_rng(seed)
     owner = rng.integers(0, n_blocks, n_columns)
     dense = rng.normal(size=(n_rows, n_columns)).astype(np.float32) * (rng.random((n_rows, n_columns)) < 0.3)
     dense[:: max(n_rows // 3, 1)] = 0
-    return [sparse.csr_array(dense * (owner == b)) for b in range(n_blocks)]
+    return [sparse.csr_array(dense * (owner == b)) for b in range(n_blocks)], owner
+
+
+def one_block(seed: int, n_rows: int, n_columns: int) -> sparse.csr_array:
+    return random_blocks(seed, n_rows, n_columns, 1)[0][0]
 
 
 @given(
@@ -30,22 +38,59 @@ def random_blocks(seed: int, n_rows: int, n_columns: int, n_blocks: int) -> list
     n_rows=st.integers(1, 12),
     n_columns=st.integers(1, 20),
     n_blocks=st.integers(1, 5),
+    chunk=st.sampled_from([7, 1 << 20]),
+    data=st.data(),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_matrix_is_the_sum_of_its_blocks(tmp_path_factory, seed, n_rows, n_columns, n_blocks):
+def test_assembly_in_any_order_equals_hstack(
+    tmp_path_factory, seed, n_rows, n_columns, n_blocks, chunk, data
+):
+    """Blocks of any columns, empty ones among them, of many chunks or one."""
     folder = tmp_path_factory.mktemp("blocks")
-    blocks = random_blocks(seed, n_rows, n_columns, n_blocks)
+    blocks, owner = random_blocks(seed, n_rows, n_columns, n_blocks)
     paths = [folder / str(i) for i in range(n_blocks)]
-    for path, block in zip(paths, blocks, strict=True):
-        write_block(path, block)
-    matrix = assemble(paths)
-    expected = sum((b.toarray() for b in blocks), np.zeros((n_rows, n_columns), np.float32))
-    np.testing.assert_array_equal(matrix.toarray(), expected)
-    assert block_digest(assemble(paths[::-1])) == block_digest(matrix)
+    with mock.patch("distcalib.matrix.blocks._CHUNK", chunk):
+        for path, block in zip(paths, blocks, strict=True):
+            write_block(path, block)
+        matrix = assemble(data.draw(st.permutations(paths)))
+    own = [np.flatnonzero(owner == b) for b in range(n_blocks)]
+    stacked = sparse.hstack(
+        [block[:, columns] for block, columns in zip(blocks, own, strict=True)], format="csr"
+    )
+    expected = stacked[:, np.argsort(np.concatenate(own))]
+    expected.sort_indices()
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(matrix, name), getattr(expected, name), err_msg=name)
+    assert matrix.shape == (n_rows, n_columns)
+    assert (matrix.data.dtype, matrix.indices.dtype) == (np.float32, np.int32)
+    assert matrix.has_canonical_format
+
+
+def test_assembly_needs_little_more_than_the_matrix(tmp_path):
+    """Peak memory, of two large blocks as of many small ones: 1.3 times the matrix and a constant."""
+    rng = np.random.default_rng(0)
+    n_rows, n_columns, each = 200, 40_000, 20_000
+    values = rng.random(n_rows * each, dtype=np.float32)
+    paths = []
+    for block in range(2):
+        indices = np.tile(np.arange(block, n_columns, 2, dtype=np.int32), n_rows)
+        indptr = np.arange(n_rows + 1, dtype=np.int64) * each
+        paths.append(tmp_path / str(block))
+        write_block(paths[-1], sparse.csr_array((values, indices, indptr), shape=(n_rows, n_columns)))
+    del indices, values
+    tracemalloc.start()
+    with mock.patch("distcalib.matrix.blocks._CHUNK", 1 << 17):
+        matrix = assemble(paths)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
+    assert size > 60e6
+    assert peak < 1.3 * size + 4e6
+    np.testing.assert_array_equal(matrix.indices[:n_columns], np.arange(n_columns))
 
 
 def test_a_block_reads_back_with_its_digest_in_anndatas_encoding(tmp_path):
-    block = random_blocks(1, 9, 14, 1)[0]
+    block = one_block(1, 9, 14)
     digest = write_block(tmp_path / "b", block)
     again = read_block(tmp_path / "b")
     assert block_digest(again) == digest
@@ -71,7 +116,7 @@ def test_chunks_of_zeros_are_written(tmp_path):
 
 
 def test_writing_again_replaces_and_leaves_nothing_else(tmp_path):
-    a, b = random_blocks(1, 4, 5, 1)[0], random_blocks(2, 4, 5, 1)[0]
+    a, b = one_block(1, 4, 5), one_block(2, 4, 5)
     write_block(tmp_path / "b", a)
     digest = write_block(tmp_path / "b", b)
     assert block_digest(read_block(tmp_path / "b")) == digest
@@ -106,7 +151,7 @@ def empty(path):
     ],
 )
 def test_a_damaged_block_is_an_error_or_has_another_digest(tmp_path, damage, where):
-    digest = write_block(tmp_path / "b", random_blocks(1, 9, 14, 1)[0])
+    digest = write_block(tmp_path / "b", one_block(1, 9, 14))
     damage(tmp_path / "b" / where)
     try:
         found = block_digest(read_block(tmp_path / "b"))
@@ -116,7 +161,7 @@ def test_a_damaged_block_is_an_error_or_has_another_digest(tmp_path, damage, whe
 
 
 def test_a_column_that_two_blocks_fill_is_an_error(tmp_path):
-    block = random_blocks(1, 9, 14, 1)[0]
+    block = one_block(1, 9, 14)
     write_block(tmp_path / "a", block)
     write_block(tmp_path / "b", block)
     with pytest.raises(RunError, match="two blocks fill the same column"):
@@ -124,8 +169,8 @@ def test_a_column_that_two_blocks_fill_is_an_error(tmp_path):
 
 
 def test_blocks_of_different_shapes_and_no_blocks_are_errors(tmp_path):
-    write_block(tmp_path / "a", random_blocks(1, 9, 14, 1)[0])
-    write_block(tmp_path / "b", random_blocks(1, 9, 15, 1)[0])
+    write_block(tmp_path / "a", one_block(1, 9, 14))
+    write_block(tmp_path / "b", one_block(1, 9, 15))
     with pytest.raises(RunError, match="shape"):
         assemble([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(RunError, match="no blocks"):

@@ -105,6 +105,9 @@ def test_targets(settings, tmp_path, statement, words):
     write_database_file(table[table["geographic_id"].isin(["56", "5601", "33", "3301", "3302"])], path)
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as db:
+        # A user's database has no guard against what follows.
+        for name in db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
+            db.execute(text(f"DROP TRIGGER {name}"))
         db.execute(text(statement))
     engine.dispose()
     settings.write_text(settings.read_text() + f"targets: {{database: {path}}}\n")

@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
 from distcalib.microdata import Microdata
+from distcalib.runs.folder import write_plan
 from distcalib.runs.plan import check_resources, make_plan
+from distcalib.runs.tasks import take_up_of
+from distcalib.simulation.takeup import rates
 
 SERIAL = ClusterConfig(kind="serial")
 
@@ -71,6 +75,31 @@ def test_a_changed_fit_keeps_the_simulation_tasks(config):
     assert [s.id for s in first.slices] == [s.id for s in second.slices]
     third = make_plan(replace(config, seed=4)).plan
     assert not {s.id for s in first.slices} & {s.id for s in third.slices}
+
+
+def test_take_up_rates_of_ones_own_are_part_of_the_plan_and_of_the_run_folder(config, tmp_path):
+    file = tmp_path / "rates.csv"
+    table = rates().assign(rate=0.25)
+    table.to_csv(file, index=False)
+    own = replace(config, simulation=replace(config.simulation, take_up_rates=str(file)))
+    bundled, prepared = make_plan(config).plan, make_plan(own)
+    assert prepared.plan.digest() != bundled.digest()
+    assert not {s.id for s in prepared.plan.slices} & {s.id for s in bundled.slices}
+    # The same rates from another place are the same plan.
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(file.read_bytes())
+    moved = replace(config, simulation=replace(config.simulation, take_up_rates=str(copy)))
+    assert make_plan(moved).plan.digest() == prepared.plan.digest()
+
+    run = Run(own, tmp_path / "out", SERIAL)
+    (tmp_path / "out").mkdir()
+    write_plan(run.folder, prepared, accept_code=False)
+    inputs = run._inputs(prepared.plan)
+    pd.testing.assert_frame_equal(take_up_of(inputs), table)
+    assert take_up_of(replace(inputs, rates_digest="")) is True
+    rates().to_csv(run.folder / "take_up.csv", index=False)
+    with pytest.raises(RunError, match=r"take_up.csv is not the plan's"):
+        take_up_of(inputs)
 
 
 def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):

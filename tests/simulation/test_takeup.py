@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from distcalib.catalogue import ENTITIES, catalogue
@@ -10,7 +11,7 @@ from distcalib.errors import InputError
 from distcalib.geography import STATE_CODES, assign_geography
 from distcalib.geography.sources import county_shares, districts
 from distcalib.simulation.place import _without, place
-from distcalib.simulation.takeup import drawn_variables, rates
+from distcalib.simulation.takeup import drawn_variables, rates, rates_digest, read_rates
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,87 @@ def test_a_rate_for_a_variable_that_does_not_exist_is_an_error(small, assignment
     monkeypatch.setattr("distcalib.simulation.takeup.rates", lambda: table)
     with pytest.raises(InputError, match="did you mean 'takes_up_dc_ptc'"):
         place(small, assignment, np.arange(5))
+
+
+def changed(tmp_path, **values):
+    """Write the bundled table with other values in its first row of SNAP, and return its path."""
+    table = rates().copy()
+    row = table.index[table["variable"] == "takes_up_snap_if_eligible"][0]
+    for name, value in values.items():
+        table[name] = table[name].astype(object)
+        table.loc[row, name] = value
+    table.to_csv(tmp_path / "rates.csv", index=False)
+    return tmp_path / "rates.csv"
+
+
+def test_a_table_of_rates_reads_back_as_it_was_written(tmp_path):
+    rates().to_csv(tmp_path / "rates.csv", index=False)
+    table = read_rates(tmp_path / "rates.csv")
+    pd.testing.assert_frame_equal(table, rates())
+    assert rates_digest(table) == rates_digest(rates())
+    assert rates_digest(read_rates(changed(tmp_path, rate=0.5))) != rates_digest(rates())
+    assert rates_digest(read_rates(changed(tmp_path, source="elsewhere"))) == rates_digest(rates())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rate": 1.2}, r"rates.csv: line \d+: is not a valid rate; got '1.2'; expected a share"),
+        ({"rate": "most"}, r"line \d+: is not a valid rate; got 'nan'"),
+        ({"by": "county"}, r"is not a valid by; got 'county'"),
+        ({"of": "some"}, r"is not a valid of; got 'some'"),
+        ({"key": "TX"}, r"is not a valid key; got 'TX'"),
+        (
+            {"variable": "takes_up_snap"},
+            r"no flag of the rules engine; got 'takes_up_snap'.*takes_up_snap_if",
+        ),
+        ({"variable": "takes_up_medicaid_if_eligible"}, r"several keys"),
+    ],
+)
+def test_a_wrong_table_of_rates_is_refused_with_its_line(tmp_path, values, words):
+    with pytest.raises(InputError, match=words):
+        read_rates(changed(tmp_path, **values))
+
+
+def test_a_table_that_lacks_a_state_or_a_column_is_refused(tmp_path):
+    table = rates()
+    path = tmp_path / "rates.csv"
+    medicaid = table["variable"] == "takes_up_medicaid_if_eligible"
+    table[~(medicaid & (table["key"] == "WY"))].to_csv(path, index=False)
+    with pytest.raises(InputError, match="takes_up_medicaid_if_eligible: has no rate for a key; got 'WY'"):
+        read_rates(path)
+    pd.concat([table, table[medicaid & (table["key"] == "WY")]]).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"has a key twice.*got 'WY'"):
+        read_rates(path)
+    table.drop(columns="of").to_csv(path, index=False)
+    with pytest.raises(InputError, match="lacks a column; got 'of'"):
+        read_rates(path)
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        read_rates(tmp_path / "none.csv")
+
+
+def test_a_table_of_ones_own_takes_the_place_of_the_bundled_one(small, assignment):
+    columns = np.arange(assignment.n_columns)
+    aca = "takes_up_aca_if_eligible"
+    snap = "takes_up_snap_if_eligible"
+    table = rates().copy()
+    table.loc[table["variable"] == aca, "rate"] = 1.0
+    table.loc[(table["variable"] == snap) & (table["of"] == "others"), "rate"] = 0.0
+    drawn = place(small, assignment, columns, seed=9)
+    own = place(small, assignment, columns, seed=9, take_up=table)
+    assert own.column(aca).all()
+    assert not drawn.column(aca).all()
+    # Only those who report receipt are left.
+    receives = small.column("spm_unit_snap") > 0
+    np.testing.assert_array_equal(own.column(snap), receives[own.ids["spm_unit"] % small.count("spm_unit")])
+    np.testing.assert_array_equal(
+        own.column("takes_up_medicaid_if_eligible"), drawn.column("takes_up_medicaid_if_eligible")
+    )
+
+
+def test_a_rate_of_others_without_reports_is_refused(small, assignment):
+    table = rates()
+    only = table[(table["variable"] != "takes_up_snap_if_eligible") | (table["of"] == "others")]
+    silent = _without(small, ("spm_unit_snap",))
+    with pytest.raises(InputError, match=r"only the rate of others.*column spm_unit_snap"):
+        place(silent, assignment, np.arange(10), seed=9, take_up=only)

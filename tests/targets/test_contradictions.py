@@ -72,6 +72,11 @@ def database(tmp_path):
         change = [*statements] if register else ["DROP TABLE target_register", *statements]
         engine = create_engine(f"sqlite:///{path}")
         with engine.begin() as db:
+            # A user's database has no guard against what follows.
+            for name in (
+                db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all()
+            ):
+                db.execute(text(f"DROP TRIGGER {name}"))
             for statement in change:
                 db.execute(text(statement))
         engine.dispose()

@@ -33,6 +33,9 @@ def database(table, tmp_path):
 def change(path, *statements):
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as db:
+        # A user's database has no guard against what follows.
+        for name in db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
+            db.execute(text(f"DROP TRIGGER {name}"))
         for statement in statements:
             db.execute(text(statement))
     engine.dispose()

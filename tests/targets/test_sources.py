@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distcalib.catalogue import catalogue
+from distcalib.catalogue import catalogue, terms
 from distcalib.errors import InputError
 from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
@@ -60,7 +60,8 @@ def test_every_row_says_what_it_counts_of_whom_when_and_in_which_unit(table):
     assert table.loc[filers, "population"].eq("returns filed").all()
     survey = table["source"].str.contains("American Community Survey") & table["table"].str.match(r"S\d")
     estimated = survey & ~table["note"].str.contains("sum") & (table["geo_level"] == "district")
-    controlled = table["concept"].eq("residents")
+    # Controlled totals have no sampling error; the median's margin is in dollars, in the note.
+    controlled = table["concept"].isin(["residents", "households below the median household income"])
     assert table.loc[estimated & ~controlled, "moe"].notna().mean() > 0.99
     assert (table["status"] == "fit").eq(table["reason"] == "").all()
 
@@ -99,7 +100,7 @@ def test_every_area_exists_and_every_fitted_quantity_covers_all_of_its_level(tab
 
 
 def test_variables_and_constraints_are_those_of_the_rules_engine(table):
-    names = set(table["variable"]) - set(COUNTS)
+    names = {term for variable in table["variable"] for term in terms(variable)} - set(COUNTS)
     used = {c.variable for text in table["constraints"].unique() for c in parse_constraints(text)}
     assert [n for n in names | used if n not in catalogue()] == []
     canonical = table["constraints"].map(lambda text: constraint_text(parse_constraints(text)))
@@ -202,26 +203,35 @@ def test_statuses_of_the_programmes_that_the_microdata_miss(table):
     assert (housing["status"] == "check").all()
 
 
-def test_pensions_wait_for_their_sum_and_nothing_of_them_is_fitted(table):
+def test_pensions_are_fitted_as_the_sum_of_both_lines(table):
     parts = table[table["variable"].isin(["taxable_pension_income", "taxable_ira_distributions"])]
     assert list(parts["status"]) == ["check", "check"]
     assert parts["reason"].str.contains("only the sum").all()
+    whole = table[table["variable"] == "taxable_pension_income+taxable_ira_distributions"]
+    assert list(whole["status"]) == ["fit"]
+    assert whole["value"].item() == parts["value"].sum()
+    assert whole["vintage"].item() == parts["vintage"].unique().item()
     assert not table["variable"].isin(["pension_income", "taxable_retirement_distributions"]).any()
 
 
-def test_households_are_fitted_and_poverty_and_median_income_are_not(table):
+def test_households_are_fitted_and_poverty_and_median_income_are_checked(table):
     surveyed = table[table["table"] == "S2201"].groupby("concept")
     status = {concept: set(rows["status"]) for concept, rows in surveyed}
     assert status == {
         "households": {"fit"},
-        "households below the official poverty line": {"excluded"},
-        "median household income (money income before tax)": {"excluded"},
+        "households below the official poverty line": {"check"},
+        "households below the median household income": {"check"},
     }
     assert {c: len(rows) for c, rows in surveyed}["households"] == 488
-    median = table[table["concept"].str.contains("median")]
+    median = table[table["concept"].str.contains("median")].set_index("geographic_id")
     assert len(median) == 436
-    assert median["value"].between(40_000, 200_000).all()
-    assert median["reason"].str.contains("no weighted sum").all()
+    dollars = median["constraints"].str.extract(r"^hud_annual_income<(\d+)$")[0].astype(int)
+    assert dollars.between(40_000, 200_000).all()
+    households = table[(table["concept"] == "households") & (table["geo_level"] == "district")]
+    half = households.set_index("geographic_id")["value"] / 2
+    pd.testing.assert_series_equal(median["value"], half.reindex(median.index), check_names=False)
+    assert median["reason"].str.contains("retirement").all()
+    assert median["note"].str.contains("90 % margin").all()
 
 
 def test_aca_persons_are_the_members_who_pay_a_premium_and_take_up(table):

@@ -1,0 +1,155 @@
+"""``geography_assignment.npz``: the file in which PolicyEngine's own pipeline keeps an assignment."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from distcalib.errors import InputError
+from distcalib.geography.assignment import ARRAYS, FIELDS, GeographyAssignment, as_bytes, digits
+from distcalib.storage import publish
+
+_TEXT = {"block_geoid": 15, "county_fips": 5}
+_COUNTS = ("n_records", "n_clones")
+
+
+def save_assignment(assignment: GeographyAssignment, path: str | Path) -> None:
+    """Write an assignment: complete, or not at all.
+
+    Arrays: block_geoid (U15) and county_fips (U5), empty where unknown; cd_geoid (U4, no leading zero);
+    state_fips (int64); n_records and n_clones (shape (1,)). Where there are crosswalk codes, derived and
+    derived_puma ... carry them; readers of the plain format pass over these.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        name: digits(getattr(assignment, name), width).astype(f"U{width}") for name, width in _TEXT.items()
+    }
+    arrays["cd_geoid"] = assignment.cd_geoid.astype("U4")
+    arrays["state_fips"] = assignment.state_fips.astype(np.int64)
+    arrays |= {name: np.array([getattr(assignment, name)]) for name in _COUNTS}
+    if assignment.derived is not None:
+        arrays["derived"] = assignment.derived.index.to_numpy()
+        arrays |= {f"derived_{n}": as_bytes(assignment.derived[n].array) for n in assignment.derived}
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **cast(Any, arrays))
+
+    publish(path, write)
+
+
+def load_assignment(path: str | Path) -> GeographyAssignment:
+    """Read an assignment that this package or PolicyEngine's pipeline saved.
+
+    The latter holds its blocks as pickled objects. Nothing is ever unpickled but lists of text.
+
+    Raises
+    ------
+    InputError
+        Names file and key: a missing array, one that is too short, a value that is not a code, a block that
+        is not in its county, a county or district that is not in its state.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError("no such file", place=file, expected="geography_assignment.npz")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            held = {name.removesuffix(".npy"): _read(archive, name, file) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, ValueError, EOFError, OSError) as error:
+        raise InputError(f"is not an .npz file ({error})", place=file) from None
+    for name in (*ARRAYS, *_COUNTS):
+        if name not in held:
+            raise InputError("lacks an array", place=file, value=name, choices=held)
+    records, clones = (int(_integers(held[name], file, name).reshape(-1)[0]) for name in _COUNTS)
+    arrays = {name: _integers(held[name], file, name) for name in ARRAYS}
+    for name, array in arrays.items():
+        if array.shape != (records * clones,):
+            raise InputError(
+                "has the wrong shape",
+                place=f"{file}: {name}",
+                value=array.shape,
+                expected=f"({records * clones},)",
+            )
+    block, county = arrays["block_geoid"], arrays["county_fips"]
+    _agree((block == 0) | (block // 10**10 == county), block, "not in its county", f"{file}: block_geoid")
+    state = arrays["state_fips"]
+    _agree((county == 0) | (county // 1000 == state), county, "not in its state", f"{file}: county_fips")
+    _agree(arrays["cd_geoid"] // 100 == state, arrays["cd_geoid"], "not in its state", f"{file}: cd_geoid")
+    typed = {name: arrays[name].astype(kind) for name, kind in ARRAYS.items()}
+    assignment = GeographyAssignment(**typed, n_records=records, n_clones=clones)
+    if "derived" not in held:
+        return assignment
+    names = [name for name in FIELDS if f"derived_{name}" in held]
+    places = _integers(held["derived"], file, "derived")
+    if not np.array_equal(places, np.unique(assignment.finest())):
+        raise InputError("are not the places in use", place=f"{file}: derived")
+    fields = {name: pd.Categorical(held[f"derived_{name}"].astype(str)) for name in names}
+    return assignment.with_derived(places, fields)
+
+
+def _agree(good: NDArray[np.bool_], values: NDArray[np.int64], words: str, place: str) -> None:
+    if not good.all():
+        raise InputError(f"{(~good).sum()} are {words}", place=place, value=int(values[~good][0]))
+
+
+def _integers(array: NDArray[Any], file: Path, name: str) -> NDArray[np.int64]:
+    """Return codes as numbers, 0 for the empty."""
+    if array.dtype.kind in "US":
+        words = np.where(array.astype("U") == "", "0", array.astype("U"))
+        good = np.char.isdecimal(words)
+        if not good.all():
+            raise InputError("is not a code of digits", place=f"{file}: {name}", value=str(words[~good][0]))
+        return words.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise InputError("is not of numbers", place=f"{file}: {name}", value=str(array.dtype))
+    return array.astype(np.int64)
+
+
+def _read(archive: zipfile.ZipFile, name: str, file: Path) -> NDArray[Any]:
+    with archive.open(name) as stream:
+        version = np.lib.format.read_magic(stream)
+        header = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        _, _, kind = header(stream)
+        if kind.hasobject:
+            words = _Words(stream, f"{file}: {name}").load()
+            return np.array(words.texts(f"{file}: {name}"), dtype="U")
+    with archive.open(name) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+class _Part:
+    """Stands for whatever the pickle of an array of objects asks numpy to make, and makes nothing."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: Any = ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def texts(self, place: str) -> list[str]:
+        if len(self.state) == 5 and isinstance(self.state[4], list):
+            words = self.state[4]
+            if all(isinstance(word, str) for word in words):
+                return words
+        raise InputError("holds objects that are not text", place=place)
+
+
+class _Words(pickle.Unpickler):
+    """Reads the pickle of an array of texts; calls nothing that the file names."""
+
+    def __init__(self, stream: Any, place: str) -> None:
+        super().__init__(stream)
+        self.place = place
+
+    def find_class(self, module: str, name: str) -> type:
+        if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
+            return _Part
+        raise InputError("holds objects that are not text", place=self.place, value=f"{module}.{name}")

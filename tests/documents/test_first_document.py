@@ -1,0 +1,264 @@
+"""What the first document says of its matrix, on a database and a survey with its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from plain_survey import Households, fake_values
+from scipy import sparse
+from sqlalchemy import create_engine, text
+
+from distcalib import MatrixTracer, SparseMatrixBuilder, create_target_groups
+from distcalib.errors import InputError
+
+CDS = ["1501", "1502", "201", "3001", "3002", *(str(cd) for cd in range(3701, 3715))]
+FILTER = {"stratum_group_ids": [4], "variables": ["snap"]}
+N = 13_507
+
+
+@pytest.fixture(scope="module")
+def built(documents_database, survey):
+    """Targets, matrix, mapping and tracer of the first document, with amounts that need no rules engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distcalib.documents.pieces.household_values", fake_values)
+        sim = Households(survey)
+        builder = SparseMatrixBuilder(f"sqlite:///{documents_database}", 2024, CDS, survey)
+        targets, X, mapping = builder.build_matrix(sim, target_filter=FILTER)
+        yield targets, X, mapping, MatrixTracer(targets, X, mapping, CDS, sim)
+
+
+def test_the_documents_own_query_finds_its_districts(documents_database):
+    query = """SELECT DISTINCT sc.value AS cd_geoid FROM strata s
+        JOIN stratum_constraints sc ON s.stratum_id = sc.stratum_id
+        WHERE s.stratum_group_id = 1 AND sc.constraint_variable = 'congressional_district_geoid'
+          AND (sc.value LIKE '37__' OR sc.value LIKE '150_' OR sc.value LIKE '300_'
+               OR sc.value = '200' OR sc.value = '201') ORDER BY sc.value"""
+    with create_engine(f"sqlite:///{documents_database}").connect() as connection:
+        assert [row[0] for row in connection.execute(text(query))] == CDS
+
+
+def test_a_national_row_joins_538_of_the_stratum_group(built):
+    targets, X, _, _ = built
+    assert X.shape == (539, 256_633)
+    assert isinstance(X, sparse.csr_matrix)
+    assert X.dtype == np.float32
+    assert (targets["stratum_group_id"] == 4).sum() == 538
+    assert targets.iloc[0][["variable", "geographic_id", "stratum_group_id"]].tolist() == ["snap", "US", 1]
+
+
+def test_targets_have_the_columns_that_the_document_prints(built):
+    row = built[0].iloc[80]
+    assert row.index.tolist() == [
+        "target_id", "stratum_id", "variable", "value", "period", "stratum_group_id", "geographic_id",
+    ]  # fmt: skip
+    assert (row["variable"], row["value"], row["period"], row["geographic_id"]) == (
+        "snap",
+        4041086120.0,
+        2024,
+        "37",
+    )
+
+
+def test_group_28_of_snap_by_state_is_north_carolina_in_row_80(built):
+    tracer = built[3]
+    row = tracer.get_group_rows(2).iloc[28]["row_index"]
+    info = tracer.get_row_info(row)
+    assert row == 80
+    assert list(info) == [
+        "row_index", "variable", "variable_desc", "geographic_id", "target_value", "stratum_id",
+        "stratum_group_id",
+    ]  # fmt: skip
+    assert info | {"stratum_id": 0} == {
+        "row_index": 80,
+        "variable": "snap",
+        "variable_desc": "SNAP allotment",
+        "geographic_id": "37",
+        "target_value": 4041086120.0,
+        "stratum_id": 0,
+        "stratum_group_id": 4,
+    }
+    assert tracer.get_row_info(tracer.get_group_rows(2).iloc[10]["row_index"])["geographic_id"] != "37"
+
+
+def test_a_household_has_a_column_in_every_district(built):
+    _, _, mapping, tracer = built
+    positions = tracer.get_household_column_positions(25)
+    assert positions == {cd: i * N for i, cd in enumerate(CDS)}
+    assert positions["3702"] == 81_042
+    assert tracer.get_household_column_positions(28)["201"] == 27_015
+    assert list(mapping) == CDS
+    assert tracer.get_column_info(27_015) == {
+        "column_index": 27_015,
+        "cd_geoid": "201",
+        "household_id": 28,
+        "household_index": 1,
+    }
+
+
+def test_a_states_row_is_zero_outside_the_state(built):
+    targets, X, _, tracer = built
+    row = X[80, :]
+    inside = np.array([CDS[c // N] for c in row.nonzero()[1]])
+    assert set(inside) == {cd for cd in CDS if cd.startswith("37")}
+    positions = tracer.get_household_column_positions(25)
+    assert X[80, positions["3702"]] == 137
+    assert X[80, positions["201"]] == 0
+    alaska = targets.index[(targets["geographic_id"] == "2") & (targets["variable"] == "snap")][0]
+    assert X[alaska, positions["201"]] == 102
+    # Nothing is known of the other 47 states here.
+    assert X[1:52].sum(axis=1).nonzero()[0].size == 4
+
+
+def test_a_cell_and_a_household_are_traced(built):
+    tracer = built[3]
+    cell = tracer.lookup_matrix_cell(80, 81_042)
+    assert cell["value"] == 137
+    assert cell["row"]["geographic_id"] == "37"
+    assert cell["column"]["cd_geoid"] == "3702"
+    trace = tracer.trace_household_targets(25)
+    # In each district: the nation, its state's count and dollars, and its own count.
+    assert len(trace) == 19 * 4
+    there = trace[trace["cd_geoid"] == "201"]
+    assert there["geographic_id"].tolist() == ["US", "2", "2", "201"]
+    assert there["value"].tolist() == [102, 1, 102, 1]
+    assert trace["column_index"].is_monotonic_increasing
+    assert tracer.trace_household_targets(28).empty
+
+
+STRUCTURE = """
+================================================================================
+MATRIX STRUCTURE BREAKDOWN
+================================================================================
+
+Matrix dimensions: 539 rows x 256633 columns
+  Rows = 539 targets
+  Columns = 13507 households x 19 CDs
+           = 13,507 x 19 = 256,633
+
+--------------------------------------------------------------------------------
+COLUMN STRUCTURE (Households stacked by CD)
+--------------------------------------------------------------------------------
+
+Showing first and last 5 CDs of 19 total:
+
+First 5 CDs:
+cd_geoid  start_col  end_col  n_households
+    1501          0    13506         13507
+    1502      13507    27013         13507
+     201      27014    40520         13507
+    3001      40521    54027         13507
+    3002      54028    67534         13507
+
+Last 5 CDs:
+cd_geoid  start_col  end_col  n_households
+    3710     189098   202604         13507
+    3711     202605   216111         13507
+    3712     216112   229618         13507
+    3713     229619   243125         13507
+    3714     243126   256632         13507
+
+--------------------------------------------------------------------------------
+ROW STRUCTURE (Targets)
+--------------------------------------------------------------------------------
+
+Total targets: 539
+
+Targets by stratum group:
+                  n_targets  n_unique_vars
+stratum_group_id                          
+1                         1              1
+4                       538              2
+
+--------------------------------------------------------------------------------
+TARGET GROUPS (for loss calculation)
+--------------------------------------------------------------------------------
+
+=== Creating Target Groups ===
+
+National targets:
+  Group 0: Snap = 107,062,860,000
+
+State targets:
+  Group 1: SNAP Household Count (51 targets)
+  Group 2: Snap (51 targets)
+
+District targets:
+  Group 3: SNAP Household Count (436 targets)
+
+Total groups created: 4
+========================================
+  Group 0: National Snap (1 target, value=107,062,860,000) - rows [0]
+  Group 1: State SNAP Household Count (51 targets) - rows [1, 2, 3, ..., 50, 51]
+  Group 2: State Snap (51 targets) - rows [52, 53, 54, ..., 101, 102]
+  Group 3: District SNAP Household Count (436 targets) - rows [103, 104, 105, ..., 537, 538]
+
+================================================================================
+"""  # noqa: W291
+
+
+def test_the_structure_is_printed_as_in_the_document(built, capsys):
+    built[3].print_matrix_structure()
+    assert capsys.readouterr().out == STRUCTURE
+
+
+def test_catalogues_name_rows_and_columns(built, capsys):
+    tracer = built[3]
+    tracer.print_row_catalog(3)
+    tracer.print_column_catalog(2)
+    words = capsys.readouterr().out
+    assert "SNAP allotment" in words
+    assert "and 536 more of 539" in words
+    assert "and 256,631 more of 256,633" in words
+
+
+def test_one_simulation_a_state_fills_its_districts_when_nothing_below_differs(
+    documents_database, survey, built, monkeypatch
+):
+    calls = []
+
+    def counted(source, assignment, columns, rows, **how):
+        calls.append(int(assignment.state_fips[columns][0]))
+        assert not assignment.county_fips.any()
+        return fake_values(source, assignment, columns, rows, **how)
+
+    monkeypatch.setattr("distcalib.documents.pieces.household_values", counted)
+    builder = SparseMatrixBuilder(documents_database, 2024, CDS, survey, county_level=False)
+    _, X, _ = builder.build_matrix(Households(survey), target_filter=FILTER)
+    assert sorted(set(calls)) == [2, 15, 30, 37]
+    assert len(calls) == 8  # two pieces of at most 12,000 households each
+    assert (built[1] != X).nnz == 0
+
+
+def test_groups_of_the_first_document_do_not_need_a_domain(built):
+    ids, labels = create_target_groups(built[0], verbose=False)
+    assert ids.dtype == np.int32
+    assert np.bincount(ids).tolist() == [1, 51, 51, 436]
+    assert labels[0] == "Group 0: National Snap (1 target, value=107,062,860,000)"
+
+
+def test_another_simulation_is_refused(documents_database, survey):
+    sim = Households(survey)
+    sim.ids = sim.ids[:-1]
+    builder = SparseMatrixBuilder(documents_database, 2024, CDS, survey)
+    with pytest.raises(InputError, match="households are others"):
+        builder.build_matrix(sim, target_filter=FILTER)
+
+
+@pytest.mark.parametrize(
+    ("cds", "words"), [([], "no district"), (["201", "AK-00"], "twice"), (["9999"], "9999")]
+)
+def test_districts_that_cannot_be_used_are_named(documents_database, survey, cds, words):
+    with pytest.raises(InputError, match=words):
+        SparseMatrixBuilder(documents_database, 2024, cds, survey)
+
+
+def test_a_tracer_refuses_what_does_not_belong_together(built, survey):
+    targets, X, mapping, tracer = built
+    with pytest.raises(InputError, match="not the districts"):
+        MatrixTracer(targets, X, mapping, CDS[::-1], Households(survey))
+    with pytest.raises(InputError, match="another shape"):
+        MatrixTracer(targets.iloc[1:], X, mapping, CDS, Households(survey))
+    with pytest.raises(InputError, match="no household has this id"):
+        tracer.get_household_column_positions(26)
+    with pytest.raises(InputError, match="no such row"):
+        tracer.get_row_info(539)

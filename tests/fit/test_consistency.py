@@ -1,0 +1,104 @@
+"""What stands against targets before any fit, on a world small enough to count by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distcalib.fit.consistency import area_excess, consistency, least_excess
+
+GEOIDS = np.repeat([101, 102], 20)
+W = np.full(40, 10.0)
+
+
+def world() -> tuple[sp.csr_array, pd.DataFrame]:
+    """Two districts of one state, 20 donors each; persons, and the quarter of them that has pensions."""
+    rows, cells = [], []
+    for variable, held in (("person_count", np.ones(40)), ("pension", (np.arange(40) % 20 < 5) * 1.0)):
+        for level, area, inside in (
+            ("state", "1", GEOIDS > 0),
+            ("district", "101", GEOIDS == 101),
+            ("district", "102", GEOIDS == 102),
+        ):
+            cells.append(inside * held)
+            rows.append({"variable": variable, "geo_level": level, "geographic_id": area})
+    table = pd.DataFrame(rows).assign(reform_id=0, constraints="", moe=np.nan, tolerance=0.05, status="fit")
+    table["name"] = table["geo_level"] + table["geographic_id"] + "/" + table["variable"]
+    matrix = sp.csr_array(np.array(cells))
+    table["value"] = matrix @ W
+    return matrix, table
+
+
+def found(matrix: sp.csr_array, table: pd.DataFrame, few: float = 3) -> pd.DataFrame:
+    out = consistency(
+        matrix, table, initial_weights=W, donors=np.arange(40), areas=GEOIDS, bounds=(0.5, 2.0), few=few
+    )
+    return out.set_index("name")
+
+
+def change(table: pd.DataFrame, **values: float) -> pd.DataFrame:
+    return table.assign(value=[values.get(n, v) for n, v in zip(table["name"], table["value"], strict=True)])
+
+
+def test_a_consistent_world_has_no_problem():
+    out = found(*world())
+    assert (out["problem"] == "").all()
+    row = out.loc["district101/person_count"]
+    assert row[["donors", "start", "least", "most"]].tolist() == [20, 200, 100, 400]
+    assert out["area_excess"].to_numpy() == pytest.approx(0, abs=1e-9)
+
+
+def test_each_problem_is_named():
+    matrix, table = world()
+    empty = matrix.toarray()
+    empty[4] = 0
+    assert found(sp.csr_array(empty), table)["problem"]["district101/pension"] == "impossible"
+    beyond = change(table, **{"district101/person_count": 500.0, "state1/person_count": 700.0})
+    assert found(matrix, beyond)["problem"]["district101/person_count"] == "short"
+    apart = change(table, **{"state1/pension": 140.0})
+    assert found(matrix, apart)["problem"]["state1/pension"] == "contradiction"
+    assert (found(matrix, table, few=6)["problem"][["district101/pension"]] == "few donors").all()
+    # 400 are within reach, unless the five with pensions stay at 50: 15 x 20 + 52.5 = 352.5 < 0.95 x 380.
+    held = change(table, **{"district101/person_count": 380.0, "state1/person_count": 580.0})
+    out = found(matrix, held)
+    assert out["problem"]["district101/person_count"] == "together"
+    lacking = (0.95 * 380 - 352.5) / 380
+    assert out["area_excess"]["district101/person_count"] == pytest.approx(lacking, rel=1e-6)
+    # The state lacks nothing beyond what its district lacks.
+    assert out["problem"]["district102/person_count"] == ""
+
+
+def test_checks_and_targets_that_are_not_asked_about_have_no_figure():
+    matrix, table = world()
+    table.loc[table["name"] == "district101/pension", "status"] = "check"
+    limits = (0.5 * W, 2 * W)
+    only = (table["geographic_id"] == "102").to_numpy()
+    out = area_excess(matrix, table, limits, GEOIDS, only)
+    assert np.isfinite(out[only]).all()
+    assert np.isnan(out[~only]).all()
+    assert found(matrix, table)["problem"]["district101/pension"] == ""
+
+
+def test_a_system_that_is_too_large_is_not_judged(monkeypatch):
+    monkeypatch.setattr("distcalib.fit.consistency.LARGEST", 10)
+    matrix, table = world()
+    assert np.isnan(area_excess(matrix, table, (0.5 * W, 2 * W), GEOIDS)).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.booleans())
+def test_targets_that_some_weights_give_have_no_excess_and_others_the_distance(seed, shifted):
+    rng = np.random.default_rng(seed)
+    matrix = sp.csr_array(rng.integers(0, 4, (5, 12)).astype(float) + np.eye(5, 12))
+    low, high = np.full(12, 1.0), np.full(12, 3.0)
+    value = matrix @ rng.uniform(low, high)
+    if shifted:  # all that the first row can give, and a tenth of it more
+        value[0] = 1.1 * (matrix @ high)[0]
+        value[1:] = (matrix @ high)[1:]
+    excess = least_excess(matrix, value, np.full(5, 0.01), (low, high))
+    # Only the first is out of reach: 1/1.1 of it is to be had, 1 % is allowed.
+    assert excess == pytest.approx(1 - 1 / 1.1 - 0.01 if shifted else 0.0, abs=1e-7)
