@@ -52,7 +52,7 @@ ROOMS = {
 
 # Cost of a simulation, measured on 2 shared cores with all bundled targets: a fixed part and a part for each
 # household; opening a file with Microsimulation to verify it costs about twice the time and the same memory.
-SECONDS_FIXED, SECONDS_HOUSEHOLD = 1.5, 0.0022
+SECONDS_FIXED, SECONDS_HOUSEHOLD, SECONDS_REFORM = 1.5, 0.0022, 0.8
 BYTES_FIXED, BYTES_HOUSEHOLD = 1.35e9, 0.5e6
 # Bytes of one kept household in one file, and of one cell of the matrix on storage.
 FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
@@ -360,8 +360,9 @@ def _facts(
     plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata
 ) -> dict[str, Any]:
     n = assignment.n_columns
-    measures = targets.rows[["variable", "constraints"]].drop_duplicates()
+    measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
+    reforms = targets.rows.loc[targets.rows["reform_id"] > 0, "reform_id"].nunique()
     wanted = plan.run.areas
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
@@ -392,7 +393,7 @@ def _facts(
         },
         "cpu_seconds": round(
             # Verification opens the files with Microsimulation, which costs about two simulations.
-            3 * (SECONDS_FIXED * len(plan.slices) + SECONDS_HOUSEHOLD * n)
+            3 * ((SECONDS_FIXED + SECONDS_REFORM * reforms) * len(plan.slices) + SECONDS_HOUSEHOLD * n)
         ),
         "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
         "far": [

@@ -6,8 +6,10 @@ import gc
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,17 @@ def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
     return array
 
 
+@cache
+def _rules_engine() -> ModuleType:
+    """Import the rules engine, and leave its three million objects out of later collections (2 s each)."""
+    check_version()
+    import policyengine_us
+
+    gc.collect()
+    gc.freeze()
+    return policyengine_us
+
+
 @contextmanager
 def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimulation]:
     """Simulate placed households of one state, and give the memory back afterwards.
@@ -90,10 +103,7 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
     Mixing states is slow, because every state's formulas then run. `Simulation` gives the same values as
     `Microsimulation`, bit for bit, without a weighted series around every intermediate array.
     """
-    check_version()
-    from policyengine_us import Simulation
-
-    simulation = RulesSimulation(Simulation(dataset=_InMemoryDataset(data)), data, place)
+    simulation = RulesSimulation(_rules_engine().Simulation(dataset=_InMemoryDataset(data)), data, place)
     try:
         yield simulation
     finally:
@@ -119,9 +129,7 @@ def open_published(path: str | Path, period: int, at_most: int | None = None) ->
     RulesSimulation
         One a part, in the order of the file. Only one is open at a time.
     """
-    check_version()
-    from policyengine_us import Microsimulation
-
+    rules = _rules_engine()
     data = Microdata.read(path, period)
     size = data.count() if at_most is None else at_most
     n_parts = -(-data.count() // size)
@@ -134,7 +142,7 @@ def open_published(path: str | Path, period: int, at_most: int | None = None) ->
                 ids = {e: data.ids[e][data.rows_of(e, inside)[0]] for e in data.ids}
                 part_path, part_data = Path(scratch) / f"{part}.h5", data.take(inside, ids)
                 part_data.write(part_path)
-            simulation = RulesSimulation(Microsimulation(dataset=str(part_path)), part_data, str(path))
+            simulation = RulesSimulation(rules.Microsimulation(dataset=str(part_path)), part_data, str(path))
             yield simulation
             del simulation
             gc.collect()

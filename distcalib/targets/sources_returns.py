@@ -18,8 +18,8 @@ AGI = "adjusted gross income of filers"
 # Published national totals of income tax returns (SOI name -> our variable), amounts in dollars. None of them
 # is summed with another; a concept that the microdata do not hold says so and is excluded.
 _ONE_RETIREMENT = (
-    "only the sum of taxable pensions, annuities and IRA distributions is comparable, and it is a target: the "
-    "source of the microdata divides them otherwise than returns do"
+    "only the sum of taxable pensions, annuities and IRA distributions is comparable, and it is a target: "
+    "the source of the microdata divides them otherwise than returns do"
 )
 _SOI_AMOUNTS = {
     "employment_income": ("irs_employment_income", "wages and salaries on returns", ""),

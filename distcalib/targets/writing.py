@@ -86,7 +86,8 @@ def write_database(table: pd.DataFrame, engine: Engine, *, guards: bool = True) 
             (targets, target),
             (target_register, register),
         ):
-            db.execute(into.insert(), _records(frame))
+            if len(frame):  # an empty list would insert one row of nothing
+                db.execute(into.insert(), _records(frame))
         if guards:
             sources = target["source"].dropna().unique()
             db.execute(field_valid_values.insert(), valid_values(sources))
