@@ -51,7 +51,8 @@ def _line(row: dict[str, Any]) -> str:
     if row.get("sets", 1) > 1:
         constraints += f" and {row['sets'] - 1} more sets"
     where = row["geo_level"] + (f", {row['areas']} areas" if row["areas"] > 1 else "")
-    words = f"{row['variable']}{constraints}{row['period'] and f' {row['period']}'}, {where}"
+    period = f" {row['period']}" if row["period"] else ""  # a stratum has none
+    words = f"{row['variable']}{constraints}{period}, {where}"
     area = area_name(row["geographic_id"])
     # The table has no unit: figures stand without a sign.
     value, against = amount_text(row["value"], ""), amount_text(row["against"], "")
