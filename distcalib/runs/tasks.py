@@ -141,6 +141,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     from distcalib.fit import fit_weights, summarise
     from distcalib.fit.consistency import consistency
     from distcalib.fit.diagnostics import explain, group_causes
+    from distcalib.fit.spec import FitSpec
 
     run = Path(task.inputs.run)
     matrix = read_block(run / "matrix.zarr" / "X")
@@ -157,7 +158,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         initial_weights=columns["initial_weight"].to_numpy(np.float64),
         donors=columns["household_id"].to_numpy(),
         areas=columns["cd_geoid"].to_numpy(),
-        bounds=(settings["lower_bound"], settings["upper_bound"]),
+        bounds=tuple(settings.get(b, getattr(FitSpec, b)) for b in ("lower_bound", "upper_bound")),
     )
     publish(folder / "consistency.csv", lambda path: problems.to_csv(path, index=False))
     result = fit_weights(
