@@ -37,7 +37,7 @@ from sides import (
 )
 
 DOMAINS = ["snap", "age", "medicaid_enrolled", "aca_ptc"]
-# What issue and users ask for: a quarter of the CPU seconds, half of the memory.
+# The goal: a quarter of the CPU seconds, half of the memory.
 CPU_GOAL, MEMORY_GOAL = 1 / 4, 1 / 2
 
 

@@ -21,6 +21,18 @@ ENTITIES = ("person", *GROUP_ENTITIES)
 COUNTS = {f"{entity}_count": entity for entity in ENTITIES}
 
 
+# Variables of policyengine-us 2.68.0 whose value for a household depends on everybody else in the file and on
+# the weights: a state's Medicaid spending shared out over the enrolled, deciles. No matrix has cells for it.
+OF_THE_WHOLE_FILE = frozenset(
+    {
+        "healthcare_benefit_value", "household_health_benefits", "household_income_decile",
+        "household_net_income_including_health_benefits", "medicaid", "medicaid_cost",
+        "medicaid_cost_if_enrolled", "medicaid_federal_cost", "medicaid_slcsp_state_average_cost_index",
+        "medicaid_slcsp_state_denominator", "medicaid_state_cost", "spm_unit_income_decile",
+    }
+)  # fmt: skip
+
+
 def terms(variable: str) -> tuple[str, ...]:
     """Return the variables that a target adds up: ``a+b`` is the sum of a and b, unit by unit."""
     return tuple(term.strip() for term in variable.split("+"))

@@ -14,7 +14,14 @@ from distcalib.digest import digest_of
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets.database import read_targets, without_password
-from distcalib.targets.prepare import carry, choose_periods, exclude_unknown_reforms, in_order, names
+from distcalib.targets.prepare import (
+    carry,
+    choose_periods,
+    exclude_of_the_whole_file,
+    exclude_unknown_reforms,
+    in_order,
+    names,
+)
 from distcalib.targets.rules import Rules
 from distcalib.targets.strata import check_targets, read_strata
 
@@ -136,6 +143,7 @@ def load_targets(
             "the database has no target_register: every active target is fitted, however far it is"
         )
     exclude_unknown_reforms(table, warnings)
+    exclude_of_the_whole_file(table, warnings)
     if uprate and str(source) == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with published values")
     usable = (table["status"] != "excluded").to_numpy()

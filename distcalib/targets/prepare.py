@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from distcalib.catalogue import OF_THE_WHOLE_FILE
 from distcalib.errors import InputError
 from distcalib.targets.reconcile import ACA_DOMAIN, reconcile
 from distcalib.targets.reforms import REFORMS
@@ -54,6 +55,18 @@ def exclude_unknown_reforms(table: pd.DataFrame, warnings: list[str]) -> None:
         table.loc[unknown, "status"] = "excluded"
         some = ", ".join(sorted(set(what[unknown]))[:5])
         warnings.append(f"{int(unknown.sum())} targets of reforms are excluded: {some}")
+
+
+def exclude_of_the_whole_file(table: pd.DataFrame, warnings: list[str]) -> None:
+    """Exclude, in place, targets that no matrix can hold (`OF_THE_WHOLE_FILE`), by name."""
+    used = table["variable"].str.findall(r"\w+") + table["constraints"].str.findall(r"[A-Za-z_]\w*")
+    shared = used.map(lambda names: ", ".join(sorted(OF_THE_WHOLE_FILE.intersection(names))))
+    lost = (shared != "") & (table["status"] != "excluded")
+    if lost.any():
+        table.loc[lost, "reason"] = "depends on everybody in a file, so has no cells: " + shared[lost]
+        table.loc[lost, "status"] = "excluded"
+        which = ", ".join(sorted(set(shared[lost])))
+        warnings.append(f"{int(lost.sum())} targets depend on everybody in a file and are excluded: {which}")
 
 
 def carry(

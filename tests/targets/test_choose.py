@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import create_engine, text
 
-from distcalib.catalogue import catalogue
+from distcalib.catalogue import OF_THE_WHOLE_FILE, catalogue
 from distcalib.config import RunConfig
 from distcalib.errors import InputError
 from distcalib.geography.sources import districts
@@ -234,6 +234,26 @@ def test_known_reforms_are_rows_of_a_run(own):
     found = load_targets(own, 2024, ALL).rows.set_index("reform_id")
     assert found.loc[1, "name"] == "national/salt_deduction_expenditure"
     assert found.loc[1, "status"] == "fit"
+
+
+def test_targets_that_depend_on_the_whole_file_are_left_out_of_a_run_by_name(table, tmp_path):
+    more = [
+        rows(["US"], "medicaid", 9e11),
+        rows(["US"], "ssi+medicaid_cost", 9e11),
+        rows(["US"], "household_count", 1e7, constraints="household_income_decile==1"),
+        rows(["US"], "person_count", 7e7, constraints="medicaid_enrolled==True"),
+    ]
+    path = tmp_path / "own.db"
+    write_database_file(pd.concat([table, *more], ignore_index=True), path)
+    found = load_targets(path, 2024, ALL)
+    lost = found.excluded[found.excluded["reason"].str.contains("everybody")]
+    assert sorted(lost["variable"]) == ["household_count", "medicaid", "ssi+medicaid_cost"]
+    assert any("household_income_decile, medicaid, medicaid_cost" in w for w in found.warnings)
+    assert "person_count" in set(found.rows["variable"])
+
+
+def test_the_list_of_such_variables_is_of_the_rules_engine():
+    assert not [v for v in OF_THE_WHOLE_FILE if v not in catalogue()]
 
 
 def test_unasked_strata_need_not_be_readable(own):
