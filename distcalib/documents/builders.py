@@ -80,7 +80,8 @@ class _Builder:
             X = assemble(paths)
         columns = assignment.frame(source.ids["household"])
         self.matrix = CalibrationMatrix(X, targets, columns, origin)
-        return self.matrix.to_scipy()
+        # The caller's own: what is written into it does not reach the matrix that explains itself.
+        return self.matrix.to_scipy().copy()
 
     def _blocks(self, pieces: Iterable[Piece]) -> Iterator[sparse.csr_array]:
         if self.client is None:
@@ -158,6 +159,14 @@ class UnifiedMatrixBuilder(_Builder):
         if not self.county_level:
             none = {name: np.zeros_like(getattr(geography, name)) for name in ("county_fips", "block_geoid")}
             geography = replace(geography, **none, derived=None)
+        elif (geography.county_fips // 1000 != geography.state_fips).any():
+            at = int(np.flatnonzero(geography.county_fips // 1000 != geography.state_fips)[0])
+            raise InputError(
+                f"a county that is unset or of another state than {geography.state_fips[at]}",
+                place=f"geography: column {at}",
+                value=f"{geography.county_fips[at]:05d}",
+                expected="a county of the column's state, or county_level=False",
+            )
         check_counties(geography, county_fips_of_rules_engine()["county_fips"])
         targets = self._targets(target_filter, hierarchical_domains=hierarchical_domains)
         rows = Rows.of(targets)
@@ -222,7 +231,8 @@ class SparseMatrixBuilder(_Builder):
         -------
         targets_df : DataFrame
             target_id, stratum_id, variable, value, period, stratum_group_id, geographic_id; one row a target,
-            nation, states, districts.
+            nation, states, districts. Also reform_id where there are reforms, and domain_variable where a
+            stratum has no group.
         X_sparse : csr_matrix of float32, shape (n targets, n districts * n households)
             ``column = district index * n_households + household index``.
         household_id_mapping : dict
@@ -234,7 +244,10 @@ class SparseMatrixBuilder(_Builder):
         targets = self._targets(target_filter, any_of=True, uprate=self.uprate)
         pieces = self._pieces(origin, Rows.of(targets), assignment)
         X = self._build(targets, source, assignment, pieces, origin)
-        return targets[_FIRST_COLUMNS], X, {cd: ids.copy() for cd in self.cds_to_calibrate}
+        # What the groups of targets need beyond the document's columns, where they need it.
+        more = ["reform_id"] if (targets["reform_id"] > 0).any() else []
+        more += ["domain_variable"] if targets["stratum_group_id"].isna().any() else []
+        return targets[[*_FIRST_COLUMNS, *more]], X, {cd: ids.copy() for cd in self.cds_to_calibrate}
 
     def _pieces(self, origin: Origin, rows: Rows, assignment: GeographyAssignment) -> Iterator[Piece]:
         n = assignment.n_records

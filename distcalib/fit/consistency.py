@@ -46,13 +46,16 @@ def attainable(X: sp.csr_array, limits: tuple[Float, Float]) -> tuple[Float, Flo
     """Return the least and the most that each row can give, (n_targets,) each, with weights within limits."""
     low, high = limits
     positive, negative = X.maximum(0), X.minimum(0)
+    positive.eliminate_zeros()  # a stored zero times an unbounded weight is no number
+    negative.eliminate_zeros()
     return positive @ low + negative @ high, positive @ high + negative @ low
 
 
 def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[Float, Float]) -> float:
     """Return the least sum over rows of what a miss has beyond its tolerance, relative to the target.
 
-    Zero when some weights within their limits meet all targets at once. A linear programme (HiGHS).
+    Zero when some weights within their limits meet all targets at once. A linear programme (HiGHS); NaN where
+    it finds no optimum.
 
     Parameters
     ----------
@@ -75,9 +78,7 @@ def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[
         bounds=np.column_stack([np.r_[limits[0], np.zeros(n)], np.r_[limits[1], np.full(n, np.inf)]]),
         method="highs",
     )
-    if solved.status != 0:
-        raise RuntimeError(f"the system of an area's targets was not solved: {solved.message}")
-    return float(solved.fun)
+    return float(solved.fun) if solved.status == 0 else np.nan
 
 
 def area_excess(
@@ -147,6 +148,36 @@ def area_excess(
     return out
 
 
+def limits_before(
+    initial_weights: Float,
+    lower: float,
+    upper: float,
+    records: int | None = None,
+    selects: bool = False,
+) -> tuple[Float, Float]:
+    """Return the least and largest weight that a fit may give each column, as far as known before it.
+
+    Parameters
+    ----------
+    initial_weights
+        Design weights, (n_columns,).
+    lower, upper
+        Bounds of a kept column's weight over its design weight, scaled to the mass of all.
+    records
+        How many columns are kept, where that is given: at least the lightest ones, so the scale is at most
+        the mass of all over theirs.
+    selects
+        Whether a penalty decides how many are kept: then no largest weight is known.
+    """
+    start = np.asarray(initial_weights, dtype=np.float64)
+    if records is not None and records < len(start):
+        scale = start.sum() / np.partition(start, records - 1)[:records].sum()
+        return np.zeros_like(start), upper * scale * start
+    if selects:
+        return np.zeros_like(start), np.where(start > 0, np.inf, 0.0)
+    return lower * start, np.multiply(upper, start, out=np.zeros_like(start), where=start > 0)
+
+
 def consistency(
     X: sp.csr_array,
     targets: pd.DataFrame,
@@ -154,7 +185,7 @@ def consistency(
     initial_weights: Float,
     donors: ArrayLike,
     areas: ArrayLike,
-    bounds: tuple[float, float],
+    limits: tuple[Float, Float],
     few: float = FEW_DONORS,
 ) -> pd.DataFrame:
     """Say of each target, before any fit, what stands against it.
@@ -165,8 +196,8 @@ def consistency(
         As `area_excess` takes them; targets also with name and moe.
     initial_weights, donors
         Design weight and donor of each column, (n_columns,).
-    bounds
-        Least and largest ratio of a weight to its design weight.
+    limits
+        Least and largest weight that the fit may give each column, (n_columns,) each; see `limits_before`.
     few
         Effective donors below which a row counts as weakly supported.
 
@@ -181,7 +212,6 @@ def consistency(
     """
     matrix = sp.csr_array(X, dtype=np.float64)
     start = np.asarray(initial_weights, dtype=np.float64)
-    limits = (bounds[0] * start, bounds[1] * start)
     value = targets["value"].to_numpy(np.float64)
     give = targets["tolerance"].to_numpy(np.float64) * np.abs(value)
     counted, effective = support(matrix, start, donors)
@@ -215,7 +245,7 @@ def consistency(
 
 
 def family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, NDArray[np.bool_]]:
-    """Compare each area's target with the sum over its parts, for fitted targets of one quantity.
+    """Compare the fitted targets of one quantity: of one area, and of an area and the sum over its parts.
 
     Parameters
     ----------
@@ -227,53 +257,72 @@ def family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, 
     Returns
     -------
     tuple of arrays, shape (n_targets,)
-        The relative gap (sum of parts - whole) / |whole| of the family that disagrees
-        most (NaN without one); the sign of error to which a gap above the tolerance pulls (else NaN); and
-        whether margins of error explain the gap.
+        The relative gap (other figure - target) / |target|, for a part that of its whole's family, where
+        it is widest (NaN without another figure); the sign of error to which a gap above the tolerance
+        pulls (else NaN); and whether margins of error explain the gap.
     """
     geoids = np.unique(np.asarray(areas, dtype=np.int64))
-    number = pd.to_numeric(targets["geographic_id"], errors="coerce")
-    level = targets["geo_level"]
+    level = targets["geo_level"].map({"national": 0, "state": 1, "district": 2}).to_numpy()
+    number = pd.to_numeric(targets["geographic_id"], errors="coerce").to_numpy(np.float64)
     key = targets["variable"] + "|" + targets["reform_id"].astype(str) + "|" + targets["constraints"]
-    # A part names its whole: a district its state, a state the nation (0).
-    whole = pd.Series(np.select([level == "district", level == "state"], [number // 100, 0.0], np.nan))
-    self_id = pd.Series(np.select([level == "state", level == "national"], [number, 0.0], np.nan))
-    parts_of = pd.Series(geoids // 100).value_counts()
-    expected = pd.concat([parts_of, pd.Series({0: len(parts_of)})])
     frame = pd.DataFrame(
         {
+            "row": np.arange(len(targets)),
             "key": key.to_numpy(),
+            "level": level,
+            "area": np.where(level == 0, 0.0, number),
             "value": targets["value"].to_numpy(np.float64),
             "square": targets["moe"].to_numpy(np.float64) ** 2,
             "tolerance": targets["tolerance"].to_numpy(np.float64),
-            "whole": whole.to_numpy(),
-            "self": self_id.to_numpy(),
         }
-    )
-    fitted = frame[(targets["status"] == "fit").to_numpy()]
-    parts = fitted.groupby(["key", "whole"]).agg(
-        parts=("value", "sum"), number=("value", "size"), square=("square", "sum"), known=("square", "count")
-    )
-    # A margin of the sum needs that of every part.
-    parts["square"] = parts["square"].where(parts["known"] == parts["number"])
-    family = fitted.dropna(subset="self").merge(
-        parts.reset_index(), left_on=["key", "self"], right_on=["key", "whole"], suffixes=("", "_parts")
-    )
-    family = family[family["number"] == family["self"].map(expected)]
-    family["gap"] = (family["parts"] - family["value"]) / family["value"].abs()
-    off = family["gap"].abs() > family["tolerance"]
-    # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
-    family["pull"] = np.where(off, np.sign(family["gap"]), np.nan)
-    margin = np.sqrt(family["square"] + family["square_parts"])
-    family["explained"] = (family["parts"] - family["value"]).abs() <= margin
-    found = family.drop_duplicates(["key", "self"]).set_index(["key", "self"])[["gap", "pull", "explained"]]
-    as_whole, as_part = (
-        found.reindex(pd.MultiIndex.from_arrays([frame["key"], frame[side]])) for side in ("self", "whole")
-    )
-    use = as_part["gap"].abs().fillna(-1).to_numpy() > as_whole["gap"].abs().fillna(-1).to_numpy()
-    gap = np.where(use, as_part["gap"], as_whole["gap"])
-    pull = np.where(use, -as_part["pull"], as_whole["pull"])
-    explained = np.where(use, as_part["explained"].eq(True), as_whole["explained"].eq(True))
-    out = (targets["status"] != "fit").to_numpy()
-    gap[out] = pull[out] = np.nan
-    return gap, pull, explained
+    )[(targets["status"] == "fit").to_numpy()]
+    place = ["key", "level", "area"]
+    # Figures of one quantity and area, where there are several: the one furthest off is the other.
+    same = frame.groupby(place)["value"]
+    low, high = same.transform("min"), same.transform("max")
+    other = high.where(high - frame["value"] >= frame["value"] - low, low)
+    widest = frame["square"].groupby([frame[c] for c in place]).transform("max")
+    several = same.transform("size") > 1
+    found = [_apart(frame[several], other[several], widest[several])]
+    once = frame.groupby(place, as_index=False).agg(value=("value", "mean"), square=("square", "mean"))
+    states = np.unique(geoids // 100)
+    parts_of = {
+        (2, 1): pd.Series(geoids // 100).value_counts(),
+        (1, 0): pd.Series({0: len(states)}),
+        (2, 0): pd.Series({0: len(geoids)}),
+    }
+    for (below, above), expected in parts_of.items():
+        part = once[once["level"] == below]
+        whole = part["area"] // 100 if above else 0 * part["area"]
+        sums = part.assign(whole=whole).groupby(["key", "whole"]).agg(
+            parts=("value", "sum"), number=("value", "size"), square_parts=("square", "sum"),
+            known=("square", "count"),
+        )  # fmt: skip
+        sums = sums.reset_index()
+        # A margin of the sum needs that of every part.
+        sums["square_parts"] = sums["square_parts"].where(sums["known"] == sums["number"])
+        sums = sums[sums["number"] == sums["whole"].map(expected)]
+        family = frame[frame["level"] == above].merge(
+            sums, left_on=["key", "area"], right_on=["key", "whole"]
+        )
+        mine = _apart(family, family["parts"], family["square_parts"])
+        # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
+        worst = family[["key", "whole"]].assign(**mine.drop(columns="row"))
+        worst = worst.iloc[(-worst["gap"].abs()).argsort(kind="stable")].drop_duplicates(["key", "whole"])
+        children = frame[frame["level"] == below]
+        children = children.assign(whole=children["area"] // 100 if above else 0 * children["area"])
+        theirs = children[["row", "key", "whole"]].merge(worst, on=["key", "whole"])
+        found += [mine, theirs.assign(pull=-theirs["pull"])[mine.columns]]
+    best = pd.concat(found, ignore_index=True)
+    best = best.iloc[(-best["gap"].abs()).argsort(kind="stable")].drop_duplicates("row").set_index("row")
+    best = best.reindex(np.arange(len(targets)))
+    return best["gap"].to_numpy(float), best["pull"].to_numpy(float), best["explained"].eq(True).to_numpy()
+
+
+def _apart(rows: pd.DataFrame, other: pd.Series, square: pd.Series) -> pd.DataFrame:
+    """Hold targets against another figure: relative gap, the side it pulls to, whether margins explain it."""
+    difference = other - rows["value"]
+    gap = difference / rows["value"].abs()
+    pull = np.where(gap.abs() > rows["tolerance"], np.sign(gap), np.nan)
+    explained = difference.abs() <= np.sqrt(rows["square"] + square)
+    return pd.DataFrame({"row": rows["row"], "gap": gap, "pull": pull, "explained": explained})

@@ -104,8 +104,15 @@ class CalibrationMatrix:
         if (folder / "plan.json").is_file():
             origin = _origin_of_run(folder / "plan.json")
         elif (folder / "matrix.json").is_file():
-            held = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["origin"]
-            origin = Origin(**held) if held else None
+            try:
+                held = json.loads((folder / "matrix.json").read_text(encoding="utf-8"))["origin"]
+                origin = Origin(**held) if held else None
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"cannot be read ({type(error).__name__}: {error})",
+                    place=folder / "matrix.json",
+                    expected="what CalibrationMatrix.save wrote",
+                ) from None
         else:
             raise InputError(
                 "holds no matrix",
@@ -117,12 +124,19 @@ class CalibrationMatrix:
                 raise InputError(
                     "has no matrix yet", place=folder, value=name, expected="a run that has got so far"
                 )
-        return cls(
-            read_block(folder / "matrix.zarr" / "X"),
-            pd.read_parquet(folder / "targets.parquet"),
-            pd.read_parquet(folder / "columns.parquet"),
-            origin,
-        )
+        try:
+            return cls(
+                read_block(folder / "matrix.zarr" / "X"),
+                pd.read_parquet(folder / "targets.parquet"),
+                pd.read_parquet(folder / "columns.parquet"),
+                origin,
+            )
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise InputError(
+                f"cannot be read ({type(error).__name__}: {error})",
+                place=folder,
+                expected="a matrix that was written whole",
+            ) from None
 
     def save(self, folder: str | Path) -> None:
         """Write the matrix as a new folder, complete or not at all: `load` reads it back equal.

@@ -184,6 +184,9 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
         "(clones of one donor are dependent)",
         highlight=False,
     )
+    if fit.get("problems"):
+        words = ", ".join(f"{name} {count:,}" for name, count in fit["problems"].items())
+        console.print(f"known before the fit (fit/consistency.csv): {words}", highlight=False)
     files = summary["files"]
     areas = [f for f in files if f.startswith("areas/") and f.endswith(".h5")]
     size = sum(f["bytes"] for f in files.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -175,9 +174,6 @@ def simulate_at_home(
                 columns[variable] = np.empty(microdata.count(entity), dtype=kind)
             columns[variable][microdata.rows_of(entity, part)[0]] = values
         report({"event": "task", "stage": name})
-        # What a state's rules leave in memory (tables, millions of objects) stays: later collections skip it.
-        gc.freeze()
-    gc.unfreeze()
     report({"event": "stage_done", "stage": name, "seconds": perf_counter() - began})
     return Simulated(assignment.state_fips, microdata.weights, table, columns, failed)
 

@@ -139,7 +139,7 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
 def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     """Fit weights to the targets of status fit."""
     from distcalib.fit import fit_weights, summarise
-    from distcalib.fit.consistency import consistency
+    from distcalib.fit.consistency import consistency, limits_before
     from distcalib.fit.diagnostics import explain, group_causes
     from distcalib.fit.spec import FitSpec
 
@@ -158,7 +158,13 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         initial_weights=columns["initial_weight"].to_numpy(np.float64),
         donors=columns["household_id"].to_numpy(),
         areas=columns["cd_geoid"].to_numpy(),
-        bounds=tuple(settings.get(b, getattr(FitSpec, b)) for b in ("lower_bound", "upper_bound")),
+        limits=limits_before(
+            columns["initial_weight"].to_numpy(np.float64),
+            settings.get("lower_bound", FitSpec.lower_bound),
+            settings.get("upper_bound", FitSpec.upper_bound),
+            settings.get("records"),
+            bool(settings.get("lambda_l0")),
+        ),
     )
     publish(folder / "consistency.csv", lambda path: problems.to_csv(path, index=False))
     result = fit_weights(

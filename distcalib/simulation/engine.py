@@ -6,7 +6,6 @@ import gc
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -85,15 +84,29 @@ def checked(values: Any, variable: str, count: int, place: str) -> np.ndarray:
     return array
 
 
-@cache
 def _rules_engine() -> ModuleType:
-    """Import the rules engine, and leave its three million objects out of later collections (2 s each)."""
     check_version()
     import policyengine_us
 
-    gc.collect()
-    gc.freeze()
     return policyengine_us
+
+
+@contextmanager
+def _collected() -> Iterator[None]:
+    """Collect what was made inside, and only that: simulations are full of cycles and hold tens of MB.
+
+    The rules engine's three million objects are set aside meanwhile, or each collection walks them (2 s).
+    Warm workers have set them aside for good; there nothing is taken back.
+    """
+    mine = gc.get_freeze_count() == 0
+    if mine:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if mine:
+            gc.unfreeze()
 
 
 @contextmanager
@@ -103,12 +116,13 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
     Mixing states is slow, because every state's formulas then run. `Simulation` gives the same values as
     `Microsimulation`, bit for bit, without a weighted series around every intermediate array.
     """
-    simulation = RulesSimulation(_rules_engine().Simulation(dataset=_InMemoryDataset(data)), data, place)
-    try:
-        yield simulation
-    finally:
-        del simulation
-        gc.collect()  # simulations are full of cycles and hold tens of MB until then
+    rules = _rules_engine()
+    with _collected():
+        simulation = RulesSimulation(rules.Simulation(dataset=_InMemoryDataset(data)), data, place)
+        try:
+            yield simulation
+        finally:
+            del simulation
 
 
 def open_published(path: str | Path, period: int, at_most: int | None = None) -> Iterator[RulesSimulation]:
@@ -142,10 +156,11 @@ def open_published(path: str | Path, period: int, at_most: int | None = None) ->
                 ids = {e: data.ids[e][data.rows_of(e, inside)[0]] for e in data.ids}
                 part_path, part_data = Path(scratch) / f"{part}.h5", data.take(inside, ids)
                 part_data.write(part_path)
-            simulation = RulesSimulation(rules.Microsimulation(dataset=str(part_path)), part_data, str(path))
-            yield simulation
-            del simulation
-            gc.collect()
+            with _collected():
+                engine = rules.Microsimulation(dataset=str(part_path))
+                simulation = RulesSimulation(engine, part_data, str(path))
+                yield simulation
+                del simulation, engine
 
 
 def engine_version() -> str:

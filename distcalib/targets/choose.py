@@ -21,6 +21,8 @@ from distcalib.targets.prepare import (
     exclude_unknown_reforms,
     in_order,
     names,
+    of_the_whole_file,
+    warn_of_activated,
 )
 from distcalib.targets.rules import Rules
 from distcalib.targets.strata import check_targets, read_strata
@@ -142,6 +144,7 @@ def load_targets(
         warnings.append(
             "the database has no target_register: every active target is fitted, however far it is"
         )
+    warn_of_activated(table, warnings)
     exclude_unknown_reforms(table, warnings)
     exclude_of_the_whole_file(table, warnings)
     if uprate and str(source) == "bundled":
@@ -224,7 +227,8 @@ def select_targets(
     Warns
     -----
     TargetsWarning
-        For reforms that are not known, whose targets are left out, and for what `reconcile` warns of.
+        For targets that are active against their register, for reforms that are not known, whose targets are
+        left out, for targets that depend on everybody in a file, and for what `reconcile` warns of.
 
     Raises
     ------
@@ -252,10 +256,18 @@ def select_targets(
             "no active target passes the filter", place=database, value=dict(target_filter or {})
         )
     warnings: list[str] = []
+    warn_of_activated(table, warnings)
     exclude_unknown_reforms(table, warnings)
     table = choose_periods(table, period)
     table = table[table["status"] != "excluded"]
     check_targets(table, database)
+    shared = of_the_whole_file(table)
+    if (shared != "").any():
+        which = ", ".join(sorted(set(shared[shared != ""])))
+        warnings.append(
+            f"{int((shared != '').sum())} targets depend on everybody in a file, so their cells are not what "
+            f"a file of these households gives: {which}"
+        )
     table = table.assign(name=names(table))
     table, more = carry(table, period, uprate, hierarchical_domains or (), aca_multipliers, database)
     for warning in warnings + more:

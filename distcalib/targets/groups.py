@@ -41,7 +41,8 @@ def get_geo_level(geographic_id: object) -> int:
     words = str(geographic_id).strip()
     if words == "US":
         return 0
-    if words.isdigit() and 0 < int(words) < 10_000:
+    words = words.removesuffix(".0")  # a number that a table turned into a float
+    if words.isdecimal() and 0 < int(words) < 10_000:
         return 1 if int(words) < 100 else 2
     raise InputError(
         "is no area", place="geographic_id", value=geographic_id, expected="US, a state FIPS or a GEOID"
@@ -73,7 +74,9 @@ def create_target_groups(
             "level": targets_df["geographic_id"].map(get_geo_level).to_numpy(np.int64),
             "domain": _domains(targets_df),
             "variable": targets_df["variable"].astype(str).to_numpy(),
-            "reform": targets_df["reform_id"].to_numpy(np.int64) if "reform_id" in targets_df else 0,
+            "reform": targets_df["reform_id"].fillna(0).astype(np.int64).to_numpy()
+            if "reform_id" in targets_df
+            else 0,
             "value": targets_df["value"].to_numpy(np.float64),
         }
     )
@@ -135,7 +138,7 @@ def drop_target_groups(
             raise InputError("unknown level", place="groups_to_drop", value=level, choices=LEVEL_NAMES)
         there = named["level"] == str(level).title()
         match = there & (named["name"] == words)
-        if not match.any():
+        if not match.any() and str(words).strip():
             match = there & named["name"].str.contains(str(words), case=False, regex=False)
         if not match.any():
             raise InputError(
@@ -146,6 +149,10 @@ def drop_target_groups(
                 choices=named.loc[there, "name"],
             )
         dropped |= match.to_numpy()
+    if dropped.all():
+        raise InputError(
+            "leaves no target", place="groups_to_drop", value=len(named), expected="fewer than all groups"
+        )
     sizes = np.bincount(target_groups, minlength=len(named))
     print(f"Matrix before: {len(targets_df)} rows")
     for word, chosen in (("DROPPING", dropped), ("KEEPING ", ~dropped)):

@@ -45,6 +45,16 @@ def names(table: pd.DataFrame) -> pd.Series:
     return pd.Series(prefix, table.index) + "/" + table["variable"] + expenditure + domain
 
 
+def warn_of_activated(table: pd.DataFrame, warnings: list[str]) -> None:
+    """Say how many targets are fitted because the database has them active, against its own register."""
+    used = table["activated"] & (table["status"] != "excluded")
+    if used.any():
+        some = ", ".join(sorted(set(table.loc[used, "variable"]))[:5])
+        warnings.append(
+            f"{int(used.sum())} targets that the register excludes are active and are fitted: {some}"
+        )
+
+
 def exclude_unknown_reforms(table: pd.DataFrame, warnings: list[str]) -> None:
     """Exclude, in place, targets of reforms that `REFORMS` does not hold, and name them."""
     expected = table["reform_id"].map({number: r.variables[0] for number, r in REFORMS.items()})
@@ -57,10 +67,15 @@ def exclude_unknown_reforms(table: pd.DataFrame, warnings: list[str]) -> None:
         warnings.append(f"{int(unknown.sum())} targets of reforms are excluded: {some}")
 
 
+def of_the_whole_file(table: pd.DataFrame) -> pd.Series:
+    """Return which of `OF_THE_WHOLE_FILE` each target uses, as text, empty for none."""
+    used = table["variable"].str.findall(r"\w+") + table["constraints"].str.findall(r"[A-Za-z_]\w*")
+    return used.map(lambda names: ", ".join(sorted(OF_THE_WHOLE_FILE.intersection(names))))
+
+
 def exclude_of_the_whole_file(table: pd.DataFrame, warnings: list[str]) -> None:
     """Exclude, in place, targets that no matrix can hold (`OF_THE_WHOLE_FILE`), by name."""
-    used = table["variable"].str.findall(r"\w+") + table["constraints"].str.findall(r"[A-Za-z_]\w*")
-    shared = used.map(lambda names: ", ".join(sorted(OF_THE_WHOLE_FILE.intersection(names))))
+    shared = of_the_whole_file(table)
     lost = (shared != "") & (table["status"] != "excluded")
     if lost.any():
         table.loc[lost, "reason"] = "depends on everybody in a file, so has no cells: " + shared[lost]
@@ -108,6 +123,8 @@ def carry(
             "excluded",
             f"of another year than {period}: its districts are scaled to it and stand for it",
         ]
+        nation = superseded[table.loc[superseded, "geo_level"] == "national"]
+        table.loc[nation, "reason"] = f"of another year than {period}: its domain has districts, which stay"
     growth = (table["value"] / table["original_value"]).where(table["original_value"] != 0, 1.0)
     table["moe"] *= growth
     return table, warnings

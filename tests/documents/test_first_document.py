@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from plain_survey import Households, fake_values
 from scipy import sparse
@@ -10,6 +11,8 @@ from sqlalchemy import create_engine, text
 
 from distcalib import MatrixTracer, SparseMatrixBuilder, create_target_groups
 from distcalib.errors import InputError
+from distcalib.targets.choose import TargetsWarning, select_targets
+from distcalib.targets.database import write_database_file
 
 CDS = ["1501", "1502", "201", "3001", "3002", *(str(cd) for cd in range(3701, 3715))]
 FILTER = {"stratum_group_ids": [4], "variables": ["snap"]}
@@ -262,3 +265,42 @@ def test_a_tracer_refuses_what_does_not_belong_together(built, survey):
         tracer.get_household_column_positions(26)
     with pytest.raises(InputError, match="no such row"):
         tracer.get_row_info(539)
+
+
+def test_reforms_and_strata_without_a_group_keep_what_tells_their_groups_apart(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("distcalib.documents.pieces.household_values", fake_values)
+    table = pd.DataFrame(
+        {
+            "variable": ["salt_deduction", "salt_deduction", "person_count"],
+            "reform_id": [0, 1, 0],
+            "period": 2024,
+            "value": [1e9, 2e9, 5e6],
+            "geo_level": "national",
+            "geographic_id": "US",
+            "constraints": ["", "", "wic>0"],
+            "tolerance": 0.05,
+            "status": "fit",
+        }
+    )
+    write_database_file(table, tmp_path / "own.db")
+    builder = SparseMatrixBuilder(tmp_path / "own.db", 2024, ["1501"], survey)
+    targets, *_ = builder.build_matrix(Households(survey))
+    assert targets.columns[-2:].tolist() == ["reform_id", "domain_variable"]
+    assert create_target_groups(targets, verbose=False)[1] == [
+        "Group 0: National Salt Deduction (1 target, value=1,000,000,000)",
+        "Group 1: National Salt Deduction, Reform 1 (1 target, value=2,000,000,000)",
+        "Group 2: National WIC Person Count (1 target, value=5,000,000)",
+    ]
+
+
+def test_targets_that_depend_on_everybody_in_a_file_are_warned_of(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("distcalib.documents.pieces.household_values", fake_values)
+    table = pd.DataFrame(
+        {
+            "variable": ["medicaid"], "reform_id": 0, "period": 2024, "value": 9e11, "geo_level": "national",
+            "geographic_id": "US", "constraints": "", "tolerance": 0.05, "status": "fit",
+        }
+    )  # fmt: skip
+    write_database_file(table, tmp_path / "own.db")
+    with pytest.warns(TargetsWarning, match="1 targets depend on everybody in a file.*medicaid"):
+        select_targets(tmp_path / "own.db", 2024)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -282,3 +284,55 @@ def test_a_piece_that_fails_on_a_client_fails_the_matrix(documents_database, bui
         builder = UnifiedMatrixBuilder(documents_database, 2024, path, client=client)
         with pytest.raises(RuntimeError, match="no such formula"):
             builder.build_matrix(built[3], Households(path), {"domain_variables": DOMAINS})
+
+
+def test_numbers_of_areas_may_be_floats_of_a_table():
+    assert [get_geo_level(area) for area in (37.0, 201.0, "37.0")] == [1, 2, 1]
+    with pytest.raises(InputError, match="is no area"):
+        get_geo_level("²")
+
+
+def test_a_reform_that_is_not_said_is_none():
+    table = pd.DataFrame(
+        {"variable": ["snap", "snap"], "geographic_id": "US", "value": [1.0, 2.0], "reform_id": [np.nan, 0.0]}
+    )
+    assert create_target_groups(table, verbose=False)[1] == ["Group 0: National Snap (2 targets)"]
+
+
+@pytest.mark.parametrize(
+    ("drops", "words"),
+    [
+        ([("", "State")], "no State group has this label"),
+        ([("a", "National"), ("a", "State"), ("a", "District")], "leaves no target"),
+    ],
+)
+def test_a_drop_of_nothing_or_of_everything_is_refused(built, drops, words):
+    targets, X = built[:2]
+    ids, labels = create_target_groups(targets, verbose=False)
+    with pytest.raises(InputError, match=words):
+        drop_target_groups(targets, X, ids, labels, drops)
+
+
+def test_a_county_that_is_unset_or_elsewhere_is_refused(documents_database, built, tmp_path):
+    *_, geography = built
+    path = tmp_path / "survey.h5"
+    singles(N).write(path)
+    builder = UnifiedMatrixBuilder(documents_database, 2024, path)
+    for wrong in (0, 6037 if geography.state_fips[7] != 6 else 36061):
+        county = geography.county_fips.copy()
+        county[7] = wrong
+        with pytest.raises(InputError, match=rf"column 7: a county that is unset.*{wrong:05d}.*county_level"):
+            builder.build_matrix(replace(geography, county_fips=county), Households(path))
+
+
+def test_what_is_written_into_x_does_not_reach_the_matrix_that_explains_itself(
+    documents_database, built, monkeypatch, tmp_path
+):
+    *_, geography = built
+    monkeypatch.setattr("distcalib.documents.pieces.household_values", fake_values)
+    path = tmp_path / "survey.h5"
+    singles(N).write(path)
+    builder = UnifiedMatrixBuilder(documents_database, 2024, path, county_level=False)
+    _, X, _ = builder.build_matrix(geography, Households(path), {"domain_variables": ["snap"]})
+    X.data[:] = 99
+    assert (builder.matrix.X.data != 99).all()

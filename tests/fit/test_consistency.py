@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcalib.fit.consistency import area_excess, consistency, least_excess
+from distcalib.fit.consistency import area_excess, consistency, family_gaps, least_excess, limits_before
 
 GEOIDS = np.repeat([101, 102], 20)
 W = np.full(40, 10.0)
@@ -35,7 +35,13 @@ def world() -> tuple[sp.csr_array, pd.DataFrame]:
 
 def found(matrix: sp.csr_array, table: pd.DataFrame, few: float = 3) -> pd.DataFrame:
     out = consistency(
-        matrix, table, initial_weights=W, donors=np.arange(40), areas=GEOIDS, bounds=(0.5, 2.0), few=few
+        matrix,
+        table,
+        initial_weights=W,
+        donors=np.arange(40),
+        areas=GEOIDS,
+        limits=limits_before(W, 0.5, 2.0),
+        few=few,
     )
     return out.set_index("name")
 
@@ -70,6 +76,52 @@ def test_each_problem_is_named():
     assert out["area_excess"]["district101/person_count"] == pytest.approx(lacking, rel=1e-6)
     # The state lacks nothing beyond what its district lacks.
     assert out["problem"]["district102/person_count"] == ""
+
+
+def test_two_figures_of_one_area_contradict_each_other_in_any_order():
+    _, table = world()
+    twice = pd.concat([table, table[table["name"] == "state1/person_count"].assign(value=600.0)])
+    for order in (np.arange(len(twice)), np.arange(len(twice))[::-1]):
+        gap, pull, _ = family_gaps(twice.iloc[order].reset_index(drop=True), GEOIDS)
+        found = pd.DataFrame({"gap": gap, "pull": pull}).set_axis(order).sort_index()
+        # 400 against 600; 600 against 400, which is also the sum of the districts.
+        assert found.loc[0].tolist() == [0.5, 1]
+        assert found.loc[6].tolist() == pytest.approx([-1 / 3, -1])
+        assert found.loc[[1, 2], "gap"].to_numpy() == pytest.approx(-1 / 3)
+        assert found.loc[[1, 2], "pull"].tolist() == [1, 1]
+        assert found.loc[[3, 4, 5], "gap"].tolist() == [0, 0, 0]
+
+
+def test_districts_are_compared_with_the_nation_where_no_state_stands_between():
+    _, table = world()
+    nation = table[table["geo_level"] == "state"].assign(
+        geo_level="national", geographic_id="US", value=500.0
+    )
+    rows = pd.concat([nation, table[table["geo_level"] == "district"]], ignore_index=True)
+    gap, pull, _ = family_gaps(rows[rows["variable"] == "person_count"].reset_index(drop=True), GEOIDS)
+    assert gap.tolist() == pytest.approx([-0.2, -0.2, -0.2])
+    assert pull.tolist() == [-1, 1, 1]
+    # A district that the run has and no target stands for: nothing is compared.
+    gap, _, _ = family_gaps(rows, np.r_[GEOIDS, 201])
+    assert np.isnan(gap).all()
+
+
+def test_a_budget_of_records_widens_what_the_weights_may_be():
+    low, high = limits_before(W, 0.5, 2.0, records=10)
+    # Ten columns carry what forty did: up to four times two times their design weight, or nothing.
+    assert (low == 0).all()
+    assert (high == 80).all()
+    low, high = limits_before(np.r_[W, 0.0], 0.5, np.inf)
+    assert (low == np.r_[W, 0.0] / 2).all()
+    assert np.isinf(high[:-1]).all()
+    assert high[-1] == 0
+    matrix, table = world()
+    out = consistency(
+        matrix, table, initial_weights=W, donors=np.arange(40), areas=GEOIDS, few=3,
+        limits=limits_before(W, 0.5, 2.0, selects=True),
+    )  # fmt: skip
+    assert np.isinf(out["most"]).all()
+    assert (out["problem"] == "").all()
 
 
 def test_checks_and_targets_that_are_not_asked_about_have_no_figure():

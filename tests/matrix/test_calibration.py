@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from distcalib import CalibrationMatrix
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibError, InputError
 from distcalib.matrix.calibration import Origin
 
 
@@ -150,3 +150,20 @@ def test_scipy_and_anndata_views_hold_the_same_numbers(matrix, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anndata", None)
     with pytest.raises(InputError, match="needs the package anndata"):
         matrix.to_anndata()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("matrix.json", "{"),
+        ("matrix.json", '{"origin": {"moon": 1}}'),
+        ("targets.parquet", "nothing"),
+        ("matrix.zarr/X/zarr.json", "{"),
+    ],
+)
+def test_a_damaged_folder_is_refused(matrix, tmp_path, name, content):
+    matrix.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / name).exists()
+    (tmp_path / "saved" / name).write_text(content)
+    with pytest.raises(DistcalibError, match="cannot be read"):
+        CalibrationMatrix.load(tmp_path / "saved")

@@ -57,6 +57,17 @@ def test_the_fit_says_why_targets_are_missed_by_target_and_by_group(run):
     assert "fit/groups.csv" in receipt["outputs"]
 
 
+def test_what_stands_against_targets_is_listed_before_the_fit(run):
+    table = pd.read_csv(run / "fit" / "consistency.csv", keep_default_na=False)
+    assert table["name"].tolist() == pd.read_parquet(run / "targets.parquet")["name"].tolist()
+    found = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
+    assert found
+    summary = json.loads((run / "fit" / "summary.json").read_text())
+    assert summary["problems"] == found
+    receipt = json.loads(next((run / "receipts" / "fit").glob("*.json")).read_text())
+    assert "fit/consistency.csv" in receipt["outputs"]
+
+
 def read(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / "replicates.parquet")
 
