@@ -66,6 +66,10 @@ class RulesSimulation:
             raise RunError(f"{self.place}: policyengine-us failed on {name}: {words}") from error
         return checked(values, name, self.data.count(entity), self.place)
 
+    def close(self) -> None:
+        """Let go of the rules engine's simulation, whoever still holds this; it answers no more."""
+        self._engine = None
+
     def _under(self, reform_id: int) -> AbstractContextManager[Any]:
         if reform_id:
             return struck_out(self._engine, reform_id, self.data.period)
@@ -122,7 +126,7 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
         try:
             yield simulation
         finally:
-            del simulation
+            simulation.close()
 
 
 def open_published(path: str | Path, period: int, at_most: int | None = None) -> Iterator[RulesSimulation]:
@@ -160,7 +164,8 @@ def open_published(path: str | Path, period: int, at_most: int | None = None) ->
                 engine = rules.Microsimulation(dataset=str(part_path))
                 simulation = RulesSimulation(engine, part_data, str(path))
                 yield simulation
-                del simulation, engine
+                simulation.close()
+                del engine
 
 
 def engine_version() -> str:

@@ -61,17 +61,17 @@ def test_the_file_gives_what_the_matrix_gave(built, small_file, tmp_path, capsys
     assert "Processing subset of 2 CDs: 5600, 201..." in words
     assert f"Total active household-CD pairs: {(w[n:] > 0).sum()}" in words
     w[:n] = 0  # Hawaii is not in the file
-    (opened,) = open_published(path, 2024)
     rows = Rows.of(matrix.targets)
     from_file = np.zeros(X.shape[0])
-    weights = opened.calculate("household_weight").astype(np.float64)
-    districts = opened.calculate("congressional_district_geoid").astype(int)
-    for state in (2, 56):
-        which = rows.within(state)
-        table = evaluate([rows.measures[m] for m in which], opened.data, opened.calculate)
-        here = np.flatnonzero(districts // 100 == state)
-        cells = scatter(rows, which, table[here], here, state, districts[here], len(districts))
-        from_file += cells.astype(np.float64) @ weights
+    for opened in open_published(path, 2024):
+        weights = opened.calculate("household_weight").astype(np.float64)
+        districts = opened.calculate("congressional_district_geoid").astype(int)
+        for state in (2, 56):
+            which = rows.within(state)
+            table = evaluate([rows.measures[m] for m in which], opened.data, opened.calculate)
+            here = np.flatnonzero(districts // 100 == state)
+            cells = scatter(rows, which, table[here], here, state, districts[here], len(districts))
+            from_file += cells.astype(np.float64) @ weights
     assert (from_file > 0).sum() >= 6
     np.testing.assert_allclose(from_file, X.astype(np.float64) @ w.astype(np.float32), rtol=1e-12)
 
