@@ -42,9 +42,15 @@ def assign_geography(
         Seed of the run.
     blocks
         Census blocks to draw from; the county is then the block's. Without them no block is known.
+
+    Raises
+    ------
+    InputError
+        For `Chances` of another number of households.
     """
     ids = np.asarray(household_id, dtype=np.int64)
     chances = Chances.of(len(ids), districts) if isinstance(districts, pd.DataFrame) else districts
+    _check_laws(chances, len(ids))
     drawn = np.empty((n_clones, len(ids)), dtype=np.int64)
     again = np.empty((n_clones, len(ids)), dtype=np.int64)
     for law in range(len(chances.mass)):
@@ -212,11 +218,39 @@ def initial_weights(
     Returns
     -------
     ndarray of float64, shape (n_columns,)
+
+    Raises
+    ------
+    InputError
+        For `Chances` of another number of households, or a column in a district that its household cannot
+        draw.
     """
     chances = districts
     if isinstance(chances, pd.DataFrame):
         chances = Chances.of(assignment.n_records, chances)
+    _check_laws(chances, assignment.n_records)
     ratio = chances.weight_ratios(assignment.n_clones)
-    at = np.searchsorted(chances.cd_geoid, assignment.cd_geoid)
+    at = np.searchsorted(chances.cd_geoid, assignment.cd_geoid).clip(max=len(chances.cd_geoid) - 1)
+    of_column = ratio[np.tile(chances.law, assignment.n_clones), at]
+    strange = (chances.cd_geoid[at] != assignment.cd_geoid) | (of_column <= 0)
+    if strange.any():
+        raise InputError(
+            f"has {int(strange.sum())} columns in districts that their households cannot draw",
+            place="assignment",
+            value=int(assignment.cd_geoid[strange][0]),
+            choices=map(str, chances.cd_geoid.tolist()),
+        )
     weight = np.tile(np.asarray(household_weight, dtype=np.float64), assignment.n_clones)
-    return weight * ratio[np.tile(chances.law, assignment.n_clones), at]
+    return weight * of_column
+
+
+def _check_laws(chances: Chances, n_records: int) -> None:
+    if chances.law.shape != (n_records,):
+        raise InputError(
+            "are of another number of households",
+            place="chances",
+            value=chances.law.shape,
+            expected=f"({n_records},)",
+        )
+    if not np.isin(chances.law, np.arange(len(chances.mass))).all():
+        raise InputError("have a household of a law that they lack", place="chances")

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from distcalib.digest import digest_arrays
+from distcalib.errors import InputError
 
 ARRAYS = {"state_fips": np.int32, "cd_geoid": np.int32, "county_fips": np.int32, "block_geoid": np.int64}
 
@@ -109,11 +110,29 @@ class GeographyAssignment:
 
     @classmethod
     def from_frame(cls, table: pd.DataFrame) -> GeographyAssignment:
-        """Return the assignment whose `frame` is `table`; other columns are passed over."""
+        """Return the assignment whose `frame` is `table`, its rows in any order.
+
+        Other columns are passed over.
+
+        Raises
+        ------
+        InputError
+            When clone and record do not name every column once.
+        """
+        records, clones = (int(table[name].max()) + 1 for name in ("record", "clone"))
+        column = table["clone"].to_numpy(np.int64) * records + table["record"].to_numpy(np.int64)
+        if not np.array_equal(np.sort(column), np.arange(records * clones)):
+            raise InputError(
+                "do not name every column once",
+                place="columns: clone and record",
+                value=f"{len(table)} rows",
+                expected=f"one row for each of {clones} clones of {records} records",
+            )
+        table = table.iloc[np.argsort(column)]
         bare = cls(
             **{name: table[name].to_numpy(kind) for name, kind in ARRAYS.items()},
-            n_records=int(table["record"].max()) + 1,
-            n_clones=int(table["clone"].max()) + 1,
+            n_records=records,
+            n_clones=clones,
         )
         names = [name for name in FIELDS if name in table]
         if not names:

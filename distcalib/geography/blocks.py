@@ -59,11 +59,14 @@ def read_blocks(path: str | Path, population: str | Path | None = None) -> tuple
     ------
     InputError
         Names file, column and value: not a block id, an unknown district, a block that is in two districts or
-        not in the state of its district, a share below 0.
+        not in the state of its district, a share below 0, shares in some of several files only.
     """
     notes: list[str] = []
-    chunks = [c for place, opened in _sources(Path(path), notes) for c in _district_chunks(place, opened)]
-    block, cds, share = (np.concatenate([c[i] for c in chunks]) for i in range(3))
+    sources = _sources(Path(path), notes)
+    named = [(place, c) for place, opened in sources for c in _district_chunks(place, opened)]
+    block, cds, share = (np.concatenate([c[i] for _, c in named]) for i in range(3))
+    if population is None:
+        _all_or_none([(place, c[2]) for place, c in named])
     order = np.argsort(block, kind="stable")
     block, cds, share = block[order], cds[order], share[order]
     twice = block[1:][block[1:] == block[:-1]]
@@ -249,6 +252,18 @@ def _district_chunks(place: str, opened: Opener) -> Iterator[tuple[NDArray[Any],
                     "is not a share", place=f"{place}: {weight}", value=float(bad), expected="0 or more"
                 )
         yield block, np.array(parsed, dtype=np.int64)[which], share
+
+
+def _all_or_none(shares: list[tuple[str, NDArray[Any]]]) -> None:
+    """Refuse files of which some have shares: the blocks of the others would count as uninhabited."""
+    without = [place for place, share in shares if np.isnan(share).any()]
+    having = [place for place, share in shares if np.isfinite(share).any()]
+    if without and having:
+        raise InputError(
+            "lacks a column that another file has",
+            place=without[0],
+            expected=f"one of {', '.join(_POPULATION)}, probability, as in {having[0]}; or in no file",
+        )
 
 
 def _parse(word: str, state: int, column: str, place: str, known: list[int]) -> int:

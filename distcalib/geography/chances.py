@@ -60,8 +60,9 @@ class Chances:
         nation
             All districts, when `districts` are only a part of them.
         agi
-            Adjusted gross income of each household, shape (n_records,). Those at or above the weighted 90th
-            percentile draw district d with probability by its income, that is P_pop(d) x A_d / mass(d).
+            Adjusted gross income of each household, shape (n_records,). Those with nine tenths of the weight
+            or more strictly below them draw district d with probability by its income, that is P_pop(d) x
+            A_d / mass(d).
         area_agi
             State FIPS or district GEOID -> income A in dollars. A state's figure is shared by population
             among its districts unless all of them have their own.
@@ -73,8 +74,8 @@ class Chances:
         Raises
         ------
         InputError
-            For a district without population or income, a state without districts, or incomes that are not
-            numbers.
+            For a district without population or income, a state without districts, incomes that are not
+            numbers, or weights whose sum is not above 0.
         """
         whole = (districts if nation is None else nation).sort_values("cd_geoid")
         geoids = whole["cd_geoid"].to_numpy(np.int32)
@@ -131,9 +132,17 @@ def _vector(values: ArrayLike, n: int, name: str) -> NDArray[np.float64]:
 
 def _top(agi: NDArray[np.float64], weight: ArrayLike | None) -> NDArray[np.bool_]:
     w = np.ones(len(agi)) if weight is None else _vector(weight, len(agi), "household_weight")
-    order = np.argsort(agi, kind="stable")
-    below = np.cumsum(w[order])
-    return agi >= agi[order][np.searchsorted(below, TOP_INCOME * below[-1])]
+    # Of households with one income all are at the top, or none: what lies strictly below them decides.
+    _, rank = np.unique(agi, return_inverse=True)
+    upto = np.r_[0.0, np.cumsum(np.bincount(rank, weights=w))]
+    if not upto[-1] > 0:
+        raise InputError(
+            "has no total above 0, so incomes have no top tenth",
+            place="household_weight",
+            value=float(upto[-1]),
+            expected="weights with a positive sum",
+        )
+    return upto[rank] >= TOP_INCOME * upto[-1]
 
 
 def _district_agi(

@@ -70,7 +70,9 @@ def inclusion(shares: ArrayLike, n_clones: int) -> NDArray[np.float64]:
     if rest == 1:
         expected += p
     elif rest:
-        t = brentq(lambda t: -np.expm1(-t * p).sum() - rest, 0.0, 1e9, xtol=1e-12)
+        # At 50 / the smallest share nearly every district is expected, so more than the rest.
+        upper = max(1e9, 50 / p[p > 0].min())
+        t = brentq(lambda t: -np.expm1(-t * p).sum() - rest, 0.0, upper, xtol=1e-12, maxiter=10_000)
         expected += -np.expm1(-t * p)
     return expected
 

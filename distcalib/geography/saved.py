@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from distcalib.errors import InputError
 from distcalib.geography.assignment import ARRAYS, FIELDS, GeographyAssignment, as_bytes, digits
+from distcalib.geography.district import District
+from distcalib.geography.sources import districts
 from distcalib.storage import publish
 
 _TEXT = {"block_geoid": 15, "county_fips": 5}
@@ -53,7 +55,7 @@ def load_assignment(path: str | Path) -> GeographyAssignment:
     ------
     InputError
         Names file and key: a missing array, one that is too short, a value that is not a code, a block that
-        is not in its county, a county or district that is not in its state.
+        is not in its county, a county or district that is not in its state, an unknown district.
     """
     file = Path(path)
     if not file.is_file():
@@ -66,7 +68,7 @@ def load_assignment(path: str | Path) -> GeographyAssignment:
     for name in (*ARRAYS, *_COUNTS):
         if name not in held:
             raise InputError("lacks an array", place=file, value=name, choices=held)
-    records, clones = (int(_integers(held[name], file, name).reshape(-1)[0]) for name in _COUNTS)
+    records, clones = (_count(held[name], file, name) for name in _COUNTS)
     arrays = {name: _integers(held[name], file, name) for name in ARRAYS}
     for name, array in arrays.items():
         if array.shape != (records * clones,):
@@ -81,6 +83,7 @@ def load_assignment(path: str | Path) -> GeographyAssignment:
     state = arrays["state_fips"]
     _agree((county == 0) | (county // 1000 == state), county, "not in its state", f"{file}: county_fips")
     _agree(arrays["cd_geoid"] // 100 == state, arrays["cd_geoid"], "not in its state", f"{file}: cd_geoid")
+    arrays["cd_geoid"] = _districts(arrays["cd_geoid"], f"{file}: cd_geoid")
     typed = {name: arrays[name].astype(kind) for name, kind in ARRAYS.items()}
     assignment = GeographyAssignment(**typed, n_records=records, n_clones=clones)
     if "derived" not in held:
@@ -89,6 +92,14 @@ def load_assignment(path: str | Path) -> GeographyAssignment:
     places = _integers(held["derived"], file, "derived")
     if not np.array_equal(places, np.unique(assignment.finest())):
         raise InputError("are not the places in use", place=f"{file}: derived")
+    for name in names:
+        if held[f"derived_{name}"].shape != places.shape:
+            raise InputError(
+                "has the wrong shape",
+                place=f"{file}: derived_{name}",
+                value=held[f"derived_{name}"].shape,
+                expected=str(places.shape),
+            )
     fields = {name: pd.Categorical(held[f"derived_{name}"].astype(str)) for name in names}
     return assignment.with_derived(places, fields)
 
@@ -98,13 +109,42 @@ def _agree(good: NDArray[np.bool_], values: NDArray[np.int64], words: str, place
         raise InputError(f"{(~good).sum()} are {words}", place=place, value=int(values[~good][0]))
 
 
+def _count(array: NDArray[Any], file: Path, name: str) -> int:
+    numbers = _integers(array, file, name).reshape(-1)
+    if numbers.shape != (1,) or numbers[0] < 1:
+        raise InputError(
+            "is not a count",
+            place=f"{file}: {name}",
+            value=numbers[:3].tolist(),
+            expected="one number above 0",
+        )
+    return int(numbers[0])
+
+
+def _districts(cds: NDArray[np.int64], place: str) -> NDArray[np.int64]:
+    """Return districts by their canonical GEOID, however at-large ones are numbered."""
+    known = districts()["cd_geoid"].tolist()
+    spelled, which = np.unique(cds, return_inverse=True)
+    try:
+        found = [District.parse(f"{code:04d}", known=known).geoid for code in spelled.tolist()]
+    except InputError as error:
+        raise InputError(str(error), place=place) from None
+    return np.array(found, dtype=np.int64)[which]
+
+
 def _integers(array: NDArray[Any], file: Path, name: str) -> NDArray[np.int64]:
     """Return codes as numbers, 0 for the empty."""
     if array.dtype.kind in "US":
         words = np.where(array.astype("U") == "", "0", array.astype("U"))
-        good = np.char.isdecimal(words)
+        # No code is longer than a block's 15 digits, and 19 would not fit the numbers.
+        good = np.char.isdecimal(words) & (np.char.str_len(words) <= 15)
         if not good.all():
-            raise InputError("is not a code of digits", place=f"{file}: {name}", value=str(words[~good][0]))
+            raise InputError(
+                "is not a code of digits",
+                place=f"{file}: {name}",
+                value=str(words[~good][0]),
+                expected="at most 15 digits",
+            )
         return words.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise InputError("is not of numbers", place=f"{file}: {name}", value=str(array.dtype))

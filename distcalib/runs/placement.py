@@ -15,7 +15,9 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.geography.chances import Chances
 from distcalib.geography.district import District
 from distcalib.microdata.model import Microdata
-from distcalib.targets.database import read_targets
+from distcalib.targets.constraints import parse_constraints
+from distcalib.targets.database import read_targets, without_password
+from distcalib.targets.strata import read_strata
 
 _AGI = "adjusted_gross_income"
 
@@ -86,6 +88,7 @@ def place_clones(
     from distcalib.geography.sources import county_fips_of_rules_engine, county_shares, districts
 
     wanted, notes = config.geography, []
+    nation = districts()
     conditions: dict[str, Any] = {}
     if wanted.agi_conditioning:
         figures = area_agi(config.targets.database, config.period)
@@ -96,9 +99,9 @@ def place_clones(
         }
         notes.append(
             "households in the top tenth by income inputs (a proxy of AGI, without Social Security) draw "
-            "their districts by the AGI of " + ("districts" if max(figures) > 100 else "states")
+            f"their districts by the AGI of {_used(figures, nation)}"
         )
-    chances = Chances.of(source.count(), table, nation=districts(), **conditions)
+    chances = Chances.of(source.count(), table, nation=nation, **conditions)
     blocks = None
     if wanted.blocks is not None:
         blocks, more = read_blocks(wanted.blocks, wanted.block_population)
@@ -145,47 +148,78 @@ def income_proxy(data: Microdata) -> NDArray[np.float64]:
 def area_agi(database: str, period: int) -> dict[int, float]:
     """Return adjusted gross income by state FIPS and district GEOID from a database of targets.
 
-    An area's figure is its target of adjusted gross income for all filers, else the sum over brackets of AGI
-    that leave no gap. Of several periods the largest not after `period` counts, else the smallest.
+    An area's figure is its target of adjusted gross income for all filers, else the sum over brackets of the
+    AGI of filers that leave no gap, all of one period: of the periods with a figure the largest not after
+    `period` counts, else the smallest.
 
     Raises
     ------
     InputError
-        When no state or district has one.
+        When no state or district has one, or a stratum of adjusted gross income cannot be read.
     """
+    place = without_password(database)
     raw = read_targets(database)
     raw = raw[(raw["variable"] == _AGI) & (raw["reform_id"] == 0) & raw["active"] & raw["value"].notna()]
-    late = raw["period"] > period
-    raw = raw.assign(late=late, distance=(raw["period"] - period).abs()).sort_values(["late", "distance"])
-    raw = raw.drop_duplicates("lines")
-    terms = raw["lines"].str.split("\n").explode().str.split("|", n=2, expand=True)
-    if terms.shape[1] != 3:
-        terms = terms.reindex(columns=range(3))
-    terms.columns = ["variable", "operation", "value"]
-    rows = pd.DataFrame({"value": raw["value"], "low": -np.inf, "high": np.inf}).assign(area=0, bracket=False)
-    state, district = terms["variable"] == "state_fips", terms["variable"] == "congressional_district_geoid"
-    for own, of_district in ((state, False), (district, True)):
-        texts = terms.loc[own, "value"]
-        known = {t: District.parse(t).geoid if of_district else int(t) for t in texts.unique()}
-        rows.loc[texts.index, "area"] = texts.map(known).astype(int)
-    for signs, side in (((">", ">="), "low"), (("<", "<="), "high")):
-        limits = terms[(terms["variable"] == _AGI) & terms["operation"].isin(signs)]
-        rows.loc[limits.index, side] = limits["value"].astype(float)
-        rows.loc[limits.index, "bracket"] = True
-    plain = state | district | (terms["variable"] == "tax_unit_is_filer")
-    plain |= (terms["variable"] == _AGI) & terms["operation"].isin((">", ">=", "<", "<="))
-    other = terms.index[~plain]
-    rows = rows[~rows.index.isin(other) & (rows["area"] > 0)].sort_values(["area", "low"])
-    whole = rows[~rows["bracket"]].drop_duplicates("area").set_index("area")["value"]
-    parts = rows[rows["bracket"]]
-    before = parts.groupby("area")["high"].shift(fill_value=-np.inf)
-    closed = (parts["low"] == before).groupby(parts["area"]).all()
-    closed &= parts.groupby("area")["high"].last() == np.inf
-    sums = parts.groupby("area")["value"].sum()[closed]
-    figures = whole.combine_first(sums).astype(float)
+    figures = _figures(read_strata(raw.reset_index(drop=True), place), place) if len(raw) else raw
     if figures.empty:
         raise InputError(
             "has no adjusted gross income of states or districts, which geography.agi_conditioning needs",
-            place=database,
+            place=place,
+            expected="that of all filers (tax_unit_is_filer == 1), whole or in brackets without a gap",
         )
-    return {int(area): float(value) for area, value in figures.items()}
+    late, distance = figures["period"] > period, (figures["period"] - period).abs()
+    nearest = figures.assign(late=late, distance=distance).sort_values(["area", "late", "distance"])
+    nearest = nearest.drop_duplicates("area")
+    return dict(zip(nearest["area"].tolist(), nearest["value"].tolist(), strict=True))
+
+
+def _figures(table: pd.DataFrame, place: str) -> pd.DataFrame:
+    """Return area, period and value of each area and period with a figure for all filers."""
+    read = {text: _limits(text, place) for text in table["constraints"].unique()}
+    limits = {text: found for text, found in read.items() if found is not None}
+    rows = table[(table["geo_level"] != "national") & table["constraints"].isin(list(limits))]
+    key = ["area", "period"]
+    rows = rows.assign(
+        area=rows["geographic_id"].astype(int),
+        low=rows["constraints"].map({text: low for text, (low, _) in limits.items()}).astype(float),
+        high=rows["constraints"].map({text: high for text, (_, high) in limits.items()}).astype(float),
+    ).sort_values([*key, "low", "target_id"])
+    is_whole = (rows["low"] == -np.inf) & (rows["high"] == np.inf)
+    whole = rows[is_whole].drop_duplicates(key).set_index(key)["value"]
+    parts = rows[~is_whole]
+    before = parts.groupby(key)["high"].shift(fill_value=-np.inf)
+    closed = (parts["low"] == before).groupby([parts[name] for name in key]).all()
+    closed &= parts.groupby(key)["high"].last() == np.inf
+    sums = parts.groupby(key)["value"].sum()[closed]
+    return whole.combine_first(sums).astype(float).rename("value").reset_index()
+
+
+def _limits(text: str, place: str) -> tuple[float, float] | None:
+    """Return the bounds of AGI in a domain of filers; None where it is of others, or bounded otherwise."""
+    low, high, filers = -np.inf, np.inf, False
+    for constraint in parse_constraints(text, place):
+        if constraint.variable == "tax_unit_is_filer":
+            if constraint.holds(np.array([0.0, 1.0])).tolist() != [False, True]:
+                return None
+            filers = True
+        elif constraint.variable != _AGI or constraint.operation not in (">", ">=", "<", "<="):
+            return None
+        elif constraint.operation in (">", ">="):
+            low = max(low, _number(constraint.value))
+        else:
+            high = min(high, _number(constraint.value))
+    return (low, high) if filers else None
+
+
+def _number(word: str) -> float:
+    # As a constraint reads its value: truth values are 1 and 0.
+    return float({"true": "1", "false": "0"}.get(word.strip().lower(), word))
+
+
+def _used(figures: dict[int, float], nation: pd.DataFrame) -> str:
+    """Say whose figures count: a state's districts have their own only where all of them do."""
+    own = nation["cd_geoid"].isin(list(figures)).groupby(nation["state"]).all()
+    if own.all():
+        return "districts"
+    named = ", ".join(own.index[own])
+    return f"districts in {named} and of states elsewhere" if named else "states"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,17 +56,21 @@ def test_first_clones_follow_the_population():
     assert 0.85 < z.std() < 1.15
 
 
-@pytest.mark.parametrize("clones", [1, 3, 40, 436])
-def test_initial_weights_keep_mass_and_population_shares(clones):
+# With all districts the formula is exact; with 400 of 436 the noise is small enough to tell it from weight /
+# n_clones, which is off by 0.037 on average. Few clones show only the noise of the draw.
+@pytest.mark.parametrize(
+    ("clones", "households", "error"),
+    [(1, 120_000, 0.06), (3, 40_000, 0.06), (40, 3_000, 0.06), (400, 1_000, 0.012), (436, 275, 1e-9)],
+)
+def test_initial_weights_keep_mass_and_population_shares(clones, households, error):
     table = districts()
-    households = 120_000 // clones
     weight = np.random.default_rng(1).uniform(500, 3000, households)
     assignment = assign_geography(np.arange(households), clones, table, county_shares(), 0)
     w = initial_weights(assignment, weight, table)
     assert abs(w.sum() / weight.sum() - 1) < 0.005
     share = table.set_index("cd_geoid")["population"] / table["population"].sum()
     by_district = pd.Series(w).groupby(assignment.cd_geoid).sum() / weight.sum()
-    assert abs(by_district.reindex(share.index) / share - 1).mean() < 0.06
+    assert abs(by_district.reindex(share.index) / share - 1).mean() < error
 
 
 @pytest.mark.parametrize("clones", [1, 2, 5, 11, 12, 30])
@@ -75,7 +81,7 @@ def test_expected_inclusion_is_what_the_draw_does(clones):
     expected = inclusion(shares, clones)
     assert abs(expected.sum() - clones) < 1e-6
     # Exact for one clone and for all; else within a few percent even for twelve very unequal districts.
-    error = np.sqrt((1 - shares) / (40_000 * shares)) * 4.5 if clones == 1 else 0.12
+    error = np.sqrt((1 - shares) / (40_000 * shares)) * 4.5 if clones == 1 else 0.06
     assert (abs(seen / expected - 1) < error).all()
 
 
@@ -148,6 +154,12 @@ def test_expected_inclusion_sums_to_the_clones(shares, clones):
     assert (expected <= -(-clones // len(p)) + 1e-9).all()
 
 
+def test_expected_inclusion_of_tiny_shares_is_found():
+    # One of the two tiny districts must be drawn, and either is as likely.
+    expected = inclusion([0.5, 0.5 - 2e-12, 1e-12, 1e-12], 3)
+    np.testing.assert_allclose(expected, [1, 1, 0.5, 0.5], atol=1e-9)
+
+
 PINNED = st.lists(st.sampled_from([0, 0, 2, 11, 33, 37, 48, 6]), min_size=1, max_size=40)
 
 
@@ -193,6 +205,37 @@ def test_a_state_without_districts_cannot_be_pinned():
         Chances.of(1, table[table["state"] == "NC"], nation=table, pinned_state=[6])
 
 
+@pytest.mark.parametrize("households", [4, 6])
+def test_chances_of_another_number_of_households_are_refused(households):
+    table = districts()
+    with pytest.raises(
+        InputError, match=rf"chances: are of another number.*got \(5,\); expected \({households},"
+    ):
+        assign_geography(np.arange(households), 2, Chances.of(5, table), county_shares(), 0)
+    assignment = assign_geography(np.arange(households), 2, table, county_shares(), 0)
+    with pytest.raises(InputError, match=r"chances: are of another number"):
+        initial_weights(assignment, np.ones(households), Chances.of(5, table))
+
+
+def test_a_household_of_no_law_is_refused():
+    chances = Chances.of(3, districts())
+    with pytest.raises(InputError, match="chances: have a household of a law that they lack"):
+        assign_geography(np.arange(3), 2, replace(chances, law=np.array([0, 1, 0])), county_shares(), 0)
+
+
+@pytest.mark.parametrize("state", ["AL", "NC", "WY"])
+def test_a_district_that_was_not_drawn_from_has_no_weight(state):
+    table = districts()
+    part = table[table["state"] == state]
+    assignment = assign_geography(np.arange(3), 1, table[table["state"] == "OH"], county_shares(), 0)
+    first = assignment.cd_geoid[0]
+    with pytest.raises(InputError, match=f"assignment: has 3 columns in districts .* got {first}"):
+        initial_weights(assignment, np.ones(3), part)
+    pinned = Chances.of(3, table, pinned_state=[39, int(part["state_fips"].iloc[0]), 0])
+    with pytest.raises(InputError, match=f"assignment: has 1 columns .* got {assignment.cd_geoid[1]}"):
+        initial_weights(assignment, np.ones(3), pinned)
+
+
 STATES = {int(s): float(1e9 * (1 + k)) for k, s in enumerate(districts()["state_fips"].unique())}
 
 
@@ -201,7 +244,8 @@ def test_the_top_tenth_of_incomes_goes_where_the_income_is():
     n = 100_000
     agi = np.random.default_rng(0).permutation(n).astype(float)
     chances = Chances.of(n, table, agi=agi, area_agi=STATES)
-    top = agi >= np.sort(agi)[int(0.9 * n) - 1]
+    top = agi >= 0.9 * n
+    assert top.sum() == n // 10
     np.testing.assert_array_equal(chances.law, top)
     assignment = assign_geography(np.arange(n), 1, chances, county_shares(), 0)
     # State by state in proportion to its income; within it by population.
@@ -220,9 +264,32 @@ def test_the_top_tenth_of_incomes_goes_where_the_income_is():
 def test_the_percentile_of_incomes_is_weighted():
     weight = np.array([80.0, 10, 5, 5])
     chances = Chances.of(4, districts(), agi=[1, 2, 3, 4], area_agi=STATES, household_weight=weight)
-    assert chances.law.tolist() == [0, 1, 1, 1]
-    chances = Chances.of(4, districts(), agi=[1, 2, 3, 4], area_agi=STATES)
-    assert chances.law.tolist() == [0, 0, 0, 1]
+    # 80 of 100 lie below the second, 90 below the third.
+    assert chances.law.tolist() == [0, 0, 1, 1]
+    # Three quarters below the highest are not nine tenths.
+    assert not Chances.of(4, districts(), agi=[1, 2, 3, 4], area_agi=STATES).law.any()
+
+
+@pytest.mark.parametrize(
+    ("agi", "top"),
+    [
+        ([0.0] * 95 + [1.0] * 5, 5),
+        ([0.0] * 85 + [1.0] * 15, 0),
+        ([0.0] * 90 + [1.0] * 10, 10),
+        ([7.0] * 10, 0),
+        (list(range(10)), 1),
+    ],
+)
+def test_equal_incomes_are_at_the_top_together_or_not_at_all(agi, top):
+    law = Chances.of(len(agi), districts(), agi=agi, area_agi=STATES).law
+    assert law.sum() == top
+    assert top == 0 or law[-top:].all()
+
+
+@pytest.mark.parametrize("weight", [[0.0, 0.0], [1.0, -1.0]])
+def test_weights_without_a_positive_sum_have_no_top_tenth(weight):
+    with pytest.raises(InputError, match=r"household_weight: has no total above 0.*; got 0\.0"):
+        Chances.of(2, districts(), agi=[1, 2], area_agi=STATES, household_weight=weight)
 
 
 @pytest.mark.parametrize("clones", [1, 3, 40, 436])
@@ -231,7 +298,7 @@ def test_weights_keep_their_sum_when_incomes_and_states_condition_the_draw(clone
     households = 60_000 // clones
     rng = np.random.default_rng(3)
     agi, weight = rng.lognormal(11, 1, households), rng.uniform(500, 3000, households)
-    state = np.where(rng.random(households) < 0.1, 48, 0)
+    state = np.where(rng.random(households) < 0.3, 48, 0)
     chances = Chances.of(
         households, table, agi=agi, area_agi=STATES, household_weight=weight, pinned_state=state
     )

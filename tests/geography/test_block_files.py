@@ -105,6 +105,24 @@ def test_equivalency_files_with_population_from_a_second_file(block_file, tmp_pa
     assert "10 of" in notes[0]
 
 
+@pytest.mark.parametrize(("first", "second"), [("02_AK", "56_WY"), ("56_WY", "02_AK")])
+def test_population_in_some_of_several_files_is_refused(first, second, tmp_path):
+    for state, more in ((first, ",population"), (second, "")):
+        fips = int(state[:2])
+        rows = ALL[ALL["cd_geoid"] // 100 == fips]
+        lines = [
+            f"{b},01" + (f",{n}" if more else "")
+            for b, n in zip(rows.iloc[:, 1], rows.iloc[:, 2], strict=True)
+        ]
+        (tmp_path / f"BlockAssign_ST{state}_CD.txt").write_text("\n".join([f"BLOCKID,CDFP{more}", *lines]))
+    words = rf"ST{second}_CD\.txt: lacks a column that another file has.*one of population.*ST{first}_CD\.txt"
+    with pytest.raises(InputError, match=words):
+        read_blocks(tmp_path)
+    # Residents from a file of their own stand for both.
+    ALL[["block_geoid", "population"]].to_csv(tmp_path / "people.csv", index=False)
+    assert read_blocks(tmp_path, tmp_path / "people.csv")[0].districts.tolist() == [201, 5601]
+
+
 def test_block_assignment_files_of_states_alone_zipped_or_in_a_folder(tmp_path):
     folder = tmp_path / "baf"
     folder.mkdir()

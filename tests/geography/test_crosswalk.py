@@ -146,9 +146,18 @@ def test_the_table_of_columns_gives_the_assignment_back(crosswalk, tmp_path):
         back = GeographyAssignment.from_frame(pd.read_parquet(tmp_path / "columns.parquet"))
         assert back.digest() == assignment.digest()
         assert (back.derived is None) == (assignment.derived is None)
+        shuffled = frame.sample(frac=1, random_state=3)
+        assert GeographyAssignment.from_frame(shuffled).digest() == assignment.digest()
     assert list(frame)[:8] == [
         "column", "clone", "record", "household_id", "state_fips", "cd_geoid", "county_fips", "block_geoid",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [0, 1, 2, 2], [0, 1, 2, 3, 3]])
+def test_a_table_that_does_not_name_every_column_once_is_refused(rows):
+    frame = placed().frame(np.arange(2))
+    with pytest.raises(InputError, match=r"columns: clone and record: do not name every column once"):
+        GeographyAssignment.from_frame(frame.iloc[rows])
 
 
 def test_the_digest_does_not_depend_on_how_codes_are_held(crosswalk):

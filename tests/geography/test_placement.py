@@ -105,6 +105,7 @@ def test_the_income_of_states_is_the_sum_of_its_brackets():
     rows = table[(table["variable"] == "adjusted_gross_income") & (table["geo_level"] == "state")]
     by_state = rows.groupby(rows["geographic_id"].astype(int))["value"].sum()
     assert figures == pytest.approx(by_state.to_dict())
+    assert sum(figures.values()) == pytest.approx(14_676e9, rel=1e-4)
 
 
 def own_database(path: Path, strata: list[tuple[str, int, float]]) -> str:
@@ -131,22 +132,103 @@ def own_database(path: Path, strata: list[tuple[str, int, float]]) -> str:
     return str(path)
 
 
+FILER = "&tax_unit_is_filer == 1"
+
+
 def test_a_users_own_figures_of_districts_and_states_are_read(tmp_path):
     own = own_database(
         tmp_path / "own.db",
         [
-            ("state_fips == 37&tax_unit_is_filer == 1", 2022, 5.0),
+            ("state_fips == 37" + FILER, 2022, 5.0),
             ("state_fips == 37&age < 18", 2022, 99.0),
-            ("congressional_district_geoid == 5600", 2022, 7.0),
-            ("congressional_district_geoid == 1198&tax_unit_is_filer == 1", 2022, 8.0),
+            ("congressional_district_geoid == 5600&tax_unit_is_filer > 0", 2022, 7.0),
+            ("congressional_district_geoid == 1198" + FILER, 2022, 8.0),
             # Brackets that leave a gap are no total.
-            ("state_fips == 6&adjusted_gross_income < 10", 2022, 1.0),
-            ("state_fips == 6&adjusted_gross_income >= 20", 2022, 1.0),
-            ("state_fips == 48&adjusted_gross_income < 10", 2022, 1.0),
-            ("state_fips == 48&adjusted_gross_income >= 10", 2022, 2.0),
+            ("state_fips == 6&adjusted_gross_income < 10" + FILER, 2022, 1.0),
+            ("state_fips == 6&adjusted_gross_income >= 20" + FILER, 2022, 1.0),
+            ("state_fips == 48&adjusted_gross_income >= -inf&adjusted_gross_income < 10" + FILER, 2022, 1.0),
+            ("state_fips == 48&adjusted_gross_income >= 10" + FILER, 2022, 2.0),
+            # A truth value is a number to the rules of constraints.
+            ("state_fips == 4&adjusted_gross_income < True" + FILER, 2022, 1.0),
+            ("state_fips == 4&adjusted_gross_income >= 1" + FILER, 2022, 3.0),
         ],
     )
-    assert area_agi(own, 2024) == {37: 5.0, 5601: 7.0, 1101: 8.0, 48: 3.0}
+    assert area_agi(own, 2024) == {37: 5.0, 5601: 7.0, 1101: 8.0, 48: 3.0, 4: 4.0}
     none = own_database(tmp_path / "none.db", [("age < 18&state_fips == 1", 2022, 1.0)])
     with pytest.raises(InputError, match=r"none\.db: has no adjusted gross income of states or districts"):
         area_agi(none, 2024)
+
+
+def test_only_the_income_of_filers_counts(tmp_path):
+    own = own_database(
+        tmp_path / "own.db",
+        [
+            ("state_fips == 1&tax_unit_is_filer == 0", 2022, 1.0),
+            ("state_fips == 4", 2022, 2.0),
+            ("state_fips == 5&tax_unit_is_filer == 0", 2022, 3.0),
+            ("state_fips == 5&tax_unit_is_filer == 1", 2022, 4.0),
+            # Half of it is of everybody.
+            ("state_fips == 6&adjusted_gross_income < 10", 2022, 5.0),
+            ("state_fips == 6&adjusted_gross_income >= 10&tax_unit_is_filer == 1", 2022, 6.0),
+        ],
+    )
+    assert area_agi(own, 2024) == {5: 4.0}
+
+
+def test_a_figure_is_of_one_period(tmp_path):
+    low, high = "&adjusted_gross_income < 10" + FILER, "&adjusted_gross_income >= 10" + FILER
+    own = own_database(
+        tmp_path / "own.db",
+        [
+            # The brackets of 2023 are not complete, those of 2022 are; the two are not mixed.
+            ("state_fips == 1" + low, 2022, 1.0),
+            ("state_fips == 1" + high, 2022, 2.0),
+            ("state_fips == 01" + high, 2023, 50.0),
+            ("state_fips == 4" + low, 2022, 1.0),
+            ("state_fips == 4" + high, 2023, 2.0),
+            ("state_fips == 5" + FILER, 2023, 1.0),
+            ("state_fips == 05" + FILER, 2026, 2.0),
+            ("state_fips == 6" + FILER, 2027, 1.0),
+            ("state_fips == 06" + FILER, 2026, 2.0),
+        ],
+    )
+    assert area_agi(own, 2024) == {1: 3.0, 5: 1.0, 6: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("stratum", "words"),
+    [
+        ("state_fips == 37&adjusted_gross_income => 5", r"stratum 1: unknown operator; got '=>'"),
+        ("state_fips > 37", r"stratum 1: a place is named with ==; got 'state_fips > 37'"),
+        ("state_fips == x", r"stratum 1: unknown state; got 'x'"),
+        ("state_fips == 37&agee < 18", r"stratum 1: unknown constraint variable; got 'agee'"),
+        ("state_fips == 37&adjusted_gross_income < ten", r"stratum 1: .*compares a number with a text"),
+    ],
+)
+def test_a_stratum_of_income_that_cannot_be_read_is_named(stratum, words, tmp_path):
+    own = own_database(
+        tmp_path / "own.db", [("state_fips == 1" + FILER, 2022, 5.0), (stratum + FILER, 2022, 1.0)]
+    )
+    with pytest.raises(InputError, match=r"own\.db: " + words):
+        area_agi(own, 2024)
+
+
+def test_the_note_says_whose_incomes_were_used(small, tmp_path):
+    table = districts()
+    states = [(f"state_fips == {s}" + FILER, 2022, 1e9) for s in table["state_fips"].unique()]
+    # Of the two districts of New Hampshire one has a figure, of Montana both.
+    some = [(f"congressional_district_geoid == {g}" + FILER, 2022, 1e9) for g in (3301, 3001, 3002, 5601)]
+    every = [(f"congressional_district_geoid == {g}" + FILER, 2022, 1e9) for g in table["cd_geoid"]]
+    for name, strata, words in (
+        ("states", states, "by the AGI of states"),
+        ("some", states + some, "by the AGI of districts in MT, WY and of states elsewhere"),
+        ("every", every, "by the AGI of districts"),
+    ):
+        config = RunConfig(n_clones=1)
+        config = replace(
+            config,
+            geography=replace(config.geography, agi_conditioning=True),
+            targets=replace(config.targets, database=own_database(tmp_path / name, strata)),
+        )
+        (note,) = place_clones(config, small, table)[2]
+        assert note.endswith(words)

@@ -62,6 +62,18 @@ def test_blocks_that_were_pickled_as_objects_are_read(tmp_path):
     assert found.county_fips.tolist() == [6037, 36061]
 
 
+@pytest.mark.parametrize("number", ["00", "01", "98"])
+def test_at_large_districts_are_known_by_any_number(number, tmp_path):
+    changed = {
+        "block_geoid": np.array(["", ""]),
+        "county_fips": np.array(["", ""]),
+        "cd_geoid": np.array([f"2{number}", f"11{number}"]),
+        "state_fips": np.array([2, 11]),
+    }
+    np.savez(tmp_path / "a.npz", **arrays(**changed))
+    assert GeographyAssignment.load(tmp_path / "a.npz").cd_geoid.tolist() == [201, 1101]
+
+
 class Harm:
     def __reduce__(self):
         return (open, ("harmed.txt", "w"))
@@ -81,6 +93,13 @@ def test_a_pickle_of_anything_but_text_is_refused_and_not_run(harm, tmp_path, mo
     ("changed", "words"),
     [
         ({"cd_geoid": None}, r"a\.npz: lacks an array; got 'cd_geoid'"),
+        ({"n_records": np.array([], dtype=int)}, r"a\.npz: n_records: is not a count; got \[\]"),
+        ({"n_clones": np.array([1, 2])}, r"a\.npz: n_clones: is not a count"),
+        ({"n_records": np.array([-1]), "n_clones": np.array([-2])}, r"a\.npz: n_records: is not a count"),
+        (
+            {"block_geoid": np.array(["060371234001005" + "0" * 10, ""])},
+            r"a\.npz: block_geoid: is not a code of digits; got '06037",
+        ),
         ({"n_clones": None}, r"a\.npz: lacks an array; got 'n_clones'"),
         (
             {"n_clones": np.array([3])},
@@ -92,6 +111,14 @@ def test_a_pickle_of_anything_but_text_is_refused_and_not_run(harm, tmp_path, mo
         ),
         ({"county_fips": np.array(["", "36061"])}, r"a\.npz: block_geoid: 1 are not in its county"),
         ({"state_fips": np.array([6, 37])}, r"a\.npz: county_fips: 1 are not in its state; got 36061"),
+        (
+            {"cd_geoid": np.array(["699", "3612"])},
+            r"a\.npz: cd_geoid: no such district in the 119th Congress; got '0699'",
+        ),
+        (
+            {"cd_geoid": np.array(["600", "3612"])},
+            r"a\.npz: cd_geoid: CA has no at-large district; got '0600'",
+        ),
         ({"cd_geoid": np.array(["601", "3712"])}, r"a\.npz: cd_geoid: 1 are not in its state; got 3712"),
         ({"cd_geoid": np.array(["CA-1", "3712"])}, r"a\.npz: cd_geoid: is not a code of digits; got 'CA-1'"),
         ({"state_fips": np.array([6.0, 36.0])}, r"a\.npz: state_fips: is not of numbers"),
@@ -100,6 +127,16 @@ def test_a_pickle_of_anything_but_text_is_refused_and_not_run(harm, tmp_path, mo
 def test_what_is_wrong_with_a_file_is_said(changed, words, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays(**changed))
     with pytest.raises(InputError, match=words):
+        GeographyAssignment.load(tmp_path / "a.npz")
+
+
+def test_codes_of_another_number_of_places_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_text(CROSSWALK)
+    derive(placed(), tmp_path / "x.csv")[0].save(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as held:
+        given = dict(held)
+    np.savez(tmp_path / "a.npz", **given | {"derived_puma": given["derived_puma"][:-1]})
+    with pytest.raises(InputError, match=r"a\.npz: derived_puma: has the wrong shape; got"):
         GeographyAssignment.load(tmp_path / "a.npz")
 
 
