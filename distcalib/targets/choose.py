@@ -130,16 +130,16 @@ def load_targets(
     ------
     InputError
         For an unknown variable, operator, state or district, a target without a value, a variable asked for
-        that no target has, a rule that matches nothing, a year that an index lacks, and when no target is
-        left to fit.
+        that no target has or whose targets are all excluded, a rule that matches nothing, a year that an
+        index lacks, and when no target is left to fit.
     """
     raw = read_targets(database, bundled)
     source, database = database, without_password(database)
-    table = choose_periods(raw, period)
+    warnings: list[str] = []
+    table = choose_periods(raw, period, warnings)
     table = read_strata(table, database)
     check_targets(table[table["status"] != "excluded"], database)
     table["name"] = names(table)
-    warnings: list[str] = []
     if not raw["registered"].all():
         warnings.append(
             "the database has no target_register: every active target is fitted, however far it is"
@@ -164,6 +164,14 @@ def load_targets(
                     place="targets.variables",
                     value=name,
                     choices=table["variable"].unique(),
+                )
+            own = table[table["variable"] == name]
+            if (own["status"] == "excluded").all():
+                raise InputError(
+                    f"all {len(own)} targets of this variable are excluded",
+                    place="targets.variables",
+                    value=name,
+                    expected=f"a variable with targets in use (here: {'; '.join(_reasons(own))})",
                 )
         left_out = ~table["variable"].isin(list(variables)) & (table["status"] != "excluded")
         table.loc[left_out, ["status", "reason"]] = ["excluded", "not among targets.variables"]
@@ -258,7 +266,7 @@ def select_targets(
     warnings: list[str] = []
     warn_of_activated(table, warnings)
     exclude_unknown_reforms(table, warnings)
-    table = choose_periods(table, period)
+    table = choose_periods(table, period, warnings)
     table = table[table["status"] != "excluded"]
     check_targets(table, database)
     shared = of_the_whole_file(table)
@@ -273,6 +281,13 @@ def select_targets(
     for warning in warnings + more:
         python_warnings.warn(warning, TargetsWarning, stacklevel=2)
     return in_order(table[table["status"] != "excluded"])[SELECTED]
+
+
+def _reasons(excluded: pd.DataFrame, limit: int = 3) -> list[str]:
+    """Return the most frequent reasons of excluded targets, each with its number."""
+    counts = excluded["reason"].replace("", "excluded by the register").value_counts(sort=False)
+    counts = counts.sort_values(ascending=False, kind="stable")
+    return [f"{n} {reason}" for reason, n in counts.head(limit).items()]
 
 
 def _checked_filter(target_filter: Mapping[str, Collection[object]] | None) -> dict[str, list[object]]:

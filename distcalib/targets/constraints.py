@@ -63,7 +63,8 @@ class Constraint:
         Raises
         ------
         InputError
-            When the value cannot be compared with the values of the variable.
+            When the value cannot be compared with the values of the variable: a text, NaN, or for ``==``,
+            ``!=`` and ``in`` infinity.
         """
         array = np.asarray(values)
         if array.dtype.kind == "S":
@@ -98,7 +99,7 @@ def _number(word: str, constraint: Constraint) -> float:
     if text.lower() in ("true", "false"):
         return float(text.lower() == "true")
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise InputError(
             "compares a number with a text",
@@ -106,6 +107,12 @@ def _number(word: str, constraint: Constraint) -> float:
             value=word,
             expected="a number, True or False",
         ) from None
+    # An infinite bound bounds nothing, but nothing equals it, and with NaN nobody or everybody passes.
+    if np.isnan(number) or (np.isinf(number) and constraint.operation in ("==", "!=", "in")):
+        raise InputError(
+            "compares with no number", place=str(constraint), value=word, expected="a finite number"
+        )
+    return number
 
 
 def parse_constraints(text: str | None, place: object = None) -> tuple[Constraint, ...]:

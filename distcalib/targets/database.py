@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError as BadUrl
 from sqlalchemy.exc import DatabaseError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
@@ -35,32 +36,43 @@ def open_database(source: str | Path) -> Engine:
         When the file is missing or is no SQLite database, or the URL cannot be used.
     """
     words = str(source)
-    if "://" not in words:
-        file = Path(words)
-        if not file.is_file():
-            near = [p.name for p in file.parent.glob("*.db")] if file.parent.is_dir() else []
-            raise InputError(
-                "no such target database",
-                place=file,
-                value=file.name,
-                choices=near,
-                expected="'bundled', a SQLite file, or a SQLAlchemy URL",
-            )
-        words = f"sqlite:///file:{file.resolve()}?mode=ro&uri=true"
-    return _engine(words)
+    return _engine(words if "://" in words else URL.create("sqlite", database=words), reading=True)
 
 
-def _engine(words: str) -> Engine:
+def _read_only(url: URL) -> URL:
+    """Return the URL of a SQLite file that is there, to be opened for reading: nothing is created."""
+    if url.database in (None, "", ":memory:"):
+        return url
+    if "uri" in url.query:
+        return url if "mode" in url.query else url.update_query_dict({"mode": "ro"})
+    file = Path(str(url.database))
+    if not file.is_file():
+        near = [p.name for p in file.parent.glob("*.db")] if file.parent.is_dir() else []
+        raise InputError(
+            "no such target database",
+            place=file,
+            value=file.name,
+            choices=near,
+            expected="'bundled', a SQLite file, or a SQLAlchemy URL",
+        )
+    # Within a URI ?, # and % of a name would end it or stand for something else.
+    url = url.set(database=f"file:{quote(str(file.resolve()))}")
+    return url.update_query_dict({"mode": "ro", "uri": "true"})
+
+
+def _engine(source: str | URL, *, reading: bool = False) -> Engine:
     try:
-        url = make_url(words)
+        url = make_url(source)
         if url.drivername in ("postgresql", "postgres"):
             url = url.set(drivername="postgresql+psycopg")
+        if reading and url.get_backend_name() == "sqlite":
+            url = _read_only(url)
         return create_engine(url)
     except (BadUrl, NoSuchModuleError, ModuleNotFoundError) as error:
         raise InputError(
             f"is not a usable database URL ({type(error).__name__}: {_last_words(error)})",
             place="targets.database",
-            value=without_password(words),
+            value=without_password(str(source)),
             expected="dialect://user:password@host/database",
         ) from None
 
@@ -89,7 +101,7 @@ def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
     """Write targets as a new SQLite file, complete or not at all; see `write_database`."""
 
     def write(temporary: Path) -> None:
-        engine = create_engine(f"sqlite:///{temporary}")
+        engine = create_engine(URL.create("sqlite", database=str(temporary)))
         write_database(table, engine)
         engine.dispose()
 
@@ -194,7 +206,7 @@ def read_tree(database: str | Path) -> pd.DataFrame:
     finally:
         engine.dispose()
     strata["parent_stratum_id"] = strata["parent_stratum_id"].astype("Float64").astype("Int64")
-    return strata.assign(lines=strata["stratum_id"].map(lines).fillna(""))
+    return strata.assign(lines=strata["stratum_id"].map(lines).astype(object).fillna(""))
 
 
 @contextmanager
@@ -242,9 +254,10 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
     DataFrame
         target_id, stratum_id, variable, reform_id, period, value, active, tolerance (relative, NaN where
         unset), source, registered (whether the database has a register), status and reason (from the
-        register, else fit for the active), moe, population (of the register, else empty), lines (the
-        constraints as text ``var|op|value``, joined by newline, in the database's own spelling); and, where
-        the strata have it, stratum_group_id (Int64, missing where unset).
+        register, else fit for the active), activated (active though the register excludes it: so fit), moe,
+        population (of the register, else empty), lines (the constraints as text ``var|op|value``, joined by
+        newline, in the database's own spelling); and, where the strata have it, stratum_group_id (Int64,
+        missing where unset).
     """
     with _reading(engine, place) as db:
         look = inspect(db)
@@ -269,12 +282,13 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         if name not in targets:
             targets[name] = default
     targets["tolerance"] = targets["tolerance"].astype(float) / 100
-    targets["active"] = targets["active"].astype(bool)
+    targets["active"] = targets["active"].notna() & targets["active"].astype(bool)
     if groups is not None:
         number = groups.set_index("stratum_id")["stratum_group_id"].astype("Float64").astype("Int64")
         targets["stratum_group_id"] = number.reindex(targets["stratum_id"]).array
     targets["registered"] = register is not None
-    targets["lines"] = targets["stratum_id"].map(lines).fillna("")
+    targets["activated"] = False
+    targets["lines"] = targets["stratum_id"].map(lines).astype(object).fillna("")
     if register is None:
         targets["status"] = np.where(targets["active"], "fit", "excluded")
         targets["reason"] = np.where(targets["active"], "", "not active in the database")
@@ -288,6 +302,10 @@ def read_database(engine: Engine, place: object) -> pd.DataFrame:
         targets["population"] = kept["population"].fillna("").to_numpy() if "population" in kept else ""
         switched_off = ~targets["active"] & (targets["status"] != "excluded")
         targets.loc[switched_off, ["status", "reason"]] = ["excluded", "not active in the database"]
+        # What a register excludes is written as not active: somebody switched it on since.
+        if "active" in columns:
+            targets["activated"] = targets["active"] & (targets["status"] == "excluded")
+            targets.loc[targets["activated"], ["status", "reason"]] = ["fit", ""]
     return targets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from distcalib.catalogue import terms
 from distcalib.errors import InputError
 from distcalib.targets.constraints import Constraint, parse_constraints
+from distcalib.targets.reforms import REFORMS
 from distcalib.targets.schema import field_valid_values, strata, stratum_constraints, targets
 from distcalib.targets.strata import check_targets
 from distcalib.targets.stratum_rules import (
@@ -20,6 +22,7 @@ from distcalib.targets.stratum_rules import (
     check_strata,
     definition_hash,
     lines_of,
+    normal,
     stratum_group,
 )
 
@@ -50,7 +53,8 @@ def insert_stratum(
         Id of the stratum that this one is part of; None for the nation.
     constraints
         All constraints, the parent's too: text (``age>=5&age<10``), `Constraint` objects or tuples
-        (variable, operation, value).
+        (variable, operation, value). Values are written in one spelling (``5`` for 05 and 5.0, 201 for the
+        district 200), or as the parent has them; flags stay as they are given.
     notes
         For people.
 
@@ -64,11 +68,11 @@ def insert_stratum(
     if isinstance(constraints, str):
         own = parse_constraints(constraints, "constraints")
     else:
-        given = [c if isinstance(c, Constraint) else Constraint(*map(str, c)) for c in constraints]
-        own = tuple(sorted(given))
+        own = tuple(sorted(_given(constraints)))
     said = " & ".join(map(str, own)) or "the nation"
     place = f"new stratum [{said}]"
     check_strata([own], "insert_stratum")
+    own = _spelled(own, ())
     with _connection(where) as db:
         if parent_stratum_id is None:
             if own:
@@ -79,9 +83,11 @@ def insert_stratum(
                     expected="the id of the stratum that it is part of",
                 )
         else:
-            check_child(own, _constraints_of(db, parent_stratum_id, f"{place}: parent_stratum_id"), place)
+            parent = _constraints_of(db, parent_stratum_id, f"{place}: parent_stratum_id")
+            own = _spelled(own, parent)
+            check_child(own, parent, place)
         lines = lines_of(own)
-        found = _same_stratum(db, lines)
+        found = _same_stratum(db, tuple(map(normal, own)))
         if found is not None:
             raise InputError(
                 "stands in the database already",
@@ -138,7 +144,7 @@ def insert_target(
     value
         In the variable's unit.
     reform_id
-        0, or the reform whose difference the figure is.
+        0, or the reform whose difference the figure is (`distcalib.targets.reforms.REFORMS`).
     active
         Whether it is in use.
     tolerance
@@ -151,18 +157,31 @@ def insert_target(
     Raises
     ------
     InputError
-        For an unknown stratum, variable, period or source, a value that is no finite number, a negative
-        tolerance, and a target of the same variable, period, stratum and reform. Nothing is written.
+        For an unknown stratum, variable, period, reform or source, a value that is no finite number, a
+        negative tolerance, and a target of the same variable, period, stratum and reform. Nothing is written.
     """
     place = f"new target {variable} {period} of stratum {stratum_id}"
+    for field, number, kind in (
+        ("value", value, Real), ("period", period, Integral), ("reform_id", reform_id, Integral),
+        ("tolerance", 0 if tolerance is None else tolerance, Real),
+    ):  # fmt: skip
+        if not isinstance(number, kind):
+            what = "a whole number" if kind is Integral else "a number"
+            raise InputError("is no number", place=f"{place}: {field}", value=number, expected=what)
     row = {"target_id": "new", "variable": variable, "value": value, "status": "fit"}
     check_targets(pd.DataFrame([row]), place)
     if not np.isfinite(value):
         raise InputError("is not finite", place=f"{place}: value", value=value, expected="a number")
-    if tolerance is not None and not tolerance >= 0:
+    if tolerance is not None and not (tolerance >= 0 and np.isfinite(tolerance)):
         raise InputError(
             "is no tolerance", place=f"{place}: tolerance", value=tolerance, expected="percent, 0 or more"
         )
+    if reform_id != 0 and reform_id not in REFORMS:
+        known = ", ".join(f"{number} ({reform.label})" for number, reform in REFORMS.items())
+        raise InputError(
+            "unknown reform", place=f"{place}: reform_id", value=reform_id, expected=f"0, or one of {known}"
+        )
+    period, reform_id, value = int(period), int(reform_id), float(value)
     key = {"variable": variable, "period": period, "stratum_id": stratum_id, "reform_id": reform_id}
     more = {"value": value, "active": active, "tolerance": tolerance, "source": source, "notes": notes}
     with _connection(where) as db:
@@ -210,25 +229,71 @@ def _constraints_of(db: Connection, stratum_id: int, place: str) -> tuple[Constr
     return tuple(Constraint(*row) for row in found)
 
 
-def _same_stratum(db: Connection, lines: str) -> int | None:
-    """Return a stratum of exactly these constraints, whatever its parent, or None."""
+def _given(constraints: object) -> list[Constraint]:
+    """Return constraints that were given one by one, or name the first that is none."""
+    if not isinstance(constraints, Iterable):
+        raise InputError(
+            "is not a constraint", place="constraints", value=constraints, expected="text, or a list"
+        )
+    out = []
+    for one in constraints:
+        if isinstance(one, Constraint):
+            out.append(one)
+        elif isinstance(one, tuple | list) and len(one) == 3:
+            out.append(Constraint(*map(str, one)))
+        else:
+            raise InputError(
+                "is not a constraint", place="constraints", value=one, expected="variable, operation, value"
+            )
+    return out
+
+
+def _spelled(own: Iterable[Constraint], parent: Iterable[Constraint]) -> tuple[Constraint, ...]:
+    """Return constraints as the parent has them, which a child repeats, else in their one spelling."""
+    known = {_normal_or_same(c): c for c in parent}
+    flags = ("true", "false")
+    spelled = [known.get(normal(c), c if c.value.strip().lower() in flags else normal(c)) for c in own]
+    return tuple(sorted(spelled))
+
+
+def _normal_or_same(constraint: Constraint) -> Constraint:
+    """Return the one spelling of a constraint that stands in a database, itself where it cannot be read."""
+    try:
+        return normal(constraint)
+    except (InputError, ValueError, KeyError):
+        return constraint
+
+
+def _same_stratum(db: Connection, own: tuple[Constraint, ...]) -> int | None:
+    """Return a stratum of exactly these constraints in any spelling, whatever its parent, or None."""
     c = stratum_constraints.c
-    if not lines:
+    if not own:
         bare = select(strata.c.stratum_id).where(strata.c.stratum_id.not_in(select(c.stratum_id)))
         return db.execute(bare).scalar()
-    variable, operation, value = lines.split("\n")[0].split("|", 2)
-    one = (c.constraint_variable == variable) & (c.operation == operation) & (c.value == value)
+    first = own[0]
+    one = (c.constraint_variable == first.variable) & c.operation.in_(
+        ["==", "="] if first.operation == "==" else [first.operation]
+    )
+    values = db.execute(select(c.value).where(one).distinct()).scalars()
+    spellings = [
+        v for v in values if _normal_or_same(Constraint(first.variable, first.operation, v)) == first
+    ]
+    holders = select(c.stratum_id).where(one & c.value.in_(spellings))
     found = pd.DataFrame(
         db.execute(
-            select(c.stratum_id, c.constraint_variable, c.operation, c.value).where(
-                c.stratum_id.in_(select(c.stratum_id).where(one))
-            )
+            select(c.stratum_id, c.constraint_variable, c.operation, c.value).where(c.stratum_id.in_(holders))
         ).all(),
         columns=["id", "variable", "operation", "value"],
     )
-    line = found["variable"] + "|" + found["operation"] + "|" + found["value"]
-    same = line.sort_values().groupby(found["id"]).agg("\n".join)
-    ids = same.index[same == lines]
+    distinct = found[["variable", "operation", "value"]].drop_duplicates()
+    line = {
+        row: lines_of([_normal_or_same(Constraint(*row))])
+        for row in distinct.itertuples(index=False, name=None)
+    }
+    rows = found[["variable", "operation", "value"]].itertuples(index=False, name=None)
+    found["line"] = [line[row] for row in rows]
+    same = found["line"].sort_values().groupby(found["id"]).agg("\n".join)
+    ids = same.index[same == lines_of(own)]
     return int(ids[0]) if len(ids) else None
 
 

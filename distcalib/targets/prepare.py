@@ -17,18 +17,28 @@ from distcalib.targets.uprating import factor
 LEVELS = ("national", "state", "district")
 
 
-def choose_periods(raw: pd.DataFrame, period: int) -> pd.DataFrame:
+def choose_periods(raw: pd.DataFrame, period: int, warnings: list[str]) -> pd.DataFrame:
     """Exclude all but one period of each (stratum, variable, reform), among targets that are not excluded.
 
-    The largest period that is not after `period` stays, else the smallest after it.
+    The largest period that is not after `period` stays, else the smallest after it. Of rows that stand twice,
+    in a database that lets them, the first stays, and `warnings` says how many others there are.
     """
     after = (raw["period"] > period).astype(int)
     distance = (raw["period"] - period).abs()
     unused = (raw["status"] == "excluded").astype(int)
     ranked = raw.assign(unused=unused, after=after, distance=distance)
     ranked = ranked.sort_values(["unused", "after", "distance", "target_id"])
-    lost = ranked.duplicated(["stratum_id", "variable", "reform_id"]) & (ranked["unused"] == 0)
+    key = ["stratum_id", "variable", "reform_id"]
+    lost = ranked.duplicated(key) & (ranked["unused"] == 0)
     ranked.loc[lost, ["status", "reason"]] = ["excluded", "the figure of another period is used"]
+    twice = lost & ranked.duplicated([*key, "period"])
+    if twice.any():
+        first = ranked.groupby([*key, "period"])["target_id"].transform("first")[twice].astype(str)
+        ranked.loc[twice, "reason"] = "a duplicate: the same quantity and period as target " + first
+        some = ", ".join(sorted(set(ranked.loc[twice, "variable"]))[:5])
+        warnings.append(
+            f"{int(twice.sum())} targets stand twice in the database, and the first is used: {some}"
+        )
     return ranked.drop(columns=["unused", "after", "distance"])
 
 
@@ -58,7 +68,7 @@ def warn_of_activated(table: pd.DataFrame, warnings: list[str]) -> None:
 def exclude_unknown_reforms(table: pd.DataFrame, warnings: list[str]) -> None:
     """Exclude, in place, targets of reforms that `REFORMS` does not hold, and name them."""
     expected = table["reform_id"].map({number: r.variables[0] for number, r in REFORMS.items()})
-    unknown = (table["reform_id"] > 0) & (table["status"] != "excluded") & (table["variable"] != expected)
+    unknown = (table["reform_id"] != 0) & (table["status"] != "excluded") & (table["variable"] != expected)
     if unknown.any():
         what = "reform " + table["reform_id"].astype(str) + " of " + table["variable"] + " is not known"
         table.loc[unknown, "reason"] = what[unknown]

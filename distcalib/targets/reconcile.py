@@ -56,8 +56,8 @@ def read_multipliers(path: str | Path | None, period: int) -> Multipliers:
     Raises
     ------
     InputError
-        For a missing file, year, column or state, a state that is given twice, and a factor that is not
-        above zero.
+        For a missing file, year, column or state, a file that is no table, a state that is given twice, and a
+        factor that is not above zero.
     """
     bundled = pd.read_csv(str(resources.files("distcalib.targets").joinpath("bundled/aca_multipliers.csv")))
     if path is None:
@@ -84,7 +84,12 @@ def read_multipliers(path: str | Path | None, period: int) -> Multipliers:
                 value=place,
                 choices=[str(p) for p in Path(path).parent.glob("*.csv")],
             )
-        table = pd.read_csv(path)
+        try:
+            table = pd.read_csv(path)
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"cannot be read as a table ({error})", place=place, expected="a CSV file in UTF-8"
+            ) from None
         for column in ("state", "vol_mult", "val_mult"):
             if column not in table:
                 raise InputError("lacks a column", place=place, value=column, choices=table.columns)
@@ -145,8 +150,8 @@ def reconcile(
     -------
     DataFrame
         `table` with value of the districts changed and the columns hif, state_uprating_factor (NaN where
-        nothing was reconciled) and superseded (bool: the domain's national and state rows of another year
-        than `period`, which the districts now stand for).
+        nothing was reconciled) and superseded (bool: rows of another year than `period`, namely states whose
+        districts now stand for them, and the domain's national rows where it has districts).
     list of str
         Warnings: districts without a state's target, states with districts missing, states of zero, and
         figures that the multipliers do not carry to `period`.
@@ -154,7 +159,8 @@ def reconcile(
     Raises
     ------
     InputError
-        For a domain that no target has, a state whose districts sum to zero while it does not, two targets of
+        For a domain that no target has, a state whose districts sum to zero or the other sign while it does
+        not, two targets of
         one state that are the same, and a state that the multipliers lack.
     """
     table = table.assign(hif=np.nan, state_uprating_factor=np.nan, superseded=False)
@@ -197,7 +203,10 @@ def reconcile(
             table.loc[found.index, "original_value"] * found["hif"] * found["factor"]
         )
         if uprate:
-            above = inside & (table["geo_level"] != "district") & (table["period"] != period)
+            # Only districts of its own can stand for a state; those of any state stand for the nation.
+            with_districts = states.index[pairs["total"].notna()]
+            nation = inside & (table["geo_level"] == "national") & bool(len(below))
+            above = (nation | table.index.isin(with_districts)) & (table["period"] != period)
             table.loc[above, "superseded"] = True
             _warn_of_loss(table[above], below, domain, warnings)
     return table, warnings
@@ -254,6 +263,16 @@ def _hif(pairs: pd.DataFrame, domain: str, place: object, warnings: list[str]) -
             value=row["original_value"],
             expected=f"districts of {row['variable']} above zero, or {domain} not in hierarchical_domains",
         )
+    opposite = np.sign(pairs["total"]) * np.sign(pairs["original_value"]) < 0
+    if opposite.any():
+        row = pairs[opposite].iloc[0]
+        raise InputError(
+            f"the districts of {STATE_CODES[row['state']]} sum to another sign than their state and cannot "
+            f"be scaled to it (domain {domain}, sum {row['total']:g})",
+            place=f"{place}: target {row['target_id']}",
+            value=row["original_value"],
+            expected=f"districts of {row['variable']} of its sign, or {domain} not in hierarchical_domains",
+        )
     zero = (pairs["original_value"] == 0) & pairs["total"].notna()
     if zero.any():
         warnings.append(f"{domain}: the target is zero in {_codes(pairs[zero])}: so are all its districts")
@@ -284,7 +303,7 @@ def _warn_of_loss(above: pd.DataFrame, below: pd.DataFrame, domain: str, warning
     lost = above[~pd.MultiIndex.from_frame(above[what]).isin(carried)]
     if len(lost):
         warnings.append(
-            f"{domain}: {len(lost)} national and state targets of other years are left out, and no district "
+            f"{domain}: {len(lost)} national targets of other years are left out, and no district "
             f"target stands for them ({', '.join(sorted(set(lost['variable'])))})"
         )
 

@@ -107,7 +107,7 @@ def _one_stratum(lines: str, place: str) -> tuple[str, str, str, str]:
             )
         level, area = "district", str(found.geoid)
     elif state is not None:
-        if not state.strip().isdigit() or int(state) not in STATE_CODES:
+        if not state.strip().isdecimal() or int(state) not in STATE_CODES:
             raise InputError(
                 "unknown state", place=place, value=state, expected="a state FIPS code", choices=STATE_CODES
             )

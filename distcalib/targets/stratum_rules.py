@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
+from distcalib.catalogue import catalogue
 from distcalib.errors import InputError
+from distcalib.geography.district import District
 from distcalib.targets.constraints import GEOGRAPHIC, Constraint
 from distcalib.targets.strata import read_strata
 
@@ -87,6 +89,36 @@ def definition_hash(parent_stratum_id: int | None, lines: str) -> str:
     """
     parent = "" if parent_stratum_id is None else str(int(parent_stratum_id))
     return hashlib.sha256((f"{parent}\n{lines}" if lines else parent).encode()).hexdigest()
+
+
+def normal(constraint: Constraint) -> Constraint:
+    """Return the one spelling of a constraint that `check_strata` lets pass.
+
+    Numbers as short as they go (``5`` for 05 and 5.0), flags as 1 and 0, lists sorted, states as their FIPS
+    code, districts as their GEOID (201 for 200). Of two strata with equal constraints each is the other.
+
+    >>> str(normal(Constraint("state_fips", "==", "030"))), str(normal(Constraint("age", "in", "9.0|5")))
+    ('state_fips==30', 'age in 5|9')
+    """
+    variable, value = constraint.variable, constraint.value.strip()
+    if variable == GEOGRAPHIC[0]:
+        return Constraint(variable, constraint.operation, str(int(value)))
+    if variable == GEOGRAPHIC[1]:
+        return Constraint(variable, constraint.operation, str(District.parse(value).geoid))
+    words = value.split("|") if constraint.operation == "in" else [value]
+    if catalogue().variables[variable].value_type in ("str", "Enum"):
+        words = [word.strip() for word in words]
+    else:
+        words = [_shortest(word) for word in words]
+    return Constraint(variable, constraint.operation, "|".join(sorted(set(words))))
+
+
+def _shortest(word: str) -> str:
+    flag = {"true": "1", "false": "0"}.get(word.strip().lower())
+    if flag is not None:
+        return flag
+    number = float(word)
+    return str(int(number)) if number.is_integer() else repr(number)
 
 
 def from_lines(lines: str) -> tuple[Constraint, ...]:
@@ -177,7 +209,7 @@ def place_of(constraints: Iterable[Constraint]) -> tuple[int | None, int | None]
     """
     values = {c.variable: c.value.strip() for c in constraints if c.variable in GEOGRAPHIC}
     state, district = (
-        int(word) if word.isdigit() else None for word in (values.get(k, "") for k in GEOGRAPHIC)
+        int(word) if word.isdecimal() else None for word in (values.get(k, "") for k in GEOGRAPHIC)
     )
     if district is not None and district % 100 in (0, 98):
         district = district // 100 * 100 + 1

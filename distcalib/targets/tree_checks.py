@@ -120,7 +120,7 @@ def _contradictory(where: pd.DataFrame) -> pd.DataFrame:
         except ValueError:
             continue  # an order of texts: the check of rows names it
     bad = where[where["lines"].isin(wrong)]
-    said = "stratum " + bad["stratum_id"].astype(str) + ": " + bad["lines"].map(wrong)
+    said = "stratum " + bad["stratum_id"].astype(str) + ": " + bad["lines"].map(wrong).astype(str)
     return found("contradictory stratum", bad.assign(compared_with=said))
 
 

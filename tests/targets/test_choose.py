@@ -229,6 +229,15 @@ def test_unknown_reforms_are_left_out_by_name(own):
         select_targets(own, 2024)
 
 
+def test_a_negative_reform_is_not_known_either(own):
+    change(own, "UPDATE targets SET reform_id = -1 WHERE variable = 'salt_deduction'")
+    chosen = load_targets(own, 2024, ALL)
+    assert (chosen.rows["reform_id"] == 0).all()
+    reason = chosen.excluded.set_index("variable").loc["salt_deduction", "reason"]
+    assert reason == "reform -1 of salt_deduction is not known"
+    assert any("reform -1" in w for w in chosen.warnings)
+
+
 def test_known_reforms_are_rows_of_a_run(own):
     assert all(v in catalogue() for reform in REFORMS.values() for v in reform.variables)
     found = load_targets(own, 2024, ALL).rows.set_index("reform_id")
@@ -311,6 +320,15 @@ def test_rules_of_a_run(own, tmp_path):
     path.write_text("include:\n- variable: rent\n")
     with pytest.raises(InputError, match=r"matches no target.*matches excluded targets"):
         load_targets(own, 2024, ALL, rules=read_rules(path))
+
+
+def test_a_variable_whose_targets_are_all_excluded_is_named_with_the_reasons(own):
+    with pytest.raises(InputError, match=r"all 1 targets of this variable are excluded.*'rent'"):
+        load_targets(own, 2024, ALL, variables=["snap", "rent"])
+    words = "got 'eitc'.*1 the run does not cover this area whole"
+    with pytest.raises(InputError, match=words):
+        load_targets(own, 2024, [3001, 3002], variables=["snap", "eitc"])
+    assert set(load_targets(own, 2024, [3001, 3002], variables=["snap"]).rows["variable"]) == {"snap"}
 
 
 def test_settings_name_files_beside_themselves(tmp_path):

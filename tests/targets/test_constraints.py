@@ -135,3 +135,20 @@ def test_a_list_is_any_of_its_values(values, numbers):
 def test_unknown_operators_are_refused_when_they_are_read(operation):
     with pytest.raises(InputError, match="unknown operator"):
         Constraint("age", operation, "5")
+
+
+@pytest.mark.parametrize(
+    "text", ["age<nan", "age!=NaN", "age in 1|nan", "age==inf", "age!=-inf", "age in 1|inf"]
+)
+def test_what_no_number_compares_with_is_refused(text):
+    (constraint,) = parse_constraints(text)
+    with pytest.raises(InputError, match="compares with no number"):
+        constraint.holds(np.array([1.0, 2.0]))
+
+
+def test_an_infinite_bound_bounds_nothing():
+    numbers = np.array([1.0, 2.0])
+    assert every(parse_constraints("x>=-inf&x<inf"), numbers).all()
+    assert not Constraint("x", ">", "Infinity").holds(numbers).any()
+    # A text may well read so.
+    assert Constraint("s", "==", "nan").holds(np.array(["nan", "x"])).tolist() == [True, False]

@@ -11,9 +11,11 @@ from sqlalchemy import create_engine, text
 from distcalib.cli import main
 from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
+from distcalib.targets.choose import load_targets
 from distcalib.targets.contradiction_checks import finding_kinds
 from distcalib.targets.contradictions import find_contradictions, summary
 from distcalib.targets.database import read_targets, write_database_file
+from distcalib.targets.reforms import REFORMS
 from distcalib.targets.sources import bundled_targets
 
 FILER = "tax_unit_is_filer==1"
@@ -227,6 +229,21 @@ def test_tax_expenditures_are_a_note_as_reforms_and_an_error_as_amounts(find):
     as_amount = find(*(r.assign(reform_id=0) for r in reforms))
     assert set(as_amount["variable"]) == set(names)
     assert set(as_amount["kind"] + as_amount["severity"]) == {"tax expenditure as amounterror"}
+
+
+def test_what_is_said_of_sums_and_reforms_is_what_a_run_does(tmp_path):
+    path = tmp_path / "own.db"
+    asked = [
+        rows("taxable_interest_income+dividend_income", 309.7e9, FILER),
+        *(rows(reform.variables[0], 1e10, reform_id=number) for number, reform in REFORMS.items()),
+    ]
+    write_database_file(pd.concat(asked, ignore_index=True), path)
+    taken = load_targets(path, 2024, districts()["cd_geoid"].tolist()).rows
+    assert set(taken["reform_id"]) == {0, *REFORMS}
+    assert "taxable_interest_income+dividend_income" in set(taken["variable"])
+    why = finding_kinds()["why"]
+    assert "A run adds them up" in why["sum of variables"]
+    assert f"A run simulates reforms {min(REFORMS)} to {max(REFORMS)}" in why["reform"]
 
 
 def test_a_total_below_its_part_or_the_sum_of_its_parts(find):

@@ -152,8 +152,17 @@ def test_areas_that_the_run_covers_in_part_have_no_targets(database):
             ["unknown state", "'99'"],
         ),
         (
+            "UPDATE stratum_constraints SET value = '²' "
+            "WHERE value = '56' AND constraint_variable = 'state_fips'",
+            ["unknown state", "'²'"],
+        ),
+        (
             "UPDATE stratum_constraints SET value = 'old' WHERE constraint_variable = 'age'",
             ["compares a number with a text", "'old'"],
+        ),
+        (
+            "UPDATE stratum_constraints SET value = 'nan' WHERE constraint_variable = 'age'",
+            ["stratum", "compares with no number", "'nan'"],
         ),
         (
             "UPDATE stratum_constraints SET operation = '!=' WHERE constraint_variable = 'state_fips'",
@@ -200,6 +209,24 @@ def test_a_file_that_is_no_database(tmp_path):
     refused("nosuchdialect://x", "not a usable database URL")
 
 
+@pytest.mark.parametrize("name", ["run #2.db", "50%.db", "what?.db", "a b%20c.db", "x?mode=rwc.db"])
+def test_any_file_name_is_written_and_read(table, tmp_path, name):
+    path = tmp_path / name
+    write_database_file(table, path)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert len(load_targets(path, 2024, ALL).rows)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_url_of_no_file_is_refused_and_makes_none(database, tmp_path):
+    for url in (f"sqlite:///{tmp_path}/policy_dat.db", f"sqlite:///{tmp_path}/policy_dat.db?timeout=5"):
+        refused(url, "no such target database", "policy_dat.db", "'policy_data.db'")
+    refused(f"sqlite:///file:{tmp_path}/policy_dat.db?uri=true", "cannot be read as a target database")
+    assert [p.name for p in tmp_path.iterdir()] == [database.name]
+    for url in (f"sqlite:///{database}", f"sqlite:///file:{database}?uri=true"):
+        assert len(load_targets(url, 2024, ALL).rows)
+
+
 def test_a_variable_that_no_target_has_is_named(database):
     refused(database, "no target has this variable", "'snapp'", "'snap'", variables=["snapp"])
 
@@ -214,6 +241,60 @@ def test_an_inactive_newer_figure_does_not_hide_an_active_older_one(database):
     targets = load_targets(database, 2024, ALL)
     assert (targets.rows.loc[targets.rows["variable"] == "snap", "value"] == 5).all()
     assert "snap" in set(targets.excluded["variable"])
+
+
+def test_what_a_user_switches_on_is_fitted_against_the_register(database):
+    before = load_targets(database, 2024, ALL)
+    change(
+        database,
+        "UPDATE target_register SET status = 'excluded' WHERE target_id IN "
+        "(SELECT target_id FROM targets WHERE variable = 'eitc')",
+        "UPDATE targets SET active = 0 WHERE variable = 'eitc'",
+    )
+    assert "eitc" not in set(load_targets(database, 2024, ALL).rows["variable"])
+    change(database, "UPDATE targets SET active = 1 WHERE variable = 'eitc'")
+    after = load_targets(database, 2024, ALL)
+    eitc = after.rows[after.rows["variable"] == "eitc"]
+    assert len(eitc) == (before.rows["variable"] == "eitc").sum() > 0
+    assert set(eitc["status"]) == {"fit"}
+    words = f"{len(eitc)} targets that the register excludes are active and are fitted: eitc"
+    assert words in after.warnings
+    assert not any("the register excludes" in w for w in before.warnings)
+
+
+UNGUARDED = (
+    "DROP VIEW target_overview",
+    "DROP VIEW stratum_domain",
+    "ALTER TABLE targets RENAME TO strict",
+    "CREATE TABLE targets AS SELECT * FROM strict",
+)
+
+
+def test_a_target_that_stands_twice_is_used_once_and_said(database):
+    before = load_targets(database, 2024, ALL)
+    again = (
+        "INSERT INTO targets SELECT target_id + {}, variable, {}, stratum_id, reform_id, 7, 1, tolerance, "
+        "source, notes FROM strict WHERE variable = 'snap' AND period = 2024"
+    )
+    change(database, *UNGUARDED, again.format(10**6, 2024), again.format(10**7, 2023))
+    after = load_targets(database, 2024, ALL)
+    pd.testing.assert_frame_equal(after.rows, before.rows)
+    n = int((before.rows["variable"] == "snap").sum())
+    assert f"{n} targets stand twice in the database, and the first is used: snap" in after.warnings
+    reasons = after.excluded.set_index("target_id")["reason"]
+    first = before.rows.loc[before.rows["variable"] == "snap", "target_id"].iloc[0]
+    assert reasons[first + 10**6] == f"a duplicate: the same quantity and period as target {first}"
+    assert reasons[first + 10**7] == "the figure of another period is used"
+
+
+@pytest.mark.parametrize("register", [True, False])
+def test_an_unset_active_is_not_active(database, register):
+    drop = () if register else ("DROP TABLE target_register",)
+    change(database, *UNGUARDED, "UPDATE targets SET active = NULL WHERE variable = 'snap'", *drop)
+    targets = load_targets(database, 2024, ALL)
+    assert "snap" not in set(targets.rows["variable"])
+    reasons = targets.excluded.set_index("variable")["reason"]
+    assert (reasons.loc[["snap"]] == "not active in the database").all()
 
 
 def test_what_is_not_active_may_be_unreadable(database):

@@ -89,6 +89,12 @@ def test_sums_hold_for_any_values(values, montana, hawaii):
 def test_what_cannot_be_scaled_is_an_error():
     with pytest.raises(InputError, match="the districts of MT sum to zero"):
         reconcile(rows(("30", 90), ("3001", 0), ("3002", 0)), ["snap"], 2024)
+    with pytest.raises(
+        InputError, match=r"districts of MT sum to another sign than their state.*domain snap"
+    ):
+        reconcile(rows(("30", 90), ("3001", -20), ("3002", 5)), ["snap"], 2024)
+    loss, _ = reconcile(rows(("30", -90), ("3001", -20), ("3002", -10)), ["snap"], 2023)
+    assert loss["hif"].dropna().tolist() == [3, 3]
     with pytest.raises(InputError, match=r"no target has this domain.*did you mean 'snap'"):
         reconcile(rows(("30", 90)), ["snapp"], 2024)
     with pytest.raises(InputError, match=r"two targets of one state are the same.*of MT"):
@@ -103,7 +109,6 @@ def test_what_cannot_be_scaled_is_an_error():
         ([("3001", 1), ("3002", 1)], "2 district targets have no target of their state .*MT"),
         ([("30", 9), ("3001", 1)], "1 state targets are shared out among other districts.*MT"),
         ([("30", 0), ("3001", 1), ("3002", 2)], "the target is zero in MT"),
-        ([("30", 9)], "1 national and state targets of other years are left out, and no district"),
     ],
 )
 def test_gaps_are_named(entries, words):
@@ -113,6 +118,25 @@ def test_gaps_are_named(entries, words):
     if ("30", 9) not in entries and ("30", 0) not in entries:
         assert done["hif"].isna().all()
         assert done["value"].tolist() == [1, 1]
+
+
+def test_only_districts_of_its_own_stand_for_a_state():
+    """Another state's districts, or another variable's, do not; the nation goes with its domain, by name."""
+    amounts = rows(("US", 900), ("30", 90), ("15", 70), variable="snap")
+    done, warnings = reconcile(
+        both(amounts, rows(("30", 9), ("15", 7), ("3001", 2), ("3002", 4))), ["snap"], 2024
+    )
+    gone = done[done["superseded"]]
+    assert gone[["variable", "geographic_id"]].to_numpy().tolist() == [
+        ["snap", "US"],
+        ["household_count", "30"],
+    ]
+    assert len(warnings) == 1
+    assert "1 national targets of other years are left out" in warnings[0]
+    assert "(snap)" in warnings[0]
+    alone, warnings = reconcile(rows(("US", 900), ("30", 9)), ["snap"], 2024)
+    assert not alone["superseded"].any()
+    assert warnings == []
 
 
 def test_a_state_and_districts_of_zero_stay_zero():
@@ -182,10 +206,17 @@ def test_a_users_multipliers_are_read(tmp_path):
         ("growth_2022_2024.csv", HEAD + "MT,2,\n", "not above zero"),
         ("growth_2022_2024.csv", "state,vol,val_mult\nMT,2,3\n", "lacks a column.*vol_mult"),
         ("growth.csv", HEAD + "MT,2,3\n", "does not say which years"),
+        ("growth_2022_2024.csv", "", "cannot be read as a table"),
+        ("growth_2022_2024.csv", HEAD + "MT,2,3\nDoña Ana,2,3\n", "cannot be read as a table.*UTF-8"),
+        (
+            "growth_2022_2024.csv",
+            HEAD + "MT,2,3,4,5,6\nHI,1\nHI,1,2,3,4,5,6,7\n",
+            "cannot be read as a table",
+        ),
     ],
 )
 def test_bad_multipliers_are_named(tmp_path, name, text, words):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=words):
         read_multipliers(tmp_path / name, 2024)
     with pytest.raises(InputError, match="no such file"):

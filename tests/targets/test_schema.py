@@ -233,6 +233,10 @@ def test_an_insert_within_a_transaction_goes_with_it(engine):
         ("age>=old", ["compares a number with a text", "'old'"]),
         ("state_fips==56&congressional_district_geoid==201", ["a district that is not", "state 56"]),
         ("state_fips==99", ["unknown state", "'99'"]),
+        ("age>nan", ["compares with no number", "'nan'"]),
+        ([("age", "<")], ["is not a constraint", "variable, operation, value"]),
+        (["age<5"], ["is not a constraint", "'age<5'"]),
+        (5, ["is not a constraint", "got 5"]),
         ("congressional_district_geoid==5602", ["unknown congressional district", "5602", "'5601'"]),
     ],
 )
@@ -255,6 +259,19 @@ def test_a_stratum_that_contradicts_itself_is_refused(engine, constraints, words
         (("state_fips|==|56",), "congressional_district_geoid==5601", ["stands in the database already"]),
         ((), "state_fips==56", ["stands in the database already", "stratum"]),
         ((), "", ["stands in the database already"]),
+        ((), "state_fips==056", ["stands in the database already"]),
+        (("state_fips|==|56",), "congressional_district_geoid==5600", ["stands in the database already"]),
+        (("state_fips|==|2",), "congressional_district_geoid==AK-AL", ["stands in the database already"]),
+        (
+            ("congressional_district_geoid|==|5601",),
+            "age>=05&age<10.0&congressional_district_geoid==5601",
+            ["stands in the database already"],
+        ),
+        (
+            ("state_fips|==|56",),
+            "state_fips==56&medicaid_enrolled==1",
+            ["stands in the database already"],
+        ),
     ],
 )
 def test_a_stratum_that_is_no_new_part_of_its_parent_is_refused(engine, parent, constraints, words):
@@ -275,6 +292,22 @@ def test_touching_bounds_may_be_inclusive_and_at_large_districts_have_two_number
     insert_stratum(engine, stratum(engine, "state_fips|==|2"), "congressional_district_geoid==200&age<7")
 
 
+def test_what_is_inserted_is_written_in_one_spelling_or_in_its_parents(engine):
+    path = engine.url.database
+    first = insert_stratum(engine, 1, "age>=05&age<7.50")
+    refused(engine, 1, "age>=5.0&age<7.5", ["stands in the database already", f"stratum {first}"])
+    lines = read_tree(path).set_index("stratum_id")["lines"]
+    assert lines[first] == "age|<|7.5\nage|>=|5"
+    with engine.begin() as db:
+        db.execute(
+            text(f"UPDATE stratum_constraints SET value = '5.0' WHERE stratum_id = {first} AND value = '5'")
+        )
+    refused(engine, 1, "age>=5&age<7.5", ["stands in the database already", f"stratum {first}"])
+    below = insert_stratum(engine, first, "age>=5&age<7.5&medicaid_enrolled==True&state_fips==056")
+    lines = read_tree(path).set_index("stratum_id")["lines"]
+    assert lines[below] == "age|<|7.5\nage|>=|5.0\nmedicaid_enrolled|==|True\nstate_fips|==|56"
+
+
 def test_a_parent_that_is_not_there_is_named(engine):
     refused(engine, 10**6, "age<3", ["parent_stratum_id", "no such stratum", "1000000"])
     refused(engine, None, "age<3", ["has constraints and no parent"])
@@ -290,7 +323,15 @@ def test_a_parent_that_is_not_there_is_named(engine):
         ({"source": "Federal Reserv"}, ["source", "'Federal Reserve'"]),
         ({"value": np.inf}, ["value", "finite"]),
         ({"value": np.nan}, ["no value"]),
+        ({"value": "many"}, ["value", "is no number", "'many'"]),
+        ({"value": None}, ["value", "is no number"]),
+        ({"period": "2022"}, ["period", "is no number", "a whole number"]),
         ({"tolerance": -1}, ["tolerance", "0 or more"]),
+        ({"tolerance": np.inf}, ["tolerance", "0 or more"]),
+        ({"tolerance": "5"}, ["tolerance", "is no number"]),
+        ({"reform_id": 6}, ["reform_id", "unknown reform", "1 (state and local tax deduction)"]),
+        ({"reform_id": -1}, ["reform_id", "unknown reform"]),
+        ({"reform_id": 1.5}, ["reform_id", "is no number"]),
         ({"variable": "household_count"}, ["stands in the database already", "target"]),
     ],
 )
