@@ -14,7 +14,7 @@ from distcalib.errors import InputError
 T = TypeVar("T")
 
 # Settings of geography that name files.
-GEOGRAPHY_FILES = ("blocks", "block_population", "crosswalk", "cbsa")
+GEOGRAPHY_FILES = ("blocks", "block_population", "crosswalk", "cbsa", "pinned")
 
 
 class _FromFile:
@@ -65,6 +65,7 @@ class GeographyConfig:
     block_population: str | None = setting(None, "file of residents by block, where `blocks` has none")
     crosswalk: str | None = setting(None, "file of the place, PUMA, ZCTA ... of each block")
     cbsa: str | None = setting(None, "file of the metropolitan area (CBSA) of each county")
+    pinned: str | None = setting(None, "CSV of household_id, state: households whose clones stay there")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class FitConfig:
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
+    few_donors: float = setting(
+        10, "a target of fewer effective donors is listed as weakly supported", least=0
+    )
 
 
 @dataclass(frozen=True)

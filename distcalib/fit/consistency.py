@@ -212,36 +212,61 @@ def consistency(
     """
     matrix = sp.csr_array(X, dtype=np.float64)
     start = np.asarray(initial_weights, dtype=np.float64)
-    value = targets["value"].to_numpy(np.float64)
-    give = targets["tolerance"].to_numpy(np.float64) * np.abs(value)
-    counted, effective = support(matrix, start, donors)
-    least, most = attainable(matrix, limits)
+    table, tests = each_by_itself(matrix, targets, start, donors, limits, few)
     gap, pull, _ = family_gaps(targets, areas)
     excess = area_excess(matrix, targets, limits, areas)
     tests = {
-        "impossible": (counted == 0) & (value != 0),
-        "short": (value - give > most) | (value + give < least),
+        "impossible": tests["impossible"],
+        "short": tests["short"],
         "contradiction": np.isfinite(pull),
-        "few donors": effective < few,
+        "few donors": tests["few donors"],
         "together": excess > NO_EXCESS,
     }
     problem = np.select(list(tests.values()), list(tests), "")
-    return pd.DataFrame(
+    return table.assign(
+        parts_gap=gap, area_excess=excess, problem=np.where(targets["status"] == "fit", problem, "")
+    )
+
+
+def each_by_itself(
+    X: sp.csr_array,
+    targets: pd.DataFrame,
+    initial_weights: Float,
+    donors: ArrayLike,
+    limits: tuple[Float, Float],
+    few: float = FEW_DONORS,
+) -> tuple[pd.DataFrame, dict[str, NDArray[np.bool_]]]:
+    """Hold each target against its own row alone; see `consistency`.
+
+    Returns
+    -------
+    table : DataFrame
+        name, geo_level, status, target, start, donors, effective_donors, least, most.
+    tests : dict
+        *impossible*, *short* and *few donors*: where each holds, (n_targets,).
+    """
+    value = targets["value"].to_numpy(np.float64)
+    give = targets["tolerance"].to_numpy(np.float64) * np.abs(value)
+    counted, effective = support(X, initial_weights, donors)
+    least, most = attainable(X, limits)
+    table = pd.DataFrame(
         {
             "name": targets["name"].to_numpy(),
             "geo_level": targets["geo_level"].to_numpy(),
             "status": targets["status"].to_numpy(),
             "target": value,
-            "start": matrix @ start,
+            "start": X @ initial_weights,
             "donors": counted,
             "effective_donors": effective,
             "least": least,
             "most": most,
-            "parts_gap": gap,
-            "area_excess": excess,
-            "problem": np.where(targets["status"] == "fit", problem, ""),
         }
     )
+    return table, {
+        "impossible": (counted == 0) & (value != 0),
+        "short": (value - give > most) | (value + give < least),
+        "few donors": effective < few,
+    }
 
 
 def family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, NDArray[np.bool_]]:

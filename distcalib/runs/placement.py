@@ -85,6 +85,7 @@ def place_clones(
     """
     from distcalib.geography.blocks import read_blocks
     from distcalib.geography.crosswalk import derive
+    from distcalib.geography.pinned import read_pinned
     from distcalib.geography.sources import county_fips_of_rules_engine, county_shares, districts
 
     wanted, notes = config.geography, []
@@ -101,6 +102,10 @@ def place_clones(
             "households in the top tenth by income inputs (a proxy of AGI, without Social Security) draw "
             f"their districts by the AGI of {_used(figures, nation)}"
         )
+    if wanted.pinned is not None:
+        pinned = read_pinned(wanted.pinned, source.ids["household"])
+        conditions["pinned_state"] = pinned
+        notes.append(f"{np.count_nonzero(pinned):,} of {len(pinned):,} households stay in one state")
     chances = Chances.of(source.count(), table, nation=nation, **conditions)
     blocks = None
     if wanted.blocks is not None:

@@ -45,7 +45,7 @@ _PLACED = ("catalogue", "geography", "microdata", "random", "runs/tasks", "simul
 ROOMS = {
     "simulate": (*_PLACED, "matrix", "targets/constraints", "targets/reforms"),
     "assemble": ("matrix/blocks",),
-    "fit": ("fit", "random", "runs/tasks"),
+    "fit": ("fit", "random", "runs/fitting"),
     "areas": (*_PLACED, "areas"),
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }
@@ -211,7 +211,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
             f"targets ask for {len(absent)} inputs that the microdata lack, so every unit has the rules "
             f"engine's default: {_some(absent)}"
         )
-    warnings += _apart(targets.rows, assignment.cd_geoid)
+    warnings += _foresight(config, targets, source, assignment, weights, drawn_variables(table_of_rates))
     ignored = unknown_columns(file)
     if ignored:
         warnings.append(f"policyengine-us ignores {len(ignored)} columns of the microdata: {_some(ignored)}")
@@ -295,19 +295,23 @@ def _absent_inputs(targets: Targets, source: Microdata, drawn: tuple[str, ...]) 
     return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn))
 
 
-def _apart(rows: pd.DataFrame, geoids: np.ndarray) -> list[str]:
-    """Warn of areas whose target and whose parts' targets cannot both be met."""
-    from distcalib.fit.consistency import family_gaps
+def _foresight(
+    config: RunConfig,
+    targets: Targets,
+    source: Microdata,
+    assignment: GeographyAssignment,
+    weights: np.ndarray,
+    drawn: tuple[str, ...],
+) -> list[str]:
+    """Return what stands against the targets, as far as it is known before any simulation."""
+    from distcalib.fit.consistency import limits_before
+    from distcalib.runs.foresight import apart, known_problems, warnings_of
 
-    gap, pull, _ = family_gaps(rows, geoids)
-    wholes = np.flatnonzero(np.isfinite(pull) & (rows["geo_level"] != "district").to_numpy())
-    if not wholes.size:
-        return []
-    worst = wholes[np.argmax(np.abs(gap[wholes]))]
-    return [
-        f"{wholes.size} targets of states or the nation differ from the sum of their parts by more than "
-        f"their tolerance, most {rows['name'].iloc[worst]} (parts {gap[worst]:+.1%}): see fit/consistency.csv"
-    ]
+    fit = config.fit
+    limits = limits_before(weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0))
+    taken = drawn if config.simulation.take_up else ()
+    found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, taken)
+    return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
 
 
 def _check_records(config: RunConfig, columns: int) -> None:

@@ -24,8 +24,8 @@ from distcalib.fit.spec import FitSpec
 from distcalib.matrix.calibration import CalibrationMatrix
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.model import Microdata
+from distcalib.runs.fitting import target_shares
 from distcalib.runs.folder import stored_plan
-from distcalib.runs.tasks import target_shares
 from distcalib.storage import publish, writable
 
 NOTE = (

@@ -22,11 +22,12 @@ from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
+from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
-from distcalib.runs.tasks import AreaTask, FitTask, Inputs, SimulateTask, fit, simulate_slice, write_areas
+from distcalib.runs.tasks import AreaTask, Inputs, SimulateTask, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
 from distcalib.storage import folder_bytes, need_space, publish
 

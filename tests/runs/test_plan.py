@@ -15,6 +15,7 @@ import pytest
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
+from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
 from distcalib.runs.folder import write_plan
 from distcalib.runs.plan import check_resources, make_plan
@@ -79,7 +80,8 @@ def test_a_changed_fit_keeps_the_simulation_tasks(config):
 
 def test_take_up_rates_of_ones_own_are_part_of_the_plan_and_of_the_run_folder(config, tmp_path):
     file = tmp_path / "rates.csv"
-    table = rates().assign(rate=0.25)
+    table = rates()
+    table = table.assign(rate=table["rate"].where(table["by"] == "rules", 0.25))
     table.to_csv(file, index=False)
     own = replace(config, simulation=replace(config.simulation, take_up_rates=str(file)))
     bundled, prepared = make_plan(config).plan, make_plan(own)
@@ -102,6 +104,43 @@ def test_take_up_rates_of_ones_own_are_part_of_the_plan_and_of_the_run_folder(co
         take_up_of(inputs)
 
 
+def test_pinned_households_stay_in_their_state(config, tmp_path):
+    free = make_plan(config)
+    homes = free.columns.drop_duplicates("household_id")["household_id"].to_numpy()[:5]
+    file = tmp_path / "pinned.csv"
+
+    def pinned(words: str) -> RunConfig:
+        file.write_text(words, encoding="utf-8")
+        return replace(config, geography=replace(config.geography, pinned=str(file)))
+
+    fips = int(free.columns["state_fips"].min())
+    rows = [f"{h},{STATE_CODES[fips] if k % 2 else fips}" for k, h in enumerate(homes)]
+    prepared = make_plan(pinned("\n".join(["household_id,state", *rows]) + "\n"))
+    stay = prepared.columns["household_id"].isin(homes)
+    assert set(prepared.columns.loc[stay, "state_fips"]) == {fips}
+    assert prepared.columns.loc[~stay, "cd_geoid"].equals(free.columns.loc[~stay, "cd_geoid"])
+    assert prepared.plan.digest() != free.plan.digest()
+    assert any(words.startswith("5 of") and "stay in one state" in words for words in prepared.plan.warnings)
+    for line, wrong in (
+        ("99999999,WY", r"line 3: household_id.*is no household.*'99999999'"),
+        (f"{homes[0]},WY", "line 3: household_id: is named twice"),
+        (f"{homes[1]},ZZ", "line 3: state: is no state.*'ZZ'"),
+        (f"{homes[1]},", "line 3: state: is no state"),
+        (",WY", "line 3: household_id: is no household"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            make_plan(pinned(f"household_id,state\n{homes[0]},WY\n{line}\n"))
+    with pytest.raises(InputError, match=r"lacks a column.*state"):
+        make_plan(pinned(f"household_id,fips\n{homes[0]},56\n"))
+
+
+def test_the_number_of_few_donors_changes_the_fit_task_and_no_simulation(config):
+    plan = make_plan(config).plan
+    other = make_plan(replace(config, fit=replace(config.fit, few_donors=3.0))).plan
+    assert [s.id for s in plan.slices] == [s.id for s in other.slices]
+    assert plan.digest() != other.digest()
+
+
 def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
     plan = make_plan(config).plan
     check_resources(plan, ClusterConfig(memory_limit="4GiB"))
@@ -118,7 +157,7 @@ def test_one_state_of_many_households_fits_a_worker(config):
 
 
 def test_counts_of_entities_are_not_taken_for_inputs_that_the_microdata_lack(config):
-    assert not [w for w in make_plan(config).plan.warnings if "person_count" in w]
+    assert not [w for w in make_plan(config).plan.warnings if "inputs that the microdata lack" in w]
 
 
 def test_no_disk_space_is_refused_and_nothing_is_written(config, tmp_path, monkeypatch):

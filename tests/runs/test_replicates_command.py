@@ -19,9 +19,10 @@ from distcalib.errors import InputError
 from distcalib.matrix.blocks import write_block
 from distcalib.microdata import bundled_microdata
 from distcalib.runs import make_plan
+from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import write_plan
 from distcalib.runs.replicates import write_replicates
-from distcalib.runs.tasks import FitTask, Inputs, fit
+from distcalib.runs.tasks import Inputs
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,13 @@ from click.testing import CliRunner
 from distcalib import CalibrationMatrix, ClusterConfig, Run, RunConfig
 from distcalib.cli import main
 from distcalib.errors import RunError
+from distcalib.fit.consistency import limits_before
 from distcalib.matrix.blocks import read_block, write_block
 from distcalib.microdata import Microdata
 from distcalib.report.console import accuracy, stage_seconds
+from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
+from distcalib.runs.plan import make_plan, microdata_path
 
 
 def facts(folder: Path) -> dict:
@@ -72,6 +75,31 @@ def test_everything_that_a_run_promises_is_there(small_run):
     assert not [p for p in small_run.rglob("*") if ".tmp" in p.name]
     stages = {"simulate", "assemble", "fit", "areas", "verify", "verify nation", "start workers"}
     assert set(stage_seconds(small_run)) == stages
+
+
+def test_what_the_plan_foresees_is_what_the_simulated_matrix_says(small_run, config):
+    prepared = make_plan(config)
+    weights = prepared.columns["initial_weight"].to_numpy()
+    limits = limits_before(weights, config.fit.lower_bound, config.fit.upper_bound)
+    foreseen = known_problems(
+        prepared.targets.rows,
+        Microdata.read(microdata_path(config), config.period),
+        prepared.assignment,
+        weights,
+        limits,
+        config.fit.few_donors,
+    ).set_index("name")
+    said = pd.read_csv(small_run / "fit" / "consistency.csv", keep_default_na=False).set_index("name")
+    assert len(foreseen) > 30
+    numbers = ["target", "start", "donors", "effective_donors", "least", "most"]
+    pd.testing.assert_frame_equal(
+        foreseen[numbers].astype(float), said.loc[foreseen.index, numbers].astype(float), rtol=1e-12
+    )
+    # The table of the fit also knows contradictions, which go before few donors.
+    own = said.loc[foreseen.index, "problem"].isin(["impossible", "short", "few donors"])
+    assert own.any()
+    assert (foreseen["problem"][own] == said.loc[foreseen.index, "problem"][own]).all()
+    assert any("few_donors" in words for words in prepared.plan.warnings)
 
 
 def test_weights_are_what_the_files_can_hold(small_run):
