@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distcalib.matrix.calibration import CalibrationMatrix
     from distcalib.microdata import Microdata
     from distcalib.runs import Plan, Run
+    from distcalib.simulation.swapped import under_states
     from distcalib.targets.groups import create_target_groups, drop_target_groups, get_geo_level
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ _PUBLIC = {
     "fit_weights": "distcalib.fit",
     "get_calculated_variables": "distcalib.documents",
     "get_geo_level": "distcalib.targets.groups",
+    "under_states": "distcalib.simulation.swapped",
 }
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "fit_weights",
     "get_calculated_variables",
     "get_geo_level",
+    "under_states",
 ]
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distcalib.digest import canonical_json, code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
-from distcalib.random import uniform
+from distcalib.random import stream_key, uniform
 from distcalib.storage import need_space, publish, sha256_file, write_json
 
 
@@ -22,6 +24,46 @@ def test_a_draw_depends_on_its_key_alone():
     order = np.random.default_rng(0).permutation(len(ids))
     apart = np.concatenate([uniform(7, "snap", part, 2) for part in np.array_split(ids[order], 13)])
     np.testing.assert_array_equal(together[order], apart)
+
+
+def by_hand(seed: int, name: str, *ids: int) -> float:
+    """The same draw in plain integers, one id after the other."""
+
+    def mix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        return z ^ (z >> 31)
+
+    golden, state = 0x9E3779B97F4A7C15, int(stream_key(seed, name))
+    for part in ids:
+        state = mix(((state ^ mix((part + golden) % 2**64)) + golden) % 2**64)
+    return ((state >> 11) + 0.5) * 2.0**-53
+
+
+@given(
+    st.integers(0, 2**32),
+    st.text(max_size=8),
+    st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1)] * 2), min_size=1, max_size=40),
+)
+def test_draws_are_those_of_plain_integers(seed, name, keys):
+    ids, clones = np.array(keys, dtype=np.int64).T
+    assert uniform(seed, name, ids, clones).tolist() == [by_hand(seed, name, *key) for key in keys]
+    assert uniform(seed, name, *keys[0]) == by_hand(seed, name, *keys[0])
+    assert uniform(seed, name) == by_hand(seed, name)
+
+
+def test_shape_and_layout_of_ids_never_matter():
+    # More draws than one piece of the walk holds, in every layout.
+    ids, clones = np.arange(300), np.arange(211)
+    grid = uniform(1, "x", ids[:, None], clones)
+    assert grid.shape == (300, 211)
+    flat = uniform(1, "x", np.repeat(ids, 211), np.tile(clones, 300))
+    np.testing.assert_array_equal(grid.reshape(-1), flat)
+    np.testing.assert_array_equal(uniform(1, "x", ids, clones[:, None]), grid.T)
+    turned = np.asfortranarray(np.broadcast_to(ids[:, None], grid.shape)).astype(np.int32)
+    np.testing.assert_array_equal(uniform(1, "x", turned, clones), grid)
+    np.testing.assert_array_equal(uniform(1, "x", ids[::-7], 3), grid[::-7, 3])
+    assert uniform(1, "x", np.zeros((0, 4), dtype=int), np.arange(4)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("other", [(8, "snap", 2), (7, "tanf", 2), (7, "snap", 3)])

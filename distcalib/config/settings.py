@@ -38,7 +38,7 @@ class TargetsConfig:
 
     database: str = setting("bundled", "'bundled', a SQLite file, or a SQLAlchemy URL")
     variables: tuple[str, ...] | None = setting(None, "keep only targets of these variables")
-    rules: str | None = setting(None, "YAML file of include and exclude rules")
+    rules: str | None = setting(None, "YAML file of include, exclude, fit and check rules")
     uprate: bool = setting(
         False, "carry values of other years by CPI-U or population; bundled statuses are of published ones"
     )

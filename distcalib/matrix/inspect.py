@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from distcalib.catalogue import COUNTS, catalogue
+from distcalib.catalogue import catalogue
 from distcalib.errors import InputError
 from distcalib.geography.assignment import GeographyAssignment
 from distcalib.geography.district import District
@@ -171,7 +171,7 @@ def _units(
         persons &= one["passes"].to_numpy(bool)
     links = np.arange(len(persons)) if entity == "person" else data.links[entity]
     amounts = np.ones(data.count(entity))
-    if measure.reform_id or measure.variable not in COUNTS:
+    if not measure.counts:
         asked = measure.asks
         amounts = measure.amount({(v, r): simulation.calculate(v, *([r] if r else [])) for v, r in asked})
     return pd.DataFrame(

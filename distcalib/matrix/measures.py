@@ -50,12 +50,17 @@ class Measure:
     reform_id: int = 0
 
     @property
+    def counts(self) -> bool:
+        """Whether units are counted; else an amount of theirs is summed."""
+        return not self.reform_id and self.variable in COUNTS
+
+    @property
     def asks(self) -> list[Asked]:
         """What the rules engine must give: variables, each with the reform under which (0: none)."""
         own: list[Asked] = []
         if self.reform_id:
             own = [(TAX, 0), (TAX, self.reform_id)]
-        elif self.variable not in COUNTS:
+        elif not self.counts:
             own = [(term, 0) for term in terms(self.variable)]
         return [*((c.variable, 0) for c in self.constraints), *own]
 
@@ -170,7 +175,7 @@ def evaluate(
         # Few at a time, because every amount of a unit takes 8 bytes.
         for columns in (members[k : k + _BITS] for k in range(0, len(members), _BITS)):
             amounts = np.take(units, [number[measures[i].constraints] % _BITS for i in columns], axis=1)
-            sums = [k for k, i in enumerate(columns) if measures[i].variable not in COUNTS]
+            sums = [k for k, i in enumerate(columns) if not measures[i].counts]
             if sums or entity != "household":
                 amounts = amounts.astype(np.float64)
                 if sums:

@@ -45,7 +45,7 @@ _PLACED = ("catalogue", "geography", "microdata", "random", "runs/tasks", "simul
 ROOMS = {
     "simulate": (*_PLACED, "matrix", "targets/constraints", "targets/reforms"),
     "assemble": ("matrix/blocks",),
-    "fit": ("fit", "random", "runs/fitting"),
+    "fit": ("fit", "random", "runs/fitting", "targets/families"),
     "areas": (*_PLACED, "areas"),
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }

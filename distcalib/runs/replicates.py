@@ -102,7 +102,7 @@ def write_replicates(
     key = digest_of(
         {
             **facts,
-            "code": code_digest("fit", "random", "runs/replicates"),
+            "code": code_digest("fit", "random", "runs/fitting", "runs/replicates", "targets/families"),
             "matrix": matrix.digest(),
             "arrays": digest_arrays({"w": weights, "values": values, "share": share, "position": position}),
             "donors": digest_arrays({c: donors[c].to_numpy() for c in donors}),

@@ -2,7 +2,11 @@
 
 A flag is a pure function of (seed, variable, donor entity id, clone, the rate that applies), so splitting or
 reordering the households of a call never changes one. The rates are the bundled table ``take_up.csv``
-(variable, by, key, rate, reported, of, source). Take-up inputs without a rate keep the rules' default, True.
+(variable, by, key, rate, reported, of, source). Every take-up input of the rules engine has a row; a new one
+without is an error.
+
+Inputs ``by`` rules are left to the rules: nothing is drawn or written, so every unit has the rules' default,
+which is what the row's rate says (1 or 0), or what the microdata themselves store.
 
 Where the microdata report receipt (column ``reported``), those who report it take up, and the others at the
 rate ``of`` others. Where the table has none, the rate of all becomes clip((rate - r) / (1 - r), 0, 1) for
@@ -12,6 +16,7 @@ every call. In microdata that lack the column the rate of all holds for everybod
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -28,12 +33,32 @@ from distcalib.random import uniform
 
 COLUMNS = ("variable", "by", "key", "rate", "reported", "of", "source")
 
+# How the rules engine names its take-up inputs: takes_up_eitc, would_file_taxes_voluntarily ...
+_NAMED = re.compile(r"(takes?_up|takeup|would_(file|claim|apply|enroll))_|.*_takes?_?up(_|$)")
+
+
+def take_up_inputs() -> tuple[str, ...]:
+    """Return every take-up input of the rules engine, in name order.
+
+    They are the catalogue's inputs that are bool and named as one (``takes_up_``, ``would_file_``,
+    ``would_claim_`` ...) or labelled as one ("... takes up ...").
+    """
+    return tuple(
+        sorted(
+            v.name
+            for v in catalogue().variables.values()
+            if v.is_input
+            and v.value_type == "bool"
+            and (_NAMED.match(v.name) or "takes up" in v.label.lower())
+        )
+    )
+
 
 @cache
 def rates() -> pd.DataFrame:
-    """Return the bundled table of rates: variable, by (empty or state), key, rate, reported, of, source."""
+    """Return the bundled table of rates, in the form of `read_rates`."""
     with resources.as_file(resources.files("distcalib.simulation") / "bundled/take_up.csv") as path:
-        return read_rates(path)
+        return _read(path)
 
 
 def read_rates(path: str | Path) -> pd.DataFrame:
@@ -42,14 +67,30 @@ def read_rates(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        variable, by, key, reported, of, source as text (empty where nothing is said), rate as float64.
+        variable, by (state, rules or empty), key, reported, of, source as text (empty where nothing is said),
+        rate as float64.
 
     Raises
     ------
     InputError
         Names file, row and value: no such file or column, a variable that is no flag of the rules engine, a
-        rate outside 0 to 1, an unknown key, a state that is missing or twice, several keys for one flag.
+        rate outside 0 to 1, an unknown key, a state that is missing or twice, several keys for one flag, a
+        take-up input without a rate, one left to the rules at a rate that is not their default.
     """
+    table, ours = _read(path), rates()
+    left = table.index[table["by"] == "rules"]
+    same = ours[ours["by"] == "rules"].set_index("variable")["rate"]
+    for row in left[table.loc[left, "rate"] != table.loc[left, "variable"].map(same)]:
+        raise InputError(
+            "is left to the rules, but at a rate that is not known to be their default",
+            place=f"{path}: line {row + 2}: {table['variable'][row]}",
+            value=float(table["rate"][row]),
+            expected="no word in the column by, so that the flag is drawn",
+        )
+    return table
+
+
+def _read(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype="str", keep_default_na=False)
     except (OSError, ValueError) as error:
@@ -63,10 +104,10 @@ def read_rates(path: str | Path) -> pd.DataFrame:
     line = f"{path}: line " + (table.index + 2).astype(str)
     allowed = {
         "rate": (table["rate"].between(0, 1), "a share from 0 to 1", ()),
-        "by": (table["by"].isin(["", "state"]), "state, or nothing", ("", "state")),
+        "by": (table["by"].isin(["", "state", "rules"]), "state, rules, or nothing", ("state", "rules")),
         "of": (table["of"].isin(["", "all", "others"]), "all, others, or nothing", ("all", "others")),
         "key": (
-            (table["key"] == "") == (table["by"] == ""),
+            (table["key"] == "") == (table["by"] != "state"),
             "a state's code where the rates are by state",
             STATE_CODES.values(),
         ),
@@ -98,7 +139,7 @@ def read_rates(path: str | Path) -> pd.DataFrame:
                 value=str(variable),
             )
         for _, part in mine.groupby("of"):
-            keys = list(STATE_CODES.values()) if part["by"].iloc[0] else [""]
+            keys = list(STATE_CODES.values()) if part["by"].iloc[0] == "state" else [""]
             wrong = part.loc[part["key"].duplicated() | ~part["key"].isin(keys), "key"].tolist()
             lost = sorted(set(keys) - set(part["key"]))
             if wrong or lost:
@@ -108,6 +149,14 @@ def read_rates(path: str | Path) -> pd.DataFrame:
                     value=(wrong or lost)[0],
                     expected="one rate a state" if keys != [""] else "one rate",
                 )
+    missing = sorted(set(take_up_inputs()) - set(table["variable"]))
+    if missing:
+        raise InputError(
+            f"{len(missing)} take-up inputs of policyengine-us {catalogue().version} have no rate",
+            place=path,
+            value=missing[0],
+            expected=f"rows for {', '.join(missing)}",
+        )
     return table
 
 
@@ -117,8 +166,9 @@ def rates_digest(table: pd.DataFrame) -> str:
 
 
 def drawn_variables(table: pd.DataFrame | None = None) -> tuple[str, ...]:
-    """Return the take-up inputs that have a rate in a table (the bundled one), in name order."""
-    return tuple(sorted((rates() if table is None else table)["variable"].unique()))
+    """Return the take-up inputs that a table (the bundled one) does not leave to the rules, in name order."""
+    table = rates() if table is None else table
+    return tuple(sorted(table.loc[table["by"] != "rules", "variable"].unique()))
 
 
 def draw_take_up(

@@ -7,7 +7,6 @@ else, so a failure is kept in `ERROR` and printed, and the run warns of it.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
@@ -39,16 +38,14 @@ def _warm_up() -> None:
     import numpy as np
 
     from distcalib.microdata.bundled_data import bundled_microdata
-    from distcalib.simulation.engine import simulate
+    from distcalib.simulation.engine import set_aside, simulate
 
     data = bundled_microdata()
     home = np.flatnonzero(data.column("state_fips") == 6)[:40]
     with simulate(data.take(home), "warm-up") as simulation:
         for variable in FIRST:
             simulation.calculate(variable)
-    gc.collect()
-    # Frozen objects are left alone by later collections, so their pages stay shared between workers.
-    gc.freeze()
+    set_aside()
 
 
 def _start() -> None:

@@ -16,16 +16,14 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.targets.database import read_targets, without_password
 from distcalib.targets.prepare import (
     carry,
-    choose_periods,
     exclude_of_the_whole_file,
-    exclude_unknown_reforms,
     in_order,
     names,
     of_the_whole_file,
-    warn_of_activated,
+    prepare,
 )
 from distcalib.targets.rules import Rules
-from distcalib.targets.strata import check_targets, read_strata
+from distcalib.targets.strata import read_strata
 
 DEFAULT_TOLERANCE = 0.05
 
@@ -118,8 +116,8 @@ def load_targets(
     bundled
         The table behind ``bundled``; by default the packaged one.
     rules
-        Include and exclude rules, applied after reconciliation: a state that no rule includes still scales
-        its districts.
+        Statuses, set before periods are chosen; then include and exclude rules, applied after reconciliation:
+        a state that no rule includes still scales its districts.
     uprate
         Carry values of other years to `period` by `distcalib.targets.uprating.factor`. False uses values as
         published; so were the bundled table's statuses (fit or check) decided.
@@ -136,16 +134,16 @@ def load_targets(
     raw = read_targets(database, bundled)
     source, database = database, without_password(database)
     warnings: list[str] = []
-    table = choose_periods(raw, period, warnings)
-    table = read_strata(table, database)
-    check_targets(table[table["status"] != "excluded"], database)
+    table = read_strata(raw, database)
     table["name"] = names(table)
+    if rules is not None:
+        # Strata of excluded targets need not be readable, those of targets in use must.
+        table = read_strata(rules.with_statuses(table, warnings), database)
+    table = prepare(table, period, warnings, database)
     if not raw["registered"].all():
         warnings.append(
             "the database has no target_register: every active target is fitted, however far it is"
         )
-    warn_of_activated(table, warnings)
-    exclude_unknown_reforms(table, warnings)
     exclude_of_the_whole_file(table, warnings)
     if uprate and str(source) == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with published values")
@@ -264,11 +262,8 @@ def select_targets(
             "no active target passes the filter", place=database, value=dict(target_filter or {})
         )
     warnings: list[str] = []
-    warn_of_activated(table, warnings)
-    exclude_unknown_reforms(table, warnings)
-    table = choose_periods(table, period, warnings)
+    table = prepare(table, period, warnings, database)
     table = table[table["status"] != "excluded"]
-    check_targets(table, database)
     shared = of_the_whole_file(table)
     if (shared != "").any():
         which = ", ".join(sorted(set(shared[shared != ""])))

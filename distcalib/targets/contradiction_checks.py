@@ -15,6 +15,7 @@ from distcalib.catalogue import catalogue
 from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets.comparable import COUNT_NAMES, narrower
+from distcalib.targets.families import placed, sums_of_parts
 
 COLUMNS = [
     "kind", "severity", "variable", "constraints", "reform_id", "period", "geo_level", "geographic_id",
@@ -159,39 +160,34 @@ def areas(rows: pd.DataFrame) -> list[pd.DataFrame]:
 
 def levels(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Compare districts with their state, states with the nation, and districts with the nation."""
-    of = {level: rows[rows["geo_level"] == level] for level in ("national", "state", "district")}
-    per_state = districts().groupby("state_fips").size().rename(index=str)
-    cd = of["district"]
-    cd = cd.assign(parent=(pd.to_numeric(cd["geographic_id"]) // 100).astype(str))
-    in_states = pd.MultiIndex.from_frame(of["state"][QUANTITY])
-    alone = cd[~pd.MultiIndex.from_frame(cd[QUANTITY]).isin(in_states)].assign(parent="US")
-    out = []
-    for children, parents, expected, what in (
-        (cd, of["state"], per_state, "districts"),
-        (of["state"].assign(parent="US"), of["national"], pd.Series({"US": len(STATE_CODES)}), "states"),
-        (alone, of["national"], pd.Series({"US": int(per_state.sum())}), "districts"),
-    ):
-        summed = children.assign(square=children["moe"] ** 2, ids=children["target_id"].astype(str))
-        summed = summed.groupby([*QUANTITY, "parent"]).agg(
-            total=("value", "sum"), square=("square", "sum"), n=("geographic_id", "nunique"),
-            ids=("ids", " ".join),
-        )  # fmt: skip
-        both = parents.join(summed, on=[*QUANTITY, "geographic_id"], how="inner")
-        margin = allowed(both["value"], APART, both["moe"], np.sqrt(both["square"]))
-        excess = both["total"] - both["value"]
-        complete = both["n"] == both["geographic_id"].map(expected)
-        bad = (complete & (excess.abs() > margin)) | (never_negative(both["variable"]) & (excess > margin))
-        both = both.assign(
-            against=both["value"], value=both["total"], margin=margin,
-            compared_with=f"value: sum of {what}; against: the area's own figure",
-            target_ids=ids(both, "target_id", "ids"),
-        )[bad]  # fmt: skip
-        ratio = both["value"] / both["against"]
-        month, thousand = is_month(ratio), is_thousand(ratio)
-        out.append(found("levels disagree", both[~month & ~thousand]))
-        out.append(found("looks monthly", both[month]))
-        out.append(found("looks thousandfold", both[thousand]))
-    return out
+    rows = placed(rows)
+    parts = rows.assign(square=rows["moe"] ** 2, ids=rows["target_id"].astype(str))
+    sums = sums_of_parts(parts, QUANTITY, districts()["cd_geoid"], ids=("ids", " ".join))
+    of = [*QUANTITY, "above", "whole"]
+    both = rows.merge(sums, left_on=[*QUANTITY, "level", "area"], right_on=of)
+    # Districts are held against the nation only where no state stands between.
+    stated = pd.MultiIndex.from_frame(rows.loc[rows["level"] == 1, QUANTITY])
+    both = both[(both["below"] - both["above"] == 1) | ~pd.MultiIndex.from_frame(both[QUANTITY]).isin(stated)]
+    what = both["below"].map({1: "states", 2: "districts"})
+    off = _off_its_total(both, both["complete"], "value: sum of " + what + "; against: the area's own figure")
+    ratio = off["value"] / off["against"]
+    month, thousand = is_month(ratio), is_thousand(ratio)
+    return [
+        found("levels disagree", off[~month & ~thousand]),
+        found("looks monthly", off[month]),
+        found("looks thousandfold", off[thousand]),
+    ]
+
+
+def _off_its_total(both: pd.DataFrame, sure: pd.Series, compared_with: pd.Series) -> pd.DataFrame:
+    """Return rows whose parts' total differs: either way where `sure`, beyond it if none may be negative."""
+    margin = allowed(both["value"], APART, both["moe"], np.sqrt(both["square"]))
+    excess = both["total"] - both["value"]
+    bad = (sure & (excess.abs() > margin)) | (never_negative(both["variable"]) & (excess > margin))
+    return both.assign(
+        against=both["value"], value=both["total"], margin=margin, compared_with=compared_with,
+        target_ids=ids(both, "target_id", "ids"),
+    )[bad]  # fmt: skip
 
 
 def nested_sets(rows: pd.DataFrame, bounds: pd.DataFrame) -> list[pd.DataFrame]:
@@ -232,15 +228,10 @@ def bands(rows: pd.DataFrame, bounds: pd.DataFrame) -> list[pd.DataFrame]:
         rows, left_on=[*key[:-2], "rest"], right_on=[*key[:-2], "constraints"], suffixes=("", "_whole")
     )
     covers = (both["most"] <= 1) & (both["first"] <= 0) & np.isinf(both["last"])
-    margin = allowed(both["value"], APART, both["moe"], np.sqrt(both["square"]))
-    excess = both["total"] - both["value"]
-    bad = (covers & (excess.abs() > margin)) | (never_negative(both["variable"]) & (excess > margin))
-    both = both.assign(
-        against=both["value"], value=both["total"], margin=margin,
-        compared_with="value: " + ids(both, "n") + " bands of " + both["band"] + "; against: the total",
-        target_ids=ids(both, "target_id", "ids"),
-    )[bad]  # fmt: skip
-    return [found("bands disagree", both)]
+    off = _off_its_total(
+        both, covers, "value: " + ids(both, "n") + " bands of " + both["band"] + "; against: the total"
+    )
+    return [found("bands disagree", off)]
 
 
 def vintages(rows: pd.DataFrame) -> list[pd.DataFrame]:

@@ -12,9 +12,19 @@ from distcalib.catalogue import OF_THE_WHOLE_FILE
 from distcalib.errors import InputError
 from distcalib.targets.reconcile import ACA_DOMAIN, reconcile
 from distcalib.targets.reforms import REFORMS
+from distcalib.targets.strata import check_targets
 from distcalib.targets.uprating import factor
 
 LEVELS = ("national", "state", "district")
+
+
+def prepare(table: pd.DataFrame, period: int, warnings: list[str], place: object) -> pd.DataFrame:
+    """Choose periods, exclude reforms that are not known, and refuse targets that cannot be evaluated."""
+    table = choose_periods(table, period, warnings)
+    warn_of_activated(table, warnings)
+    exclude_unknown_reforms(table, warnings)
+    check_targets(table[table["status"] != "excluded"], place)
+    return table
 
 
 def choose_periods(raw: pd.DataFrame, period: int, warnings: list[str]) -> pd.DataFrame:

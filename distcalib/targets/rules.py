@@ -1,4 +1,4 @@
-"""Include and exclude rules: a YAML file that says which targets of a database a run uses."""
+"""Rules: a YAML file that says which targets of a database a run uses, and which it fits or checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ KEYS = (
     "variable", "geo_level", "domain_variable", "geographic_id", "constraints", "reform_id", "period",
     "source", "name",
 )  # fmt: skip
-LISTS = ("include", "exclude")
+LISTS = ("include", "exclude", "fit", "check")
+_BY_RULE = "by the rules of targets.rules"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,38 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a run uses: what `include` matches (all, where it is empty), less what `exclude` matches."""
+    """What a run uses: what `include` matches (all, where it is empty), less what `exclude` matches.
+
+    What `fit` and then `check` match gets that status, whatever it had in the database, excluded too.
+    """
 
     include: tuple[Rule, ...] = ()
     exclude: tuple[Rule, ...] = ()
+    fit: tuple[Rule, ...] = ()
+    check: tuple[Rule, ...] = ()
+
+    def with_statuses(self, table: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+        """Return targets with the statuses that `fit` and `check` give; says which had been excluded.
+
+        Parameters
+        ----------
+        table
+            Targets with the columns `KEYS`, status and reason.
+        warnings
+            Is added to. A rule that matches nothing is left to `keep`.
+        """
+        table = table.copy()
+        excluded = table["status"] == "excluded"
+        for status in ("fit", "check"):
+            for rule in getattr(self, status):
+                table.loc[rule.matches(table), ["status", "reason"]] = [status, _BY_RULE]
+        used = excluded & (table["status"] != "excluded")
+        if used.any():
+            some = ", ".join(sorted(set(table.loc[used, "variable"]))[:5])
+            warnings.append(
+                f"{int(used.sum())} targets that the database excludes have a status {_BY_RULE}: {some}"
+            )
+        return table
 
     def keep(self, table: pd.DataFrame, usable: np.ndarray) -> np.ndarray:
         """Return which targets are used.
@@ -61,7 +90,7 @@ class Rules:
         table
             Targets with the columns `KEYS`.
         usable
-            Which of them are not excluded anyway, bool; a rule must match one of these.
+            Which of them are not excluded anyway, bool; a rule of any list must match one of these.
 
         Returns
         -------
@@ -72,11 +101,12 @@ class Rules:
         InputError
             When rules match no target; names the first ones and the nearest targets.
         """
-        hits = {rule: rule.matches(table) for rule in (*self.include, *self.exclude)}
+        judged = (*self.fit, *self.check)
+        hits = {rule: rule.matches(table) for rule in (*self.include, *self.exclude, *judged)}
         idle = [rule for rule, hit in hits.items() if not hit[usable].any()]
         if idle:
             first = idle[0]
-            expected = _nearest(first, table[usable])
+            expected = _nearest(first, table if first in judged else table[usable])
             if hits[first].any():
                 expected += f"; it matches excluded targets ({table['reason'][hits[first]].iloc[0]})"
             others = f"; {len(idle) - 1} more match nothing: " if len(idle) > 1 else ""
@@ -95,7 +125,7 @@ class Rules:
 
 
 def read_rules(path: str | Path) -> Rules:
-    """Read a rules file: lists `include` and `exclude` of rules, ``{variable: snap, geo_level: state}``.
+    """Read a rules file: lists `include`, `exclude`, `fit` and `check` of rules, ``{variable: snap}``.
 
     A key that a rule leaves out matches everything; ``domain_variable: ""`` matches targets of whole areas.
 
@@ -115,11 +145,13 @@ def read_rules(path: str | Path) -> Rules:
         raise InputError("is not text in UTF-8", place=path) from None
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise InputError("is not a file of rules", place=path, value=raw, expected="include: and exclude:")
+        raise InputError(
+            "is not a file of rules", place=path, value=raw, expected="lists " + ", ".join(LISTS)
+        )
     _known_keys(raw, LISTS, str(path))
     found = {name: _read_list(raw.get(name), name, str(path)) for name in LISTS}
     if not any(found.values()):
-        raise InputError("has no rule", place=path, expected="a list include or exclude")
+        raise InputError("has no rule", place=path, expected="a list " + " or ".join(LISTS))
     return Rules(**found)
 
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from plain_survey import Households, fake_values
+from plain_survey import Households, fake_values, singles
 from scipy import sparse
 from sqlalchemy import create_engine, text
 
-from distcalib import MatrixTracer, SparseMatrixBuilder, create_target_groups
+from distcalib import (
+    MatrixTracer,
+    Microdata,
+    SparseMatrixBuilder,
+    create_sparse_cd_stacked_dataset,
+    create_target_groups,
+)
 from distcalib.errors import InputError
 from distcalib.targets.choose import TargetsWarning, select_targets
 from distcalib.targets.database import write_database_file
@@ -256,15 +262,105 @@ def test_districts_that_cannot_be_used_are_named(documents_database, survey, cds
 
 
 def test_a_tracer_refuses_what_does_not_belong_together(built, survey):
-    targets, X, mapping, tracer = built
+    targets, X, mapping, _ = built
     with pytest.raises(InputError, match="not the districts"):
         MatrixTracer(targets, X, mapping, CDS[::-1], Households(survey))
     with pytest.raises(InputError, match="another shape"):
         MatrixTracer(targets.iloc[1:], X, mapping, CDS, Households(survey))
-    with pytest.raises(InputError, match="no household has this id"):
-        tracer.get_household_column_positions(26)
-    with pytest.raises(InputError, match="no such row"):
-        tracer.get_row_info(539)
+    other = Households(survey)
+    other.ids = other.ids + 1
+    with pytest.raises(InputError, match="not the households of the simulation"):
+        MatrixTracer(targets, X, mapping, CDS, other)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"targets_df": [1]}, ["targets_df", "[1]", "a DataFrame"]),
+        (
+            {"targets_df": pd.DataFrame({"variables": ["snap"]})},
+            ["targets_df: lacks", "did you mean 'variables'"],
+        ),
+        ({"X_sparse": np.zeros((2, 2))}, ["X_sparse", "a sparse matrix"]),
+        ({"household_id_mapping": CDS}, ["household_id_mapping", "a dict"]),
+        ({"cds_to_calibrate": "201"}, ["cds_to_calibrate", "'201'", "a list"]),
+        ({"sim": None}, ["sim: ", "a simulation"]),
+    ],
+)
+def test_a_tracer_of_other_things_is_refused_by_argument(built, survey, wrong, words):
+    targets, X, mapping, _ = built
+    given = {
+        "targets_df": targets, "X_sparse": X, "household_id_mapping": mapping, "cds_to_calibrate": CDS,
+        "sim": Households(survey),
+    } | wrong  # fmt: skip
+    with pytest.raises(InputError) as error:
+        MatrixTracer(**given)
+    for word in words:
+        assert word in str(error.value), f"{word!r} is not in: {error.value}"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda t: t.get_row_info("x"), "row_idx: is not a whole number; got 'x'; expected 0 to 538"),
+        (lambda t: t.get_row_info(539), "row_idx: is out of range; got 539; expected 0 to 538"),
+        (lambda t: t.get_row_info(-1), "row_idx: is out of range; got -1"),
+        (lambda t: t.get_row_info(80.5), "row_idx: is not a whole number; got 80.5"),
+        (lambda t: t.get_row_info(None), "row_idx: is not a whole number"),
+        (lambda t: t.get_row_info([1, 2]), r"row_idx: is not a whole number; got \[1, 2\]"),
+        (
+            lambda t: t.get_column_info(np.nan),
+            "col_idx: is not a whole number; got nan; expected 0 to 256632",
+        ),
+        (lambda t: t.get_column_info(256_633), "col_idx: is out of range; got 256633"),
+        (lambda t: t.lookup_matrix_cell("row", 0), "row_idx: is not a whole number; got 'row'"),
+        (lambda t: t.lookup_matrix_cell(0, np.inf), "col_idx: is not a whole number; got inf"),
+        (
+            lambda t: t.get_household_column_positions("25x"),
+            r"household_id: is not a whole number; got '25x'; expected an id such as 25, 28, 31; did.*'25'",
+        ),
+        (lambda t: t.get_household_column_positions(26), "household_id: no household has this id; got 26.*'"),
+        (lambda t: t.trace_household_targets(pd.NA), "household_id: is not a whole number; got <NA>"),
+        (lambda t: t.trace_household_targets(40_543.5), "household_id: is not a whole number"),
+        (lambda t: t.get_group_rows(4), "group_id: is out of range; got 4; expected 0 to 3"),
+        (
+            lambda t: t.get_group_rows("State Snap (51 targets)"),
+            r"group_id: is not a whole number.*did you mean 'Group 2: State Snap \(51 targets\)'",
+        ),
+        (lambda t: t.print_row_catalog(-1), "max_rows: is out of range; got -1; expected 0 or more"),
+        (lambda t: t.print_column_catalog("many"), "max_rows: is not a whole number; got 'many'"),
+    ],
+)
+def test_what_no_row_column_group_or_household_has_is_named(built, call, words):
+    with pytest.raises(InputError, match=words):
+        call(built[3])
+
+
+def test_numbers_may_be_of_any_type(built):
+    tracer = built[3]
+    assert tracer.get_row_info(80.0) == tracer.get_row_info(np.int32(80)) == tracer.get_row_info("80")
+    assert tracer.lookup_matrix_cell(80.0, np.float64(81_042))["value"] == 137
+    assert tracer.get_household_column_positions("25") == tracer.get_household_column_positions(25.0)
+
+
+def test_a_district_holds_25_000_households_and_no_more(tmp_path):
+    """Ids of a district lie in a range of 25,000: one more would be an id of the next district."""
+    n = 25_001
+    singles(n).write(tmp_path / "large.h5")
+    w = np.ones(2 * n)
+    asked = {"dataset_path": tmp_path / "large.h5", "output_path": tmp_path / "out.h5", "county_level": False}
+    w[0] = 0
+    with pytest.raises(
+        InputError, match=r"district 3701: more households .* got 25001; expected at most 25,000"
+    ):
+        create_sparse_cd_stacked_dataset(w, ["201", "3701"], **asked)
+    assert [path.name for path in tmp_path.iterdir()] == ["large.h5"]
+    w[n] = 0
+    create_sparse_cd_stacked_dataset(w, ["201", "3701"], **asked)
+    ids = Microdata.read(tmp_path / "out.h5").ids
+    assert len(np.unique(ids["household"])) == 50_000
+    assert ids["household"].max() == 49_999
+    assert ids["person"].max() == 5_049_999
 
 
 def test_reforms_and_strata_without_a_group_keep_what_tells_their_groups_apart(survey, tmp_path, monkeypatch):

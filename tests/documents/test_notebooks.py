@@ -54,12 +54,43 @@ def test_the_first_notebook_runs(tmp_path):
 def test_the_second_notebook_runs():
     names = execute(NOTEBOOKS / "02_calibration_matrix.ipynb")
     X, X_filtered, X_final = names["X_sparse"], names["X_filtered"], names["X_final"]
-    assert X.shape == (540, 3 * 1500)
-    assert X_filtered.shape[0] == 489
-    assert X_final.shape[0] == names["achievable_mask"].sum() > 300
-    assert names["remaining_info"][2] == "Group 2: State MEDICAID ENROLLED Person Count (51 targets)"
     geography, targets = names["geography"], names["targets_df"]
+    n = 6000
+    assert X.shape == (66, 3 * n)
+    assert names["group_info"] == [
+        "Group 0: National ACA PTC Person Count (1 target, value=19,771,819)",
+        "Group 1: State SNAP Household Count (4 targets)",
+        "Group 2: State Snap (4 targets)",
+        "Group 3: District Aca Ptc (19 targets)",
+        "Group 4: District ACA PTC Tax Unit Count (19 targets)",
+        "Group 5: District SNAP Household Count (19 targets)",
+    ]
+    assert names["remaining_info"][1:] == [
+        "Group 1: State Snap (4 targets)",
+        "Group 2: District Aca Ptc (19 targets)",
+        "Group 3: District ACA PTC Tax Unit Count (19 targets)",
+        "Group 4: District SNAP Household Count (19 targets)",
+    ]
+    assert names["target_names"][33] == "cd_3701/household_count/[snap>0]"
+    assert X_filtered.shape == X_final.shape == (62, 3 * n)
+    # Three different districts of the four states for each household.
+    homes = np.sort(geography.cd_geoid.reshape(3, n), axis=0)
+    assert (homes[1:] > homes[:-1]).all()
+    assert len(np.unique(homes)) == 19
+    assert np.unique(geography.state_fips).tolist() == [2, 15, 30, 37]
+    # A row of a state or a district holds only clones that live there, in every clone block.
     cells = X.tocoo()
-    districts = (targets["geo_level"] == "district").to_numpy()[cells.row]
-    lives = geography.cd_geoid[cells.col[districts]].astype(str)
-    assert (targets["geographic_id"].to_numpy()[cells.row[districts]] == lives).all()
+    level = targets["geo_level"].to_numpy()[cells.row]
+    where = targets["geographic_id"].to_numpy()[cells.row]
+    for name, home in (("state", geography.state_fips), ("district", geography.cd_geoid)):
+        there = level == name
+        assert (where[there] == home[cells.col[there]].astype(str)).all()
+    assert all(X[:, c * n : (c + 1) * n].nnz > 6000 for c in range(3))
+    # Who counts in a district counts in its state; nobody else does.
+    of_state, of_district = (X[names["target_groups"] == group].sum(axis=0) for group in (1, 5))
+    np.testing.assert_array_equal(of_state, of_district)
+    # What is imputed says so in every row, and no run would fit it.
+    imputed = targets["source"].str.startswith("IMPUTED")
+    assert (imputed == (targets["geo_level"].eq("district") & targets["domain_variable"].eq("aca_ptc"))).all()
+    assert (targets["status"] == np.where(imputed, "check", "fit")).all()
+    assert np.allclose(targets.loc[imputed, "hif"], 1)

@@ -162,6 +162,7 @@ def test_a_reform_sums_what_it_adds_to_the_income_tax(small):
         Measure("deductible_mortgage_interest", parse_constraints("age>=65"), 4),
         Measure("income_tax"),
         Measure("salt_deduction", parse_constraints("age<18"), 1),
+        Measure("person_count", (), 1),  # only the name of its targets
     ]
     table = evaluate(measures, small, calculate)
     assert asked == [("income_tax", 0), ("income_tax", 1), ("age", 0), ("income_tax", 4)]
@@ -169,7 +170,8 @@ def test_a_reform_sums_what_it_adds_to_the_income_tax(small):
     everyone = np.ones(small.count("tax_unit"), bool)
     age = small.column("age")
     old, with_child = (np.isin(np.arange(len(home)), unit[who]) for who in (age >= 65, age < 18))
-    for i, (k, passes) in enumerate([(1, everyone), (4, old), (None, everyone), (1, with_child)]):
+    expected_of = [(1, everyone), (4, old), (None, everyone), (1, with_child), (1, everyone)]
+    for i, (k, passes) in enumerate(expected_of):
         gain = tax[0].astype(float) if k is None else tax[k].astype(float) - tax[0]
         expected = np.bincount(home, gain * passes, small.count())
         np.testing.assert_array_equal(table[:, i], expected.astype(np.float32))

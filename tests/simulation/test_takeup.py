@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from distcalib.catalogue import ENTITIES, catalogue
+from distcalib.catalogue import ENTITIES, Variable, catalogue
 from distcalib.errors import InputError
 from distcalib.geography import STATE_CODES, assign_geography
 from distcalib.geography.sources import county_shares, districts
 from distcalib.simulation.place import _without, place
-from distcalib.simulation.takeup import drawn_variables, rates, rates_digest, read_rates
+from distcalib.simulation.takeup import (
+    draw_take_up,
+    drawn_variables,
+    rates,
+    rates_digest,
+    read_rates,
+    take_up_inputs,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +39,100 @@ def test_every_rate_is_a_share_with_a_source_and_every_state_has_one():
     for variable in drawn_variables():
         assert catalogue().variables[variable].is_input
         assert catalogue().variables[variable].value_type == "bool"
+
+
+def left_to_the_rules() -> pd.DataFrame:
+    return rates().query("by == 'rules'")
+
+
+def test_every_take_up_input_of_the_rules_has_a_row():
+    inputs = set(take_up_inputs())
+    assert inputs == set(rates()["variable"])
+    # The issue's own list, which the rule must find.
+    for program in ("snap", "tanf", "ssi", "medicaid", "chip", "wic", "medicare", "aca", "head_start"):
+        assert f"takes_up_{program}_if_eligible" in inputs
+    assert {"takes_up_eitc", "takes_up_dc_ptc", "would_file_taxes_voluntarily"} <= inputs
+    assert set(drawn_variables()) == inputs - set(left_to_the_rules()["variable"])
+
+
+def test_what_is_left_to_the_rules_has_the_default_that_its_row_says():
+    from policyengine_us.system import system
+
+    for row in left_to_the_rules().itertuples():
+        assert system.variables[row.variable].default_value == bool(row.rate), row.variable
+        assert "the rules' default" in row.source
+    named = {n for n in system.variables if n.startswith(("takes_up_", "would_file_"))}
+    assert named == set(take_up_inputs())
+
+
+@pytest.mark.parametrize("name", ["takes_up_liheap_if_eligible", "would_claim_liheap", "liheap_choice"])
+def test_a_new_take_up_input_without_a_rate_is_an_error_that_names_it(monkeypatch, tmp_path, name):
+    rates().to_csv(tmp_path / "rates.csv", index=False)
+    label = "Whether a household takes up LIHEAP" if name == "liheap_choice" else ""
+    known = catalogue()
+    more = known.variables | {name: Variable(name, "spm_unit", "bool", True, "year", label)}
+    monkeypatch.setattr("distcalib.simulation.takeup.catalogue", lambda: replace(known, variables=more))
+    rates.cache_clear()
+    with pytest.raises(InputError, match=rf"take_up\.csv: 1 take-up inputs .* have no rate; got '{name}'"):
+        rates()
+    monkeypatch.undo()
+    assert name not in set(rates()["variable"])
+
+
+def test_a_table_of_ones_own_covers_every_take_up_input(tmp_path):
+    path = tmp_path / "rates.csv"
+    lost = rates()["variable"].isin(["takes_up_eitc", "takes_up_snap_if_eligible"])
+    rates()[~lost].to_csv(path, index=False)
+    with pytest.raises(
+        InputError, match=r"rates\.csv: 2 take-up inputs .*rows for takes_up_eitc, takes_up_snap"
+    ):
+        read_rates(path)
+
+
+def test_a_flag_is_left_to_the_rules_only_at_their_default(tmp_path):
+    path = tmp_path / "rates.csv"
+    eitc = rates()["variable"] == "takes_up_eitc"
+    rates().assign(rate=rates()["rate"].mask(eitc, 0.808)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"line \d+: takes_up_eitc: is left to the rules, but.*got 0\.808"):
+        read_rates(path)
+    own = rates().assign(rate=rates()["rate"].mask(eitc, 0.808), by=rates()["by"].mask(eitc, ""))
+    own.to_csv(path, index=False)
+    assert "takes_up_eitc" in drawn_variables(read_rates(path))
+
+
+def test_flags_left_to_the_rules_are_as_the_microdata_store_them_or_not_in_the_file(small, assignment):
+    left = set(left_to_the_rules()["variable"])
+    columns = np.arange(50)
+    assert not left & set(place(small, assignment, columns).variables())
+    claims = np.arange(small.count("tax_unit")) % 3 == 0
+    stored = place(small.with_columns({"takes_up_eitc": claims}), assignment, columns)
+    kept = claims[stored.ids["tax_unit"] % small.count("tax_unit")]
+    np.testing.assert_array_equal(stored.column("takes_up_eitc"), kept)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_no_batch_changes_a_flag(small, data):
+    """Any units, in any order, in any company, as often as you like: the flags of the whole."""
+    seed = data.draw(st.integers(0, 2**31))
+    n_clones, states = 3, np.array(list(STATE_CODES))
+    whole, picked = [{}, {}, {}], [{}, {}, {}]
+    chosen = {}
+    for entity in ENTITIES:
+        n = small.count(entity)
+        columns = np.arange(n * n_clones)
+        row, clone = columns % n, columns // n
+        parts = (row, clone, states[(row * 7 + clone) % len(states)])
+        chosen[entity] = np.array(
+            data.draw(st.lists(st.integers(0, n * n_clones - 1), max_size=30)), dtype=int
+        )
+        for at, part in enumerate(parts):
+            whole[at][entity], picked[at][entity] = part, part[chosen[entity]]
+    together, apart = draw_take_up(small, *whole, seed), draw_take_up(small, *picked, seed)
+    assert set(apart) == set(drawn_variables())
+    for variable, flags in apart.items():
+        entity = catalogue().variables[variable].entity
+        np.testing.assert_array_equal(flags, together[variable][chosen[entity]], err_msg=variable)
 
 
 def test_splitting_and_reordering_never_changes_a_flag(small, assignment):

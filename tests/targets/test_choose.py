@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import create_engine, text
+from own_database import change
 
 from distcalib.catalogue import OF_THE_WHOLE_FILE, catalogue
 from distcalib.config import RunConfig
@@ -74,16 +74,6 @@ def own(table, tmp_path):
     path = tmp_path / "own.db"
     write_database_file(table[table["geographic_id"].isin(["US", "30", "3001", "3002"])], path)
     return path
-
-
-def change(path, *statements):
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as db:
-        for name in db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
-            db.execute(text(f"DROP TRIGGER {name}"))
-        for statement in statements:
-            db.execute(text(statement))
-    engine.dispose()
 
 
 def test_the_first_documents_filter_gives_its_rows(database):
@@ -320,6 +310,64 @@ def test_rules_of_a_run(own, tmp_path):
     path.write_text("include:\n- variable: rent\n")
     with pytest.raises(InputError, match=r"matches no target.*matches excluded targets"):
         load_targets(own, 2024, ALL, rules=read_rules(path))
+
+
+def ruled(path, lines, source, **settings):
+    path.write_text(lines)
+    return load_targets(source, 2024, ALL, rules=read_rules(path), **settings)
+
+
+def test_rules_put_the_tax_expenditures_of_the_register_to_use(tmp_path):
+    plain = load_targets("bundled", 2024, ALL)
+    text = "check:\n- name: '*_expenditure'\nfit:\n- {variable: salt_deduction, reform_id: 1}\n"
+    chosen = ruled(tmp_path / "rules.yaml", text, "bundled")
+    new = chosen.rows[chosen.rows["reform_id"] > 0]
+    assert sorted(new["reform_id"]) == sorted(REFORMS)
+    assert (new["status"] == "check").all(), "what fit and check match is checked"
+    assert any(
+        w.startswith("5 targets that the database excludes have a status by the rules")
+        for w in chosen.warnings
+    )
+    same = [c for c in chosen.rows if c != "group_id"]
+    others = chosen.rows[chosen.rows["reform_id"] == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others[same], plain.rows[same])
+    fitted = ruled(tmp_path / "rules.yaml", text.partition("fit:")[2].join(["fit:", ""]), "bundled")
+    row = fitted.rows[fitted.rows["reform_id"] > 0]
+    assert row[["variable", "status", "reason"]].to_numpy().tolist() == [
+        ["salt_deduction", "fit", "by the rules of targets.rules"]
+    ]
+
+
+def test_rules_of_status_come_before_periods_and_before_include_and_exclude(own, tmp_path):
+    change(
+        own,
+        "INSERT INTO targets (target_id, variable, period, stratum_id, reform_id, value, active) "
+        "SELECT target_id + 1000, variable, 2023, stratum_id, reform_id, 1, 0 FROM targets "
+        "WHERE variable IN ('snap', 'rent')",
+    )
+    rules = tmp_path / "rules.yaml"
+    chosen = ruled(rules, "check:\n- variable: rent\nexclude:\n- variable: snap\n", own).rows
+    assert chosen.set_index("variable").loc["rent", ["period", "status"]].tolist() == [2024, "check"]
+    assert "snap" not in set(chosen["variable"])
+    chosen = ruled(rules, "check:\n- {variable: rent, period: 2023}\n", own).rows
+    assert chosen.set_index("variable").loc["rent", "value"] == 1
+    assert "rent" not in set(
+        ruled(rules, "check:\n- variable: rent\ninclude:\n- variable: snap\n", own).rows.variable
+    )
+    with pytest.raises(InputError, match=r"matches no target.*\(the figure of another period is used\)"):
+        ruled(rules, "fit:\n- {variable: snap, period: 2023}\n", own)
+    with pytest.raises(InputError, match=r"check, rule 1.*\(variable: rent\)"):
+        ruled(rules, "check:\n- variable: rents\n", own)
+
+
+def test_a_rule_cannot_use_a_target_whose_stratum_cannot_be_read(table, tmp_path):
+    path = tmp_path / "own.db"
+    lost = rows(["US"], "person_count", 1e6, constraints="wic>0", status="excluded")
+    write_database_file(pd.concat([table.iloc[:1], lost], ignore_index=True), path)
+    change(path, "UPDATE stratum_constraints SET operation = '~' WHERE constraint_variable = 'wic'")
+    assert load_targets(path, 2024, ALL).rows["variable"].tolist() == ["snap"]
+    with pytest.raises(InputError, match="unknown operator"):
+        ruled(tmp_path / "rules.yaml", "fit:\n- variable: person_count\n", path)
 
 
 def test_a_variable_whose_targets_are_all_excluded_is_named_with_the_reasons(own):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import create_engine, text
+from own_database import change
 
 from distcalib.cli import main
 from distcalib.geography.sources import districts
@@ -71,17 +71,7 @@ def database(tmp_path):
     def write(table, *statements, register=False):
         path = tmp_path / "policy_data.db"
         write_database_file(table, path)
-        change = [*statements] if register else ["DROP TABLE target_register", *statements]
-        engine = create_engine(f"sqlite:///{path}")
-        with engine.begin() as db:
-            # A user's database has no guard against what follows.
-            for name in (
-                db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all()
-            ):
-                db.execute(text(f"DROP TRIGGER {name}"))
-            for statement in change:
-                db.execute(text(statement))
-        engine.dispose()
+        change(path, *([] if register else ["DROP TABLE target_register"]), *statements)
         return path
 
     return write

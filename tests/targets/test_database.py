@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from own_database import change
 from sqlalchemy import create_engine, text
 
 from distcalib.errors import InputError
@@ -28,17 +29,6 @@ def database(table, tmp_path):
     path = tmp_path / "policy_data.db"
     write_database_file(table, path)
     return path
-
-
-def change(path, *statements):
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as db:
-        # A user's database has no guard against what follows.
-        for name in db.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).scalars().all():
-            db.execute(text(f"DROP TRIGGER {name}"))
-        for statement in statements:
-            db.execute(text(statement))
-    engine.dispose()
 
 
 def refused(path, *words, **options):

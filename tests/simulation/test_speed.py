@@ -1,0 +1,106 @@
+"""What is kept between calculations of the rules engine changes no bit of what it gives."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+
+from distcalib.geography import assign_geography
+from distcalib.geography.sources import county_shares, districts
+from distcalib.geography.states import STATE_FIPS
+from distcalib.matrix.cells import household_values
+from distcalib.matrix.measures import Rows
+from distcalib.microdata import bundled_microdata
+from distcalib.simulation import engine
+from distcalib.simulation.speed import tables_of_parameters
+from distcalib.targets.choose import load_targets
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """All measures of the bundled targets."""
+    table = districts()
+    return Rows.of(load_targets("bundled", 2024, set(table["cd_geoid"])).rows)
+
+
+def both_ways(state, households, rows, monkeypatch):
+    """Return the measures of households of the whole source, all in one state, with and without tables."""
+    source = bundled_microdata()
+    table = districts()
+    here = table[table["state"] == state]
+    records = np.linspace(0, source.count() - 1, households).astype(int)
+    assignment = assign_geography(source.ids["household"], 1, here, county_shares(), 1)
+    with_tables = household_values(source, assignment, records, rows, seed=3, take_up=True)
+    with monkeypatch.context() as without:
+        without.setattr(engine, "tables_of_parameters", nullcontext)
+        plain = household_values(source, assignment, records, rows, seed=3, take_up=True)
+    return with_tables, plain
+
+
+def test_tables_of_parameters_change_no_bit(rows, monkeypatch):
+    for state in ("NC", "NY"):
+        ours, plain = both_ways(state, 150, rows, monkeypatch)
+        assert ours.shape == (150, len(rows.within(STATE_FIPS[state])))
+        assert ours.tobytes() == plain.tobytes()
+        assert (ours != 0).any(axis=0).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_tables_of_parameters_change_no_bit_of_any_measure_in_any_state(rows, monkeypatch):
+    seen = np.zeros(len(rows.measures), dtype=bool)
+    for state in sorted(districts()["state"].unique()):
+        ours, plain = both_ways(state, 250, rows, monkeypatch)
+        assert ours.tobytes() == plain.tobytes(), state
+        seen[list(rows.within(STATE_FIPS[state]))] |= (ours != 0).any(axis=0)
+    # Nearly every measure was put to the test with something to count.
+    assert seen.mean() > 0.95
+
+
+def test_a_lookup_is_that_of_the_engine_for_every_kind_of_key_and_its_errors_stay():
+    from policyengine_core.errors import ParameterNotFoundError
+    from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
+    from policyengine_us.system import system
+    from policyengine_us.variables.household.demographic.tax_unit.filing_status import FilingStatus
+
+    parameters = system.parameters("2024-01-01")
+    single_level = parameters.gov.irs.deductions.standard.amount
+    two_levels = parameters.gov.hhs.fpg
+    names = np.array(["JOINT", "SINGLE", "JOINT", "SEPARATE"])
+    keys = [names, names.astype(object), FilingStatus.encode(names), names[:1], names[:0]]
+    groups = np.array(["CONTIGUOUS_US", "HI", "AK"], dtype=object)
+    sizes = np.array([1, 2, 1, 3])
+
+    def looked_up():
+        yield from (single_level[key] for key in keys)
+        yield two_levels.first_person[groups]
+        yield two_levels[np.array(["first_person", "additional_person"])][groups[:2]]
+        yield parameters.gov.irs.credits.eitc.phase_out.rate.calc(sizes)
+
+    plain = [np.asarray(found) for found in looked_up()]
+    look_up = Node.__getitem__
+    with tables_of_parameters():
+        assert Node.__getitem__ is not look_up
+        for _ in range(2):
+            kept = [np.asarray(found) for found in looked_up()]
+            assert [k.tobytes() for k in kept] == [p.tobytes() for p in plain]
+            assert [k.dtype for k in kept] == [p.dtype for p in plain]
+        with pytest.raises(ParameterNotFoundError, match="NOBODY"):
+            single_level[np.array(["JOINT", "NOBODY"])]
+    assert Node.__getitem__ is look_up
+
+
+def test_the_menu_of_areas_is_that_of_the_calculator():
+    from policyengine_us.system import system
+    from spm_calculator.rolling_forecast import SPMForecast
+
+    engine._rules_engine()
+    forecast = system.spm_forecast_provider.forecast
+    kept = forecast.areas_for_year(2024)
+    assert len(kept) > 300
+    assert kept == SPMForecast.areas_for_year.__wrapped__(forecast, 2024)
+    kept.clear()
+    assert len(forecast.areas_for_year(2024)) > 300
+    with pytest.raises(ValueError, match="1990"):
+        forecast.areas_for_year(1990)
