@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -54,6 +56,22 @@ class InputError(DistcalibError):
 
 class RunError(DistcalibError):
     """A run could not be finished; what had verified stays and is used by the next attempt."""
+
+
+class DistcalibWarning(UserWarning):
+    """Something that an analyst should know and that stops nothing."""
+
+
+def warn(message: str, category: type[Warning] = DistcalibWarning, stacklevel: int = 2) -> None:
+    """Warn the caller of the caller, also after policyengine-us was imported.
+
+    Its import tells Python to ignore every warning of every package from then on. Other filters still hold.
+    """
+    with warnings.catch_warnings():
+        if "policyengine_us" in sys.modules:
+            hush = ("ignore", None, Warning, None, 0)
+            warnings.filters = [one for one in warnings.filters if one != hush]
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
 
 
 def nearest(value: object, choices: Iterable[object], n: int = 3) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distcalib.digest import canonical_json, code_digest, digest_arrays, digest_of
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibWarning, InputError, warn
 from distcalib.random import stream_key, uniform
 from distcalib.storage import need_space, publish, sha256_file, write_json
 
@@ -164,3 +166,23 @@ def test_every_public_name_can_be_had():
         assert getattr(distcalib, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Plann'"):
         distcalib.Plann  # noqa: B018
+
+
+def test_warnings_are_heard_after_the_rules_engine_hushed_them_and_other_filters_hold(monkeypatch):
+    monkeypatch.setitem(sys.modules, "policyengine_us", ModuleType("policyengine_us"))
+
+    def heard(*filters: tuple[str, type[Warning]]) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.resetwarnings()
+            for action, category in filters:
+                warnings.filterwarnings(action, category=category)  # type: ignore[arg-type]
+            warn("something")
+        return [str(one.message) for one in caught]
+
+    assert heard() == heard(("ignore", Warning)) == ["something"]
+    assert heard(("ignore", Warning), ("default", DeprecationWarning)) == ["something"]
+    assert heard(("ignore", DistcalibWarning)) == []
+    with pytest.raises(DistcalibWarning, match="something"):
+        heard(("ignore", Warning), ("error", DistcalibWarning))
+    monkeypatch.delitem(sys.modules, "policyengine_us")
+    assert heard(("ignore", Warning)) == []

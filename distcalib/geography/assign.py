@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, warn
 from distcalib.geography.assignment import GeographyAssignment
 from distcalib.geography.chances import Chances
 from distcalib.geography.draw import Parts, draw_blocks, draw_counties, draw_districts
@@ -139,7 +138,7 @@ def assign_random_geography(
     check_counties(placed, county_fips_of_rules_engine()["county_fips"], block_path or "county table")
     placed, more = derive(placed, crosswalk_path, cbsa_path)
     for note in [*notes, *more]:
-        warnings.warn(note, stacklevel=2)
+        warn(note)
     return placed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings as python_warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from distcalib.digest import digest_of
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibWarning, InputError, warn
 from distcalib.geography.states import STATE_CODES
 from distcalib.targets.database import read_targets, without_password
 from distcalib.targets.prepare import (
@@ -50,7 +49,7 @@ FILTERS = {
 }
 
 
-class TargetsWarning(UserWarning):
+class TargetsWarning(DistcalibWarning):
     """Something that an analyst should know about targets that were selected."""
 
 
@@ -274,7 +273,7 @@ def select_targets(
     table = table.assign(name=names(table))
     table, more = carry(table, period, uprate, hierarchical_domains or (), aca_multipliers, database)
     for warning in warnings + more:
-        python_warnings.warn(warning, TargetsWarning, stacklevel=2)
+        warn(warning, TargetsWarning)
     return in_order(table[table["status"] != "excluded"])[SELECTED]
 
 
