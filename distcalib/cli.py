@@ -207,6 +207,32 @@ def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, for
 
 
 @data.command()
+@click.argument("run", default="demo")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
+@_force
+def costs(run: str, output: Path, force: bool) -> None:
+    """Measure what simulations of RUN (a preset or a YAML file) cost on this machine.
+
+    A run takes the file as simulation.costs: its tasks are cut by it, and `plan` says how long they take.
+    About five minutes of one core; Linux.
+    """
+    _need_new([output], force)
+    from distcalib import RunConfig
+    from distcalib.microdata import Microdata
+    from distcalib.runs import make_plan
+    from distcalib.runs.costs import measure_costs, write_costs
+    from distcalib.runs.plan import asked_variables, microdata_path
+
+    config = RunConfig.load(run)
+    prepared = make_plan(config)
+    source = Microdata.read(microdata_path(config), config.period)
+    asked = asked_variables(prepared.targets)
+    found = measure_costs(source, prepared.assignment, asked, click.echo)
+    write_costs(found, output)
+    click.echo(f"{output}: tasks of up to {found.largest(len(asked)):,} households")
+
+
+@data.command()
 @click.option("--database", help="Write the bundled targets as a new SQLite file or to a PostgreSQL URL.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw public files to rebuild from.")
 @click.option("--download", is_flag=True, help="Rebuild from the raw public files, fetched once with pip.")

@@ -24,7 +24,7 @@ _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in _LIBRARIES} | {
 }
 
 # Loaded by the fork server, in this order, before it forks a worker.
-PRELOAD = ["distcalib.simulation.warm", "distcalib.runs.tasks"]
+PRELOAD = ["distcalib.simulation.warm", "distcalib.runs.before_fork"]
 
 
 def worker_count(config: ClusterConfig) -> int:
@@ -53,6 +53,9 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
         "distributed.worker.multiprocessing-method": method,
         # A GPU or FIT task without such a worker is an error, not an endless wait.
         "distributed.scheduler.no-workers-timeout": "300s",
+        # Dask gives up for good a worker that is away at the moment this long after a death of its. One that
+        # died again meanwhile is away too, and comes back.
+        "distributed.deploy.lost-worker-timeout": "1 day",
         "distributed.worker.profile.enabled": False,
         # Dask's HTTP servers know no authentication: they keep their port but serve nothing.
         "distributed.scheduler.http.routes": [],

@@ -72,7 +72,12 @@ class GeographyConfig:
 class SimulationConfig:
     """How columns are simulated."""
 
-    slice_households: int = setting(3_000, "most columns simulated by one task", least=1)
+    slice_households: int | None = setting(
+        None, "most columns simulated by one task; null: by the costs", least=1
+    )
+    costs: str | None = setting(
+        None, "JSON of measured costs (`distcalib data costs`); null: the bundled ones"
+    )
     take_up: bool = setting(True, "draw take-up of programs; false: flags as stored in the microdata")
     take_up_rates: str | None = setting(None, "CSV of take-up rates; null: the bundled ones")
 
@@ -114,6 +119,7 @@ class VerifyConfig:
     """What the files are held to."""
 
     tolerance: float = setting(1e-6, "largest |file - X.w| / sum(|x| w) of a fitted target", above=0)
+    slice_households: int = setting(4_500, "most households of a file that are opened at once", least=1)
     population: float = setting(0.05, "a district further from its population target is listed", above=0)
 
 
@@ -161,10 +167,9 @@ class RunConfig(_FromFile):
             chosen = replace(chosen, aca_multipliers=str(base / chosen.aca_multipliers))
         if chosen != config.targets:
             config = config.changed(targets=chosen)
-        rates = config.simulation.take_up_rates
-        if rates is not None:
-            simulation = replace(config.simulation, take_up_rates=str(base / rates))
-            config = config.changed(simulation=simulation)
+        named = {name: getattr(config.simulation, name) for name in ("take_up_rates", "costs")}
+        paths: dict[str, Any] = {name: str(base / file) for name, file in named.items() if file is not None}
+        config = config.changed(simulation=replace(config.simulation, **paths))
         files = {name: getattr(config.geography, name) for name in GEOGRAPHY_FILES}
         found: dict[str, Any] = {name: str(base / f) for name, f in files.items() if f is not None}
         config = config.changed(geography=replace(config.geography, **found))

@@ -83,6 +83,8 @@ class Progressing:
             self._start(event)
         elif kind == "task":
             self._advance()
+        elif kind == "split":
+            self._split(event)
         elif kind == "stage_done":
             self._finish(event)
         elif kind == "stage_failed" and self._progress is not None:
@@ -90,6 +92,13 @@ class Progressing:
             self._progress = None
         elif kind == "warning":
             self.console.print(f"warning: {event['text']}", markup=False)
+        elif kind == "workers":
+            own, shared = (event[name] / 2**30 for name in ("own_bytes", "shared_bytes"))
+            self.console.print(
+                f"workers: {event['count']} ready, each with at most {own:.2f} GiB of its own "
+                f"and {shared:.2f} GiB shared",
+                highlight=False,
+            )
         elif kind == "nothing_to_do":
             self.console.print(
                 f"nothing to do: all {event['files']:,} files of this plan are there and verify"
@@ -123,6 +132,14 @@ class Progressing:
             self.console.print(
                 f"{self._stage}: {self._done} of {self._total}, about {left:.0f} s left", highlight=False
             )
+
+    def _split(self, event: dict[str, Any]) -> None:
+        self._total += 1
+        if self._progress is not None:
+            self._progress.update(self._bar, total=self._total)
+        (start, middle), (_, stop) = event["into"]
+        words = f"columns {start} to {stop} of {event['state']} died of memory and are split at {middle}"
+        self.console.print(f"{self._stage}: {words} ({event['why']})", highlight=False, markup=False)
 
     def _finish(self, event: dict[str, Any]) -> None:
         if self._progress is not None:

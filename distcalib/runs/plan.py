@@ -23,6 +23,7 @@ from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
+from distcalib.runs.costs import Costs, bundled_costs, read_costs
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.place import GEOGRAPHY
@@ -35,7 +36,7 @@ from distcalib.targets.rules import read_rules
 # Settings that say where inputs are or how work is cut; contents have digests of their own.
 INCIDENTAL = (
     "name", "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
-    "simulation.slice_households", "simulation.take_up_rates",
+    "simulation.slice_households", "simulation.costs", "simulation.take_up_rates", "verify.slice_households",
     *(f"geography.{name}" for name in GEOGRAPHY_FILES),
 )  # fmt: skip
 
@@ -50,10 +51,6 @@ ROOMS = {
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }
 
-# Cost of a simulation, measured on 2 shared cores with all bundled targets: a fixed part and a part for each
-# household; opening a file with Microsimulation to verify it costs about twice the time and the same memory.
-SECONDS_FIXED, SECONDS_HOUSEHOLD, SECONDS_REFORM = 1.5, 0.0022, 0.8
-BYTES_FIXED, BYTES_HOUSEHOLD = 1.35e9, 0.5e6
 # Bytes of one kept household in one file, and of one cell of the matrix on storage.
 FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
 
@@ -116,11 +113,6 @@ class Plan:
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    @property
-    def households_at_once(self) -> int:
-        """Most households of a file that verification opens at once."""
-        return self.run.simulation.slice_households * 3 // 2
-
     def digest(self) -> str:
         """Digest of what decides the outputs: not the name, and not how they are cut into tasks."""
         run = asdict(self.run)
@@ -128,6 +120,10 @@ class Plan:
             section, _, key = incidental.rpartition(".")
             (run[section] if section else run).pop(key)
         return digest_of([run, self.inputs, self.versions, self.code, self.engine])
+
+    def slice_id(self, state_fips: int, start: int, stop: int) -> str:
+        """Return the id of the task that simulates a range of a state's columns, planned or split off."""
+        return _slice_id(self.run, self.inputs, self.versions, state_fips, start, stop)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, with its digest."""
@@ -166,7 +162,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         Settings of the run.
     slices
         (state FIPS, start, stop) of a stored plan that is resumed; without them they follow from
-        ``simulation.slice_households``.
+        ``simulation.slice_households``, or from the costs of what the targets ask for.
 
     Raises
     ------
@@ -205,6 +201,9 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     warnings = [*targets.warnings, *notes]
     rates = config.simulation.take_up_rates
     table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
+    costs = bundled_costs() if config.simulation.costs is None else read_costs(config.simulation.costs)
+    if costs.policyengine_us != engine_version():
+        warnings.append(f"the costs were measured with policyengine-us {costs.policyengine_us}")
     absent = _absent_inputs(targets, source, drawn_variables(table_of_rates))
     if absent:
         warnings.append(
@@ -248,7 +247,9 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         inputs["take_up"] = rates_digest(table_of_rates)
     versions = {"policyengine-us": engine_version(), "distcalib": distcalib.__version__}
     check_version()
-    cuts = slices if slices is not None else _cut(assignment, config.simulation.slice_households)
+    asked = asked_variables(targets)
+    size = config.simulation.slice_households or costs.largest(len(asked), _reforms(targets))
+    cuts = slices if slices is not None else _cut(assignment, size)
     plan = Plan(
         run=config,
         inputs=inputs,
@@ -259,7 +260,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings=tuple(warnings),
     )
     return Prepared(
-        replace(plan, facts=_facts(plan, targets, assignment, source)),
+        replace(plan, facts=_facts(plan, targets, assignment, source, costs)),
         targets,
         columns,
         assignment,
@@ -272,9 +273,11 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
     if cluster.kind != "local":
         return
     limit = memory_bytes(cluster.memory_limit)
-    smaller = f"a smaller simulation.slice_households than {plan.run.simulation.slice_households}"
-    for stage in ("simulate", "verify"):
+    largest = max(s.size for s in plan.slices)
+    settings = {"simulate": ("simulation", largest), "verify": ("verify", plan.run.verify.slice_households)}
+    for stage, (section, households) in settings.items():
         needed = plan.facts["task_bytes"][stage]
+        smaller = f"a smaller {section}.slice_households than {households}"
         if needed > limit:
             raise InputError(
                 f"the largest task of the stage {stage} needs more memory than a worker has",
@@ -286,13 +289,27 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
 
 def _absent_inputs(targets: Targets, source: Microdata, drawn: tuple[str, ...]) -> list[str]:
     """Return the inputs that measures need and the microdata do not hold; the placement sets some itself."""
+    known = catalogue().variables
+    inputs = {v for v in _needed(targets) if known[v].is_input}
+    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn))
+
+
+def _needed(targets: Targets) -> set[str]:
+    """Return the variables of the rules engine that measures need."""
     rows = targets.rows.drop_duplicates(["variable", "constraints"])
-    needed = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | {
+    named = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | {
         term for variable in rows["variable"] for term in terms(variable)
     }
-    known = catalogue().variables
-    inputs = {v for v in needed - set(COUNTS) if v in known and known[v].is_input}
-    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn))
+    return {v for v in named - set(COUNTS) if v in catalogue().variables}
+
+
+def asked_variables(targets: Targets) -> set[str]:
+    """Return the variables that the rules engine has to compute."""
+    return {v for v in _needed(targets) if not catalogue().variables[v].is_input}
+
+
+def _reforms(targets: Targets) -> int:
+    return int(targets.rows.loc[targets.rows["reform_id"] > 0, "reform_id"].nunique())
 
 
 def _foresight(
@@ -361,12 +378,15 @@ def _slice_id(
 
 
 def _facts(
-    plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata
+    plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata, costs: Costs
 ) -> dict[str, Any]:
     n = assignment.n_columns
+    variables, reforms = len(asked_variables(targets)), _reforms(targets)
+    at_once = plan.run.verify.slice_households
+    in_state = np.unique(assignment.state_fips, return_counts=True)[1]
+    opened = [min(k, at_once) for k in in_state.tolist()]
     measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
-    reforms = targets.rows.loc[targets.rows["reform_id"] > 0, "reform_id"].nunique()
     wanted = plan.run.areas
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
@@ -389,15 +409,15 @@ def _facts(
             "verify": (states + int(wanted.national)) * int(wanted.states),
         },
         "task_bytes": {
-            "simulate": int(BYTES_FIXED + BYTES_HOUSEHOLD * max(s.size for s in plan.slices)),
-            "verify": int(
-                BYTES_FIXED
-                + BYTES_HOUSEHOLD * min(np.bincount(assignment.state_fips).max(), plan.households_at_once)
-            ),
+            "simulate": costs.bytes(max(s.size for s in plan.slices)),
+            "verify": costs.bytes(max(opened), verify=True),
         },
         "cpu_seconds": round(
-            # Verification opens the files with Microsimulation, which costs about two simulations.
-            3 * ((SECONDS_FIXED + SECONDS_REFORM * reforms) * len(plan.slices) + SECONDS_HOUSEHOLD * n)
+            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
+            + sum(
+                k / part * costs.seconds(part, variables, reforms, verify=True)
+                for k, part in zip(in_state.tolist(), opened, strict=True)
+            )
         ),
         "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
         "far": [

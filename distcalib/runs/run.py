@@ -21,13 +21,14 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.events import Events, Subscriber
-from distcalib.runs.execute import DaskExecutor, Executor, SerialExecutor, choose_resource
+from distcalib.runs.execute import Executor, Instead, SerialExecutor, choose_resource
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
-from distcalib.runs.tasks import AreaTask, Inputs, SimulateTask, simulate_slice, write_areas
+from distcalib.runs.split import splitting, standing_tasks
+from distcalib.runs.tasks import AreaTask, Inputs, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
 from distcalib.storage import folder_bytes, need_space, publish
 
@@ -169,9 +170,10 @@ class Run:
         }
 
     def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
-        tasks = [SimulateTask(inputs, s.id, s.state_fips, s.start, s.stop) for s in plan.slices]
+        tasks = standing_tasks(plan, inputs, self.folder)
         tasks.sort(key=lambda t: (t.start - t.stop, t.state_fips, t.start))
-        return self._stage("simulate", simulate_slice, tasks)
+        in_two = splitting(plan, self.cluster, self.events)
+        return self._stage("simulate", simulate_slice, tasks, instead=in_two)
 
     def _assemble(self, blocks: list[Receipt], code: str) -> str:
         """Sum the blocks into X in this process; equal blocks give equal bytes whatever their cut."""
@@ -270,7 +272,7 @@ class Run:
             parts = districts if plan.run.areas.districts else ()
             held = {a.file: files[a.file] for a in (state, *parts)}
             task_id = digest_of({**depends, "files": held})
-            tasks.append(VerifyTask(inputs, task_id, state, parts, plan.households_at_once))
+            tasks.append(VerifyTask(inputs, task_id, state, parts, plan.run.verify.slice_households))
         tasks.sort(key=lambda t: -(self.folder / t.state.file).stat().st_size)
         receipts = self._stage("verify", verify_state, tasks)
         if plan.run.areas.national:
@@ -321,16 +323,21 @@ class Run:
         }
 
     def _stage(
-        self, name: str, function: Callable[[Any], Any], tasks: Sequence[Any], fit_resource: bool = False
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        tasks: Sequence[Any],
+        fit_resource: bool = False,
+        instead: Instead | None = None,
     ) -> list[Receipt]:
-        """Run what has no verified receipt; return the receipts of all tasks in the order given."""
+        """Run what has no verified receipt; return the receipts of all tasks, or of what replaced them."""
         found = {t.id: verified(self.folder, t.stage, t.id) for t in tasks}
         open_tasks = [t for t in tasks if found[t.id] is None]
         executor = self._start_executor() if open_tasks else None
         with self._timed(name, len(tasks), reused=len(tasks) - len(open_tasks)):
             if executor is not None:
                 resource = self._resource if fit_resource else None
-                for result in executor.run(function, open_tasks, resource):
+                for result in executor.run(function, open_tasks, resource, instead):
                     receipt = Receipt(**result)
                     found[receipt.id] = receipt
                     self.events.emit(
@@ -340,7 +347,7 @@ class Run:
                         seconds=receipt.seconds,
                         peak_bytes=receipt.peak_bytes,
                     )
-        receipts = [r for t in tasks if (r := found[t.id]) is not None]
+        receipts = [r for r in found.values() if r is not None]
         self._used |= {f"receipts/{r.stage}/{r.id}.json" for r in receipts}
         self._used |= {path for r in receipts for path in r.outputs}
         return receipts
@@ -362,13 +369,16 @@ class Run:
                 self._executor = SerialExecutor()
             else:
                 from distcalib.cluster.local import local_client, warm_error
+                from distcalib.runs.workers import CheckedExecutor, check
 
                 with self._timed("start workers", self.workers):
                     client = self._stack.enter_context(local_client(self.cluster))
-                for failure in {e for e in client.run(warm_error).values() if e} if self.cluster.warm else ():
+                    memory = check(client, stored_plan(self.folder) or {})
+                self.events.emit("workers", count=len(memory["addresses"]), **memory)
+                for failure in {e for e in client.run(warm_error).values() if e}:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 self._resource = choose_resource(client)
-                self._executor = DaskExecutor(client)
+                self._executor = CheckedExecutor(client)
         return self._executor
 
     def _inputs(self, plan: Plan) -> Inputs:

@@ -86,7 +86,16 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
         done = verified(run, task.stage, task.id)
         if done is None:
             began = time.perf_counter()
-            outputs, facts = function(task)
+            cause = None
+            try:
+                outputs, facts = function(task)
+            except Exception as error:
+                cause = _memory_error(error)
+                if cause is None:
+                    raise
+            if cause is not None:
+                # A new error, for the one that was caught holds every array of the task.
+                raise MemoryError(f"{task.stage} {task.id[:12]}: {cause}")
             digests = {path: output_digest(run, path) for path in outputs}
             lost = [path for path, digest in digests.items() if digest is None]
             if lost:
@@ -106,6 +115,13 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
     return run_task
 
 
+def _memory_error(error: BaseException | None) -> str | None:
+    """Return the words of the MemoryError that an error is or comes from, else None."""
+    while error is not None and not isinstance(error, MemoryError):
+        error = error.__cause__
+    return None if error is None else str(error) or "out of memory"
+
+
 @finished
 def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
     """Simulate a slice exactly where its households were placed, and write the block."""
@@ -117,7 +133,13 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
     )
     path = f"matrix.zarr/blocks/{task.id}"
     write_block(Path(task.inputs.run) / path, block)
-    return [path], {"columns": len(columns), "nonzeros": int(block.nnz), "state_fips": task.state_fips}
+    return [path], {
+        "columns": len(columns),
+        "nonzeros": int(block.nnz),
+        "state_fips": task.state_fips,
+        "start": task.start,
+        "stop": task.stop,
+    }
 
 
 @finished

@@ -12,6 +12,7 @@ from distcalib.report.console import Progressing, print_causes, print_plan
 
 def say(console: Console) -> str:
     show = Progressing(console)
+    show({"event": "workers", "count": 2, "own_bytes": 2**28, "shared_bytes": 2**30})
     show({"event": "stage", "stage": "simulate", "tasks": 3, "reused": 1})
     for _ in range(2):
         show({"event": "task", "stage": "simulate"})
@@ -24,6 +25,7 @@ def say(console: Console) -> str:
 def test_plain_lines_without_a_terminal():
     text = say(Console(file=io.StringIO(), width=100))
     assert text.splitlines() == [
+        "workers: 2 ready, each with at most 0.25 GiB of its own and 1.00 GiB shared",
         "simulate: 3 to do (1 already done)",
         "simulate: done in 4.0 s",
         "warning: [odd] text",

@@ -51,7 +51,7 @@ def test_tables_of_parameters_change_no_bit(rows, monkeypatch):
 def test_tables_of_parameters_change_no_bit_of_any_measure_in_any_state(rows, monkeypatch):
     seen = np.zeros(len(rows.measures), dtype=bool)
     for state in sorted(districts()["state"].unique()):
-        ours, plain = both_ways(state, 250, rows, monkeypatch)
+        ours, plain = both_ways(state, 120, rows, monkeypatch)
         assert ours.tobytes() == plain.tobytes(), state
         seen[list(rows.within(STATE_FIPS[state]))] |= (ours != 0).any(axis=0)
     # Nearly every measure was put to the test with something to count.

@@ -1,0 +1,217 @@
+"""What simulations cost: a model fitted to measurements, by which a plan cuts its columns into tasks."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distcalib.errors import InputError
+from distcalib.geography.assignment import GeographyAssignment
+from distcalib.microdata.model import Microdata
+from distcalib.simulation.engine import RulesSimulation, engine_version, open_published, simulate
+from distcalib.simulation.place import place
+
+#: What a task should take at most: so that a lost one is little, and many workers find work.
+SECONDS, BYTES = 30.0, 3.3 * 2**30
+#: Sizes that are measured.
+SIZES = (300, 1_500, 4_000)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """CPU seconds and peak bytes of one simulation of n households that is asked for v computed variables.
+
+    Attributes
+    ----------
+    policyengine_us
+        Version that was measured.
+    measured
+        When and where, for people.
+    simulate_seconds, verify_seconds
+        a, b, c, d of ``a + b v + (c + d v) n``: in a task, and through a file opened with `Microsimulation`.
+    simulate_bytes, verify_bytes
+        Memory of a worker that has been in every state (the rules engine keeps the parameters of each), and
+        of each household on top.
+    reform_seconds
+        Of each reform.
+    """
+
+    policyengine_us: str
+    measured: str
+    simulate_seconds: tuple[float, float, float, float]
+    verify_seconds: tuple[float, float, float, float]
+    simulate_bytes: tuple[float, float]
+    verify_bytes: tuple[float, float]
+    reform_seconds: float
+
+    def seconds(self, households: int, variables: int, reforms: int = 0, *, verify: bool = False) -> float:
+        """Return CPU seconds."""
+        a, b, c, d = self.verify_seconds if verify else self.simulate_seconds
+        return a + b * variables + (c + d * variables) * households + reforms * self.reform_seconds
+
+    def bytes(self, households: int, *, verify: bool = False) -> int:
+        """Return the peak memory of the worker."""
+        fixed, each = self.verify_bytes if verify else self.simulate_bytes
+        return int(fixed + each * households)
+
+    def largest(self, variables: int, reforms: int = 0) -> int:
+        """Return the most households, in hundreds, that keep to `SECONDS` and `BYTES`; at least 100."""
+        fixed = self.seconds(0, variables, reforms)
+        each = self.seconds(1, variables, reforms) - fixed
+        by_time = (SECONDS - fixed) / each if each > 0 else np.inf
+        by_memory = (BYTES - self.simulate_bytes[0]) / self.simulate_bytes[1]
+        return max(100, int(min(by_time, by_memory, 100_000) // 100 * 100))
+
+
+def bundled_costs() -> Costs:
+    """Return the costs that the package ships: two shared cores, all bundled targets."""
+    with resources.as_file(resources.files("distcalib.simulation") / "bundled/costs.json") as path:
+        return read_costs(path)
+
+
+def read_costs(path: str | Path) -> Costs:
+    """Read costs that `measure_costs` found.
+
+    Raises
+    ------
+    InputError
+        Names file, field and value.
+    """
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot be read ({error})", place=path, expected="a file of `distcalib data costs`"
+        ) from None
+    names = [f.name for f in fields(Costs)]
+    wrong = sorted(set(raw) ^ set(names)) if isinstance(raw, dict) else ["not a table"]
+    if wrong:
+        raise InputError("has a field too many or too few", place=path, value=wrong[0], choices=names)
+    lengths = {"simulate_seconds": 4, "verify_seconds": 4, "simulate_bytes": 2, "verify_bytes": 2}
+    for name, length in {**lengths, "reform_seconds": 0}.items():
+        value = raw[name] if length else [raw[name]]
+        numbers = isinstance(value, list) and all(
+            type(v) in (int, float) and np.isfinite(v) and v >= 0 for v in value
+        )
+        if not numbers or len(value) != (length or 1):
+            raise InputError(
+                "is no cost", place=f"{path}: {name}", value=raw[name],
+                expected=f"{length or 1} numbers of 0 or more",
+            )  # fmt: skip
+        raw[name] = tuple(value) if length else value[0]
+    if raw["simulate_bytes"][1] <= 0:
+        raise InputError("is no cost", place=f"{path}: simulate_bytes", value=0, expected="bytes a household")
+    return Costs(**raw)
+
+
+def measure_costs(
+    source: Microdata,
+    assignment: GeographyAssignment,
+    variables: Iterable[str],
+    report: Callable[[str], object] = lambda words: None,
+) -> Costs:
+    """Measure what simulations cost on this machine, in this process.
+
+    Simulates the first columns of the state with the most of them: 300, 1,500 and 4,000 households, for one,
+    half and all of the variables, each in a task's way and through a file, and fits the model by non-negative
+    least squares; then some households of every state, for the memory. Five minutes.
+
+    Parameters
+    ----------
+    source, assignment
+        Donors and the placement of their columns.
+    variables
+        Computed variables that the plan asks for.
+    report
+        Told of each measurement.
+    """
+    from scipy.optimize import nnls
+
+    states, counts = np.unique(assignment.state_fips, return_counts=True)
+    columns = np.flatnonzero(assignment.state_fips == states[np.argmax(counts)])
+    asked = sorted(set(variables))
+    sets = [asked[:1], asked[::2], asked] if len(asked) > 2 else [asked]
+    sizes = sorted({min(n, len(columns)) for n in SIZES})
+    found: dict[str, Any] = {}
+    with _tasks_way(place(source, assignment, columns[:100])) as warm:
+        for variable in asked:
+            warm.calculate(variable)
+    for name, way in (("simulate", _tasks_way), ("verify", _through_a_file)):
+        rows, seconds, each = [], [], 0.0
+        # The largest first: what it frees serves the others, so they show no growth.
+        for size in reversed(sizes):
+            data = place(source, assignment, columns[:size])
+            for some in sets:
+                before = _memory(reset=True)
+                began = time.process_time()
+                with way(data) as simulation:
+                    for variable in some:
+                        simulation.calculate(variable)
+                seconds.append(time.process_time() - began)
+                each = max(each, (_memory() - before) / size) if size == sizes[-1] else each
+                rows.append([1, len(some), size, size * len(some)])
+                report(f"{name}: {size} households, {len(some)} variables: {seconds[-1]:.2f} CPU seconds")
+        # Relative errors, so that the small ones count: they are most of a run's tasks.
+        scale = 1 / np.array(seconds)
+        solved, _ = nnls(np.array(rows, dtype=np.float64) * scale[:, None], np.ones(len(rows)))
+        found[f"{name}_seconds"] = tuple(float(f"{x:.4g}") for x in solved)
+        found[f"{name}_bytes"] = (each,)
+    for state in states:
+        home = np.flatnonzero(assignment.state_fips == state)[:50]
+        with _tasks_way(place(source, assignment, home)) as simulation:
+            for variable in asked:
+                simulation.calculate(variable)
+    everywhere = _memory(reset=True)
+    report(f"a worker that has been in {len(states)} states holds {everywhere / 2**30:.2f} GiB")
+    for name in ("simulate_bytes", "verify_bytes"):
+        # The second way reuses what the first has freed, and needs no less.
+        found[name] = (
+            float(everywhere),
+            float(round(max(1_000, found[name][-1], found["simulate_bytes"][-1]))),
+        )
+    return Costs(
+        policyengine_us=engine_version(),
+        measured=f"{len(asked)} variables, {sizes} households of state {int(states[np.argmax(counts)])}",
+        reform_seconds=bundled_costs().reform_seconds,
+        **found,
+    )
+
+
+def write_costs(costs: Costs, path: str | Path) -> None:
+    """Write costs where a run's ``simulation.costs`` names them."""
+    from distcalib.storage import write_json
+
+    write_json(Path(path), asdict(costs))
+
+
+@contextmanager
+def _tasks_way(data: Microdata) -> Iterator[RulesSimulation]:
+    with simulate(data) as simulation:
+        yield simulation
+
+
+@contextmanager
+def _through_a_file(data: Microdata) -> Iterator[RulesSimulation]:
+    with tempfile.TemporaryDirectory(prefix="distcalib-") as folder:
+        path = Path(folder) / "area.h5"
+        data.write(path)
+        opened = open_published(path, data.period)
+        yield next(opened)
+        next(opened, None)
+
+
+def _memory(reset: bool = False) -> int:
+    """Return the peak of resident memory since the last reset, which makes it that of now; bytes (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])

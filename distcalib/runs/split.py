@@ -1,0 +1,81 @@
+"""A slice that dies of memory is split in two, recursively; the receipts of its halves stand for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distcalib.config import ClusterConfig
+from distcalib.errors import RunError
+from distcalib.geography.states import STATE_CODES
+from distcalib.runs.events import Events
+from distcalib.runs.execute import Instead
+from distcalib.runs.plan import Plan
+from distcalib.runs.receipts import read_receipt, verified
+from distcalib.runs.tasks import Inputs, SimulateTask
+
+Range = tuple[int, int, int]
+
+
+def standing_tasks(plan: Plan, inputs: Inputs, run: Path) -> list[SimulateTask]:
+    """Return the tasks that make up the slices of a plan, as the receipts of a run folder have them.
+
+    A slice without a receipt that verifies, inside of which parts of it have receipts, was split: its halves
+    stand for it, each of which may have been split again. All others are tasks as planned.
+    """
+    planned = {s.id for s in plan.slices}
+    parts: set[Range] = set()
+    for path in sorted(run.glob("receipts/simulate/*.json")):
+        receipt = None if path.stem in planned else read_receipt(run, "simulate", path.stem)
+        if receipt is not None and {"state_fips", "start", "stop"} <= set(receipt.facts):
+            found = (receipt.facts["state_fips"], receipt.facts["start"], receipt.facts["stop"])
+            # Receipts that other code or inputs left have other ids, and say nothing of this plan's slices.
+            if plan.slice_id(*found) == receipt.id:
+                parts.add(found)
+
+    def stand_for(task: SimulateTask) -> list[SimulateTask]:
+        inside = [
+            part
+            for part in parts
+            if part[0] == task.state_fips
+            and task.start <= part[1]
+            and part[2] <= task.stop
+            and part[2] - part[1] < task.stop - task.start
+        ]
+        if not inside or verified(run, task.stage, task.id) is not None:
+            return [task]
+        return [leaf for half in halves(plan, task) for leaf in stand_for(half)]
+
+    whole = [SimulateTask(inputs, s.id, s.state_fips, s.start, s.stop) for s in plan.slices]
+    return [leaf for task in whole for leaf in stand_for(task)] if parts else whole
+
+
+def halves(plan: Plan, task: SimulateTask) -> tuple[SimulateTask, SimulateTask]:
+    """Return the two halves of a task of two columns or more, with the ids that a plan would give them."""
+    middle = (task.start + task.stop) // 2
+    first, second = (
+        SimulateTask(task.inputs, plan.slice_id(task.state_fips, a, b), task.state_fips, a, b)
+        for a, b in ((task.start, middle), (middle, task.stop))
+    )
+    return first, second
+
+
+def splitting(plan: Plan, cluster: ClusterConfig, events: Events) -> Instead:
+    """Return what an executor calls for a task that died of memory: it says so, and gives the halves.
+
+    The function raises `RunError` for a slice of one column, and names state, slice, cause and memory.
+    """
+    limit = "of this process" if cluster.kind == "serial" else f"of a worker, {cluster.memory_limit}"
+
+    def in_two(task: SimulateTask, why: str) -> tuple[SimulateTask, SimulateTask]:
+        state = STATE_CODES[task.state_fips]
+        if task.stop - task.start < 2:
+            raise RunError(
+                f"simulate {task.id[:12]}: one household of {state} (slice {task.start} to {task.stop}) "
+                f"needs more than the memory {limit}, and no slice is smaller: {why}"
+            )
+        parts = halves(plan, task)
+        ranges = [[part.start, part.stop] for part in parts]
+        events.emit("split", stage="simulate", id=task.id, state=state, into=ranges, why=why)
+        return parts
+
+    return in_two

@@ -1,0 +1,101 @@
+"""Costs decide how columns are cut into tasks, never what comes out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distcalib import RunConfig
+from distcalib.cli import main
+from distcalib.errors import InputError
+from distcalib.runs.costs import BYTES, SECONDS, Costs, bundled_costs, read_costs, write_costs
+from distcalib.runs.plan import make_plan
+from distcalib.simulation.engine import engine_version
+
+
+def test_the_bundled_costs_are_of_the_pinned_rules_engine():
+    costs = bundled_costs()
+    assert costs.policyengine_us == engine_version()
+    assert costs.seconds(4000, 27) > costs.seconds(300, 27) > costs.seconds(300, 1)
+    assert costs.seconds(4000, 27, verify=True) > costs.seconds(4000, 27)
+    assert 3_000 < costs.largest(27) < 100_000
+
+
+@given(
+    st.tuples(*[st.floats(0, 5), st.floats(0, 0.1), st.floats(0, 0.01), st.floats(0, 1e-4)]),
+    st.floats(1e9, 3e9),
+    st.floats(1e4, 1e6),
+    st.integers(0, 60),
+)
+def test_the_largest_slice_keeps_to_time_and_memory(seconds, fixed, each, variables):
+    costs = Costs("v", "", seconds, seconds, (fixed, each), (fixed, each), 0.8)
+    size = costs.largest(variables)
+    assert size % 100 == 0
+    assert size == 100 or (
+        costs.seconds(size, variables) <= SECONDS + 1e-9 and costs.bytes(size) <= BYTES + 1
+    )
+    assert (
+        size == 100_000 or costs.seconds(size + 100, variables) > SECONDS or costs.bytes(size + 100) > BYTES
+    )
+
+
+def test_costs_cut_the_tasks_and_change_no_digest(small_settings, tmp_path):
+    config = RunConfig.load(small_settings)
+    config = replace(config, simulation=replace(config.simulation, slice_households=None))
+    whole = make_plan(config).plan
+    assert len(whole.slices) == whole.facts["states"]
+    slow = replace(bundled_costs(), simulate_seconds=(1.0, 0.0, 0.2, 0.0))
+    write_costs(slow, tmp_path / "costs.json")
+    assert read_costs(tmp_path / "costs.json") == slow
+    cut = make_plan(
+        replace(config, simulation=replace(config.simulation, costs=str(tmp_path / "costs.json")))
+    ).plan
+    assert max(s.size for s in cut.slices) <= 100 < max(s.size for s in whole.slices)
+    assert cut.digest() == whole.digest()
+    assert cut.facts["cpu_seconds"] > whole.facts["cpu_seconds"]
+    write_costs(replace(slow, policyengine_us="0.0.1"), tmp_path / "costs.json")
+    other = make_plan(
+        replace(config, simulation=replace(config.simulation, costs=str(tmp_path / "costs.json")))
+    )
+    assert any("measured with policyengine-us 0.0.1" in words for words in other.plan.warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"simulate_seconds": [1, 2, 3]}, r"simulate_seconds.*4 numbers"),
+        ({"simulate_seconds": [1, 2, 3, -1]}, r"simulate_seconds.*\[1, 2, 3, -1\]"),
+        ({"simulate_bytes": [1e9, float("nan")]}, "simulate_bytes"),
+        ({"simulate_bytes": [1e9, 0]}, "simulate_bytes"),
+        ({"verify_bytes": "much"}, "verify_bytes.*'much'"),
+        ({"reform_seconds": None}, "reform_seconds"),
+        ({"secnds": 1}, "field too many.*'secnds'.*did you mean"),
+    ],
+)
+def test_a_file_that_holds_no_costs_is_refused_by_name(tmp_path, change, named):
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({**asdict(bundled_costs()), **change}))
+    with pytest.raises(InputError, match=rf"costs\.json.*{named}"):
+        read_costs(file)
+    file.write_text("[")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_costs(file)
+
+
+@pytest.mark.slow
+def test_the_command_measures_costs(small_settings, tmp_path):
+    file = tmp_path / "costs.json"
+    done = CliRunner().invoke(main, ["data", "costs", str(small_settings), "--output", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "tasks of up to" in done.output
+    costs = read_costs(file)
+    assert costs.policyengine_us == engine_version()
+    assert 0.3 < costs.seconds(300, 27) < 60
+    assert 0.8e9 < costs.bytes(0) < 4e9
+    assert np.isfinite(costs.simulate_seconds).all()
