@@ -219,11 +219,13 @@ def costs(run: str, output: Path, force: bool) -> None:
     _need_new([output], force)
     from distcalib import RunConfig
     from distcalib.microdata import Microdata
+    from distcalib.microdata.remote import local_file
     from distcalib.runs import make_plan
     from distcalib.runs.costs import measure_costs, write_costs
     from distcalib.runs.plan import asked_variables, microdata_path
 
     config = RunConfig.load(run)
+    config = config.changed(microdata=str(local_file(config.microdata)))
     prepared = make_plan(config)
     source = Microdata.read(microdata_path(config), config.period)
     asked = asked_variables(prepared.targets)

@@ -65,7 +65,8 @@ class DistcalibWarning(UserWarning):
 def warn(message: str, category: type[Warning] = DistcalibWarning, stacklevel: int = 2) -> None:
     """Warn the caller of the caller, also after policyengine-us was imported.
 
-    Its import tells Python to ignore every warning of every package from then on. Other filters still hold.
+    Its import tells Python to ignore every warning of every package from then on; a blanket filter of one's
+    own cannot be told from it. Filters of a category hold: ``ignore::distcalib.errors.DistcalibWarning``.
     """
     with warnings.catch_warnings():
         if "policyengine_us" in sys.modules:

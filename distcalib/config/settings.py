@@ -101,7 +101,7 @@ class FitConfig:
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
     few_donors: float = setting(
-        10, "a target of fewer effective donors is listed as weakly supported", least=0
+        10.0, "a target of fewer effective donors is listed as weakly supported", least=0
     )
 
 

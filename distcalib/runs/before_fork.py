@@ -1,7 +1,8 @@
 """Preloaded last by the fork server: what workers need beside the rules engine, loaded and set aside once.
 
-A worker then shares these modules too, and knows what it is from its birth: files that change on a running
-machine change nothing of what its workers compute with.
+A worker then shares these modules too, and knows what it is from its birth: files of the rules engine and of
+simulation tasks that change on a running machine change nothing of what its workers compute with. The fit
+loads its own modules when it starts.
 """
 
 from __future__ import annotations

@@ -63,12 +63,15 @@ class Costs:
         fixed, each = self.verify_bytes if verify else self.simulate_bytes
         return int(fixed + each * households)
 
-    def largest(self, variables: int, reforms: int = 0) -> int:
-        """Return the most households, in hundreds, that keep to `SECONDS` and `BYTES`; at least 100."""
+    def largest(self, variables: int, reforms: int = 0, held: int = 0) -> int:
+        """Return the most households, in hundreds, that keep to `SECONDS` and `BYTES`; at least 100.
+
+        `held` bytes are of the run's own placement.
+        """
         fixed = self.seconds(0, variables, reforms)
         each = self.seconds(1, variables, reforms) - fixed
         by_time = (SECONDS - fixed) / each if each > 0 else np.inf
-        by_memory = (BYTES - self.simulate_bytes[0]) / self.simulate_bytes[1]
+        by_memory = (BYTES - held - self.simulate_bytes[0]) / self.simulate_bytes[1]
         return max(100, int(min(by_time, by_memory, 100_000) // 100 * 100))
 
 
@@ -150,8 +153,8 @@ def measure_costs(
         # The largest first: what it frees serves the others, so they show no growth.
         for size in reversed(sizes):
             data = place(source, assignment, columns[:size])
+            before = _memory(reset=True)
             for some in sets:
-                before = _memory(reset=True)
                 began = time.process_time()
                 with way(data) as simulation:
                     for variable in some:

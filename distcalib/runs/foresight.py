@@ -109,7 +109,7 @@ def warnings_of(problems: pd.DataFrame) -> list[str]:
             said.append(
                 f"{len(those)} of {len(problems)} targets that need no rules {words}, such as "
                 f"{worst['name']} (effective donors {worst['effective_donors']:.1f}, target "
-                f"{worst['target']:,.0f}, at most {worst['most']:,.0f})"
+                f"{worst['target']:,.0f}, in reach {worst['least']:,.0f} to {worst['most']:,.0f})"
             )
     return said
 

@@ -26,6 +26,7 @@ from distcalib.microdata.validate import overridden_variables
 from distcalib.runs.costs import Costs, bundled_costs, read_costs
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.simulation.engine import check_version, engine_version
+from distcalib.simulation.installed import RULES, rules_digest
 from distcalib.simulation.place import GEOGRAPHY
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
 from distcalib.targets.choose import Targets, load_targets
@@ -53,6 +54,8 @@ ROOMS = {
 
 # Bytes of one kept household in one file, and of one cell of the matrix on storage.
 FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
+# Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
+COLUMN_BYTES = 110
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Plan:
     inputs
         Content digests of microdata, rows, values, placement and design weights.
     versions
-        Versions of policyengine-us and distcalib.
+        Versions of policyengine-us and distcalib, and the digest of the rules engine's files.
     code
         Stage -> digest of the rooms that it uses.
     engine
@@ -204,13 +207,14 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     costs = bundled_costs() if config.simulation.costs is None else read_costs(config.simulation.costs)
     if costs.policyengine_us != engine_version():
         warnings.append(f"the costs were measured with policyengine-us {costs.policyengine_us}")
-    absent = _absent_inputs(targets, source, drawn_variables(table_of_rates))
+    drawn = drawn_variables(table_of_rates) if config.simulation.take_up else ()
+    absent = _absent_inputs(targets, source, drawn)
     if absent:
         warnings.append(
             f"targets ask for {len(absent)} inputs that the microdata lack, so every unit has the rules "
             f"engine's default: {_some(absent)}"
         )
-    warnings += _foresight(config, targets, source, assignment, weights, drawn_variables(table_of_rates))
+    warnings += _foresight(config, targets, source, assignment, weights, drawn)
     ignored = unknown_columns(file)
     if ignored:
         warnings.append(f"policyengine-us ignores {len(ignored)} columns of the microdata: {_some(ignored)}")
@@ -245,10 +249,16 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     }
     if table_of_rates is not None:
         inputs["take_up"] = rates_digest(table_of_rates)
-    versions = {"policyengine-us": engine_version(), "distcalib": distcalib.__version__}
+    versions = {
+        "policyengine-us": engine_version(),
+        "distcalib": distcalib.__version__,
+        RULES: rules_digest(),
+    }
     check_version()
     asked = asked_variables(targets)
-    size = config.simulation.slice_households or costs.largest(len(asked), _reforms(targets))
+    size = config.simulation.slice_households or costs.largest(
+        len(asked), _reforms(targets), COLUMN_BYTES * assignment.n_columns
+    )
     cuts = slices if slices is not None else _cut(assignment, size)
     plan = Plan(
         run=config,
@@ -277,13 +287,16 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
     settings = {"simulate": ("simulation", largest), "verify": ("verify", plan.run.verify.slice_households)}
     for stage, (section, households) in settings.items():
         needed = plan.facts["task_bytes"][stage]
-        smaller = f"a smaller {section}.slice_households than {households}"
+        # Smaller slices help only where the worker itself fits.
+        smaller = ""
+        if plan.facts["task_bytes"]["fixed"] < limit:
+            smaller = f", or a smaller {section}.slice_households than {households}"
         if needed > limit:
             raise InputError(
                 f"the largest task of the stage {stage} needs more memory than a worker has",
                 place=f"{cluster.file}: memory_limit",
                 value=cluster.memory_limit,
-                expected=f"at least {needed / 2**30:.1f} GiB, or {smaller}",
+                expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
             )
 
 
@@ -326,8 +339,7 @@ def _foresight(
 
     fit = config.fit
     limits = limits_before(weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0))
-    taken = drawn if config.simulation.take_up else ()
-    found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, taken)
+    found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, drawn)
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
 
 
@@ -367,7 +379,7 @@ def _slice_id(
         {
             "stage": "simulate",
             "code": _stage_code()["simulate"],
-            "policyengine-us": versions["policyengine-us"],
+            "rules": versions[RULES],
             "inputs": {name: inputs[name] for name in ("microdata", "rows", "assignment")},
             "period": config.period,
             "seed": config.seed,
@@ -409,8 +421,9 @@ def _facts(
             "verify": (states + int(wanted.national)) * int(wanted.states),
         },
         "task_bytes": {
-            "simulate": costs.bytes(max(s.size for s in plan.slices)),
-            "verify": costs.bytes(max(opened), verify=True),
+            "fixed": costs.bytes(0) + COLUMN_BYTES * n,
+            "simulate": costs.bytes(max(s.size for s in plan.slices)) + COLUMN_BYTES * n,
+            "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
         },
         "cpu_seconds": round(
             sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)

@@ -30,6 +30,7 @@ from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.split import splitting, standing_tasks
 from distcalib.runs.tasks import AreaTask, Inputs, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
+from distcalib.simulation.installed import RULES
 from distcalib.storage import folder_bytes, need_space, publish
 
 
@@ -225,7 +226,7 @@ class Run:
             "stage": "areas",
             "code": plan.code["areas"],
             "inputs": {k: plan.inputs[k] for k in ("microdata", "assignment")},
-            "policyengine-us": plan.versions["policyengine-us"],
+            "rules": plan.versions[RULES],
             "period": plan.run.period,
             "seed": plan.run.seed,
             "take_up": plan.inputs.get("take_up", plan.run.simulation.take_up),
@@ -265,7 +266,7 @@ class Run:
             "stage": "verify",
             "code": plan.code["verify"],
             "rows": plan.inputs["rows"],
-            "policyengine-us": plan.versions["policyengine-us"],
+            "rules": plan.versions[RULES],
         }
         tasks: list[Any] = []
         for state, districts in states:

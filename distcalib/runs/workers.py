@@ -18,10 +18,9 @@ from distcalib.digest import code_digest
 from distcalib.errors import RunError
 from distcalib.runs.execute import DaskExecutor, Instead, Result
 from distcalib.runs.plan import ROOMS
-from distcalib.simulation.installed import rules_digest
+from distcalib.simulation.installed import RULES, rules_digest
 
 VERSIONS = ("distcalib", "numpy", "policyengine-core", "policyengine-us", "spm-calculator")
-RULES = "formulas and parameters"
 _WARM = "distcalib.simulation.warm"
 
 # Of this process as a worker: None before it was asked, "" when it may compute, else why not.
@@ -142,7 +141,7 @@ def check(client: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
         raise RunError(refusal)
     client.register_plugin(Admission(expected))
     said = client.run(_report)
-    if refusals := [answer["refusal"] for _, answer in sorted(said.items()) if answer["refusal"] != ""]:
+    if refusals := [answer["refusal"] for _, answer in sorted(said.items()) if answer["refusal"]]:
         more = f" ({len(refusals) - 1} more workers differ)" if len(refusals) > 1 else ""
         raise RunError(f"{refusals[0]}{more}")
     return {

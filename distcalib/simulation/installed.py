@@ -13,8 +13,10 @@ from distcalib.errors import RunError
 
 # What decides a value: formulas and parameters, the engine that evaluates them, and the poverty thresholds.
 PACKAGES = ("policyengine_us", "policyengine_core", "spm_calculator")
+#: How plans and workers name the digest of these.
+RULES = "formulas and parameters"
 _READ = (".py", ".yaml", ".csv", ".json", ".gz")
-_NOT_READ = {"__pycache__", "tests", "tools"}
+_NOT_READ = {"__pycache__", "tests"}
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,11 @@ _menus: dict[tuple[Any, ...], dict[str, Any]] = {}
 Look = Callable[[Any, Any], Any]
 # Of a node of parameters: what each child's name gives, and the number of each name. None: has no such table.
 _tables: WeakKeyDictionary[Any, tuple[Any, dict[str, int], bool] | None] = WeakKeyDictionary()
+
+# How many simulations are inside, and the engine's own lookup meanwhile.
+_inside = 0
+_original: Look | None = None
+_lock = Lock()
 
 
 def read_menus_once() -> None:
@@ -53,22 +59,32 @@ def tables_of_parameters() -> Iterator[None]:
     """
     from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
 
-    original: Look = Node.__getitem__
+    global _inside, _original
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _original = Node.__getitem__
+            Node.__getitem__ = _patched(Node, _original)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                Node.__getitem__ = _original
 
+
+def _patched(node: Any, original: Look) -> Look:
     def look_up(self: Any, key: Any) -> Any:
         found = _numbers(original, self, key)
         if found is None:
             return original(self, key)
         table, numbers = found
-        if isinstance(table, Node):
-            return Node(self._name, table.vector[numbers], self._instant_str)
+        if isinstance(table, node):
+            return node(self._name, table.vector[numbers], self._instant_str)
         return table[numbers]
 
-    Node.__getitem__ = look_up
-    try:
-        yield
-    finally:
-        Node.__getitem__ = original
+    return look_up
 
 
 def _numbers(original: Look, node: Any, key: Any) -> tuple[Any, NDArray[np.intp]] | None:

@@ -105,7 +105,16 @@ def _read(path: str | Path) -> pd.DataFrame:
     allowed = {
         "rate": (table["rate"].between(0, 1), "a share from 0 to 1", ()),
         "by": (table["by"].isin(["", "state", "rules"]), "state, rules, or nothing", ("state", "rules")),
-        "of": (table["of"].isin(["", "all", "others"]), "all, others, or nothing", ("all", "others")),
+        "of": (
+            table["of"].isin(["", "all", "others"]) & ((table["of"] == "") | (table["by"] != "rules")),
+            "all, others, or nothing (as where the rules decide)",
+            ("all", "others"),
+        ),
+        "reported": (
+            (table["reported"] == "") | (table["by"] != "rules"),
+            "nothing where the rules decide",
+            (),
+        ),
         "key": (
             (table["key"] == "") == (table["by"] != "state"),
             "a state's code where the rates are by state",

@@ -38,7 +38,7 @@ def run(small_settings, tmp_path_factory) -> Path:
     cells = inside * (rng.random(inside.shape) < 0.4) * rng.lognormal(0, 1, inside.shape)
     write_block(folder / "matrix.zarr" / "X", sparse.csr_array(cells.astype(np.float32)))
     nowhere = Inputs(str(folder), "", "", "", "", 2024, 3, True)
-    settings = {"group_power": 0.5, "epochs": 0, "refit_epochs": 50, "ridge": 0.1}
+    settings = {"group_power": 0.5, "epochs": 0, "refit_epochs": 50, "ridge": 0.1, "few_donors": 10.0}
     fit(FitTask(nowhere, "0", "torch", settings))
     return folder
 

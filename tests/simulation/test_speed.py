@@ -58,7 +58,7 @@ def test_tables_of_parameters_change_no_bit_of_any_measure_in_any_state(rows, mo
     assert seen.mean() > 0.95
 
 
-def test_a_lookup_is_that_of_the_engine_for_every_kind_of_key_and_its_errors_stay():
+def test_a_lookup_is_that_of_the_engine_for_every_kind_of_key_and_its_errors_stay(monkeypatch):
     from policyengine_core.errors import ParameterNotFoundError
     from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
     from policyengine_us.system import system
@@ -79,15 +79,37 @@ def test_a_lookup_is_that_of_the_engine_for_every_kind_of_key_and_its_errors_sta
         yield parameters.gov.irs.credits.eitc.phase_out.rate.calc(sizes)
 
     plain = [np.asarray(found) for found in looked_up()]
-    look_up = Node.__getitem__
+    asked = []
+
+    def counted(self, key, look_up=Node.__getitem__):
+        asked.append(key)
+        return look_up(self, key)
+
+    monkeypatch.setattr(Node, "__getitem__", counted)
     with tables_of_parameters():
-        assert Node.__getitem__ is not look_up
         for _ in range(2):
+            asked.clear()
             kept = [np.asarray(found) for found in looked_up()]
             assert [k.tobytes() for k in kept] == [p.tobytes() for p in plain]
             assert [k.dtype for k in kept] == [p.dtype for p in plain]
+        # The second time the engine looks up but what has no table: one key, none, and the second level.
+        assert [len(key) for key in asked] == [1, 0, 2]
         with pytest.raises(ParameterNotFoundError, match="NOBODY"):
             single_level[np.array(["JOINT", "NOBODY"])]
+    assert Node.__getitem__ is counted
+
+
+def test_tables_stay_until_the_last_of_several_simulations_ends():
+    from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
+
+    look_up = Node.__getitem__
+    first, second = tables_of_parameters(), tables_of_parameters()
+    first.__enter__()
+    patched = Node.__getitem__
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Node.__getitem__ is patched is not look_up
+    second.__exit__(None, None, None)
     assert Node.__getitem__ is look_up
 
 
