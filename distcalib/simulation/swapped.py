@@ -71,7 +71,7 @@ def under_states(
     Raises
     ------
     InputError
-        For an unknown or repeated state or variable, text, and a variable that depends on the whole file.
+        For an unknown or repeated state or variable, text, a monthly flag, and a variable that depends on the whole file.
     RunError
         When the rules engine fails; the message names the state and the variable.
     """
@@ -153,6 +153,13 @@ def _summable(variables: Iterable[str]) -> list[str]:
         known = catalogue().get(name, place="under_states: variables")
         if known.value_type not in ("float", "int", "bool"):
             raise InputError("cannot be added up", place="under_states: variables", value=name)
+        if known.definition_period == "month" and known.value_type != "float":
+            raise InputError(
+                f"is a monthly {known.value_type}, which has no value for a year",
+                place="under_states: variables",
+                value=name,
+                expected="a yearly variable",
+            )
         if name in OF_THE_WHOLE_FILE:
             raise InputError(
                 "depends on everybody in the file and not on the household alone",

@@ -135,10 +135,18 @@ def load_targets(
     warnings: list[str] = []
     table = read_strata(raw, database)
     table["name"] = names(table)
+    before = set(table.loc[table["status"] == "excluded", "target_id"])
     if rules is not None:
         # Strata of excluded targets need not be readable, those of targets in use must.
-        table = read_strata(rules.with_statuses(table, warnings), database)
+        table = read_strata(rules.with_statuses(table), database)
     table = prepare(table, period, warnings, database)
+    taken = table["target_id"].isin(before) & (table["status"] != "excluded")
+    if rules is not None and taken.any():
+        some = ", ".join(sorted(set(table.loc[taken, "variable"]))[:5])
+        warnings.append(
+            f"{int(taken.sum())} targets that the database excludes have a status by the rules of "
+            f"targets.rules: {some}"
+        )
     if not raw["registered"].all():
         warnings.append(
             "the database has no target_register: every active target is fitted, however far it is"

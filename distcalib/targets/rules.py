@@ -59,27 +59,18 @@ class Rules:
     fit: tuple[Rule, ...] = ()
     check: tuple[Rule, ...] = ()
 
-    def with_statuses(self, table: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
-        """Return targets with the statuses that `fit` and `check` give; says which had been excluded.
+    def with_statuses(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return targets with the statuses that `fit` and `check` give.
 
         Parameters
         ----------
         table
-            Targets with the columns `KEYS`, status and reason.
-        warnings
-            Is added to. A rule that matches nothing is left to `keep`.
+            Targets with the columns `KEYS`, status and reason. A rule that matches nothing is left to `keep`.
         """
         table = table.copy()
-        excluded = table["status"] == "excluded"
         for status in ("fit", "check"):
             for rule in getattr(self, status):
                 table.loc[rule.matches(table), ["status", "reason"]] = [status, _BY_RULE]
-        used = excluded & (table["status"] != "excluded")
-        if used.any():
-            some = ", ".join(sorted(set(table.loc[used, "variable"]))[:5])
-            warnings.append(
-                f"{int(used.sum())} targets that the database excludes have a status {_BY_RULE}: {some}"
-            )
         return table
 
     def keep(self, table: pd.DataFrame, usable: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ def _probe(constraint: Constraint, place: str) -> None:
 
 
 def _refuse_monthly(name: str, place: str) -> None:
-    """Refuse a monthly flag, code or text: the rules engine would sum it over the months of the year."""
+    """Refuse a monthly flag, code or text: it has no value for a year, whatever the rules engine gives."""
     variable = catalogue().variables[name]
     if variable.definition_period == "month" and variable.value_type != "float":
         raise InputError(

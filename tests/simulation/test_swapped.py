@@ -171,6 +171,7 @@ def test_the_plot_has_one_bar_a_state_the_largest_on_top():
         (["snapp"], ["NC"], r"no variable of this name; got 'snapp'.*'snap'"),
         (["snap", "snap"], ["NC"], "named twice"),
         (["state_code"], ["NC"], "cannot be added up; got 'state_code'"),
+        (["is_snap_eligible"], ["NC"], "monthly bool.*'is_snap_eligible'"),
         (["medicaid_cost"], ["NC"], "depends on everybody in the file"),
         ([], ["NC"], "names no variable"),
         (["snap"], ["ZZ"], "is no state; got 'ZZ'"),

@@ -336,6 +336,9 @@ def test_rules_put_the_tax_expenditures_of_the_register_to_use(tmp_path):
     assert row[["variable", "status", "reason"]].to_numpy().tolist() == [
         ["salt_deduction", "fit", "by the rules of targets.rules"]
     ]
+    # The older vintages that the rule matches too lose to the newer ones again, and are not counted.
+    credit = ruled(tmp_path / "rules.yaml", "fit:\n- variable: eitc\n", "bundled")
+    assert not [w for w in credit.warnings if "have a status by the rules" in w]
 
 
 def test_rules_of_status_come_before_periods_and_before_include_and_exclude(own, tmp_path):
