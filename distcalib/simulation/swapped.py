@@ -71,7 +71,8 @@ def under_states(
     Raises
     ------
     InputError
-        For an unknown or repeated state or variable, text, a monthly flag, and a variable that depends on the whole file.
+        For an unknown or repeated state or variable, text, a monthly flag, and a variable that depends on the
+        whole file.
     RunError
         When the rules engine fails; the message names the state and the variable.
     """
