@@ -33,7 +33,7 @@ def columns_of(state: str, households: int):
     from distcalib.matrix.measures import Rows
     from distcalib.microdata import bundled_microdata
     from distcalib.runs import make_plan
-    from distcalib.runs.plan import asked_variables
+    from distcalib.runs.asked import asked_variables
 
     source = bundled_microdata()
     prepared = make_plan(replace(RunConfig.load("demo"), n_clones=30))

@@ -55,6 +55,8 @@ def measure(method: str, workers: int) -> dict[str, float]:
         began = time.perf_counter()
         os.kill(client.run(os.getpid, workers=said["addresses"][:1])[said["addresses"][0]], signal.SIGKILL)
         while not (new := set(client.scheduler_info(n_workers=-1)["workers"]) - set(said["addresses"])):
+            if time.perf_counter() - began > 300:
+                raise SystemExit("no worker replaced the killed one within five minutes")
             time.sleep(0.05)
         client.submit(simulate_some, 6, workers=[*new], pure=False).result()
         after = time.perf_counter() - began

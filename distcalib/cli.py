@@ -221,8 +221,9 @@ def costs(run: str, output: Path, force: bool) -> None:
     from distcalib.microdata import Microdata
     from distcalib.microdata.remote import local_file
     from distcalib.runs import make_plan
+    from distcalib.runs.asked import asked_variables
     from distcalib.runs.costs import measure_costs, write_costs
-    from distcalib.runs.plan import asked_variables, microdata_path
+    from distcalib.runs.plan import microdata_path
 
     config = RunConfig.load(run)
     config = config.changed(microdata=str(local_file(config.microdata)))

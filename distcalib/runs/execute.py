@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from distcalib.errors import DistcalibError, RunError
@@ -71,10 +72,12 @@ class DaskExecutor:
     ----------
     client
         A `distributed.Client`.
+    through
+        Runs on the worker in place of each task's function and is given it: ``through(function, task)``.
     """
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, client: Any, through: Callable[..., Result] | None = None) -> None:
+        self.client, self.through = client, through
 
     def run(
         self,
@@ -87,6 +90,7 @@ class DaskExecutor:
         from distributed import KilledWorker, as_completed
 
         wanted = {resource: 1} if resource else None
+        work = function if self.through is None else partial(self.through, function)
         waiting = deque(tasks)
         running: dict[str, tuple[Any, Any]] = {}
         completed = as_completed(loop=self.client.loop)
@@ -96,7 +100,7 @@ class DaskExecutor:
                 while waiting and len(running) < threads:
                     task = waiting.popleft()
                     key = f"{task.stage}-{task.id}"
-                    future = self.client.submit(function, task, key=key, resources=wanted, pure=False)
+                    future = self.client.submit(work, task, key=key, resources=wanted, pure=False)
                     running[key] = future, task
                     completed.add(future)
                 future = next(completed)

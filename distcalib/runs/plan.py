@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 import distcalib
-from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.config.settings import GEOGRAPHY_FILES
 from distcalib.digest import code_digest, digest_arrays, digest_of
@@ -23,14 +22,13 @@ from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
+from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
 from distcalib.runs.costs import Costs, bundled_costs, read_costs
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
-from distcalib.simulation.place import GEOGRAPHY
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
 from distcalib.targets.choose import Targets, load_targets
-from distcalib.targets.constraints import parse_constraints
 from distcalib.targets.database import without_password
 from distcalib.targets.rules import read_rules
 
@@ -208,7 +206,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     if costs.policyengine_us != engine_version():
         warnings.append(f"the costs were measured with policyengine-us {costs.policyengine_us}")
     drawn = drawn_variables(table_of_rates) if config.simulation.take_up else ()
-    absent = _absent_inputs(targets, source, drawn)
+    absent = absent_inputs(targets, source, drawn)
     if absent:
         warnings.append(
             f"targets ask for {len(absent)} inputs that the microdata lack, so every unit has the rules "
@@ -257,7 +255,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     check_version()
     asked = asked_variables(targets)
     size = config.simulation.slice_households or costs.largest(
-        len(asked), _reforms(targets), COLUMN_BYTES * assignment.n_columns
+        len(asked), reform_count(targets), COLUMN_BYTES * assignment.n_columns
     )
     cuts = slices if slices is not None else _cut(assignment, size)
     plan = Plan(
@@ -298,31 +296,6 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
                 value=cluster.memory_limit,
                 expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
             )
-
-
-def _absent_inputs(targets: Targets, source: Microdata, drawn: tuple[str, ...]) -> list[str]:
-    """Return the inputs that measures need and the microdata do not hold; the placement sets some itself."""
-    known = catalogue().variables
-    inputs = {v for v in _needed(targets) if known[v].is_input}
-    return sorted(inputs - set(source.variables()) - set(GEOGRAPHY) - set(drawn))
-
-
-def _needed(targets: Targets) -> set[str]:
-    """Return the variables of the rules engine that measures need."""
-    rows = targets.rows.drop_duplicates(["variable", "constraints"])
-    named = {c.variable for text in rows["constraints"] for c in parse_constraints(text)} | {
-        term for variable in rows["variable"] for term in terms(variable)
-    }
-    return {v for v in named - set(COUNTS) if v in catalogue().variables}
-
-
-def asked_variables(targets: Targets) -> set[str]:
-    """Return the variables that the rules engine has to compute."""
-    return {v for v in _needed(targets) if not catalogue().variables[v].is_input}
-
-
-def _reforms(targets: Targets) -> int:
-    return int(targets.rows.loc[targets.rows["reform_id"] > 0, "reform_id"].nunique())
 
 
 def _foresight(
@@ -393,7 +366,7 @@ def _facts(
     plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata, costs: Costs
 ) -> dict[str, Any]:
     n = assignment.n_columns
-    variables, reforms = len(asked_variables(targets)), _reforms(targets)
+    variables, reforms = len(asked_variables(targets)), reform_count(targets)
     at_once = plan.run.verify.slice_households
     in_state = np.unique(assignment.state_fips, return_counts=True)[1]
     opened = [min(k, at_once) for k in in_state.tolist()]

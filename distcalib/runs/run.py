@@ -21,7 +21,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import assemble, read_block, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.events import Events, Subscriber
-from distcalib.runs.execute import Executor, Instead, SerialExecutor, choose_resource
+from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor, choose_resource
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
@@ -370,7 +370,7 @@ class Run:
                 self._executor = SerialExecutor()
             else:
                 from distcalib.cluster.local import local_client, warm_error
-                from distcalib.runs.workers import CheckedExecutor, check
+                from distcalib.runs.workers import admitted, check
 
                 with self._timed("start workers", self.workers):
                     client = self._stack.enter_context(local_client(self.cluster))
@@ -379,7 +379,7 @@ class Run:
                 for failure in {e for e in client.run(warm_error).values() if e}:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 self._resource = choose_resource(client)
-                self._executor = CheckedExecutor(client)
+                self._executor = DaskExecutor(client, admitted)
         return self._executor
 
     def _inputs(self, plan: Plan) -> Inputs:

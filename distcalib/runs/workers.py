@@ -6,8 +6,8 @@ import asyncio
 import importlib
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +16,7 @@ from distributed import WorkerPlugin
 
 from distcalib.digest import code_digest
 from distcalib.errors import RunError
-from distcalib.runs.execute import DaskExecutor, Instead, Result
+from distcalib.runs.execute import Result
 from distcalib.runs.plan import ROOMS
 from distcalib.simulation.installed import RULES, rules_digest
 
@@ -99,20 +99,6 @@ def admitted(function: Callable[[Any], Result], task: Any) -> Result:
     if _refusal:
         raise RunError(_refusal)
     return function(task)
-
-
-class CheckedExecutor(DaskExecutor):
-    """Tasks on workers that are all what the plan was made with, those that join later among them."""
-
-    def run(
-        self,
-        function: Callable[[Any], Result],
-        tasks: Sequence[Any],
-        resource: str | None = None,
-        instead: Instead | None = None,
-    ) -> Iterator[Result]:
-        """See `Executor`."""
-        return super().run(partial(admitted, function), tasks, resource, instead)
 
 
 def check(client: Any, plan: Mapping[str, Any]) -> dict[str, Any]:

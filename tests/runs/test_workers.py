@@ -17,7 +17,8 @@ from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.cluster.local import local_client
 from distcalib.errors import RunError
 from distcalib.runs import workers
-from distcalib.runs.workers import CheckedExecutor, admitted, check, difference, identity
+from distcalib.runs.execute import DaskExecutor
+from distcalib.runs.workers import admitted, check, difference, identity
 from distcalib.simulation.installed import folder_digest
 
 PLAN = {"versions": {"policyengine-us": metadata.version("policyengine-us")}, "code": {}}
@@ -104,7 +105,7 @@ def test_equal_workers_are_taken_and_say_what_memory_they_have(client):
     assert said["addresses"] == sorted(client.scheduler_info(n_workers=-1)["workers"])
     assert 0 < said["own_bytes"] < 0.35e9
     assert said["shared_bytes"] > 0.5e9
-    results = CheckedExecutor(client).run(echo, [Echo(n) for n in range(6)])
+    results = DaskExecutor(client, admitted).run(echo, [Echo(n) for n in range(6)])
     assert sorted(r["id"] for r in results) == [Echo(n).id for n in range(6)]
 
 
@@ -140,7 +141,7 @@ def test_a_late_worker_with_another_version_computes_nothing(client):
     # With the others gone, every task of the executor would have to run on the late one.
     client.retire_workers([*first])
     with pytest.raises(RunError, match=rf"worker {late}: policyengine-us is 2\.0\.0 there"):
-        list(CheckedExecutor(client).run(echo, [Echo(2)]))
+        list(DaskExecutor(client, admitted).run(echo, [Echo(2)]))
 
 
 def test_a_late_worker_of_the_same_kind_computes(client):
@@ -149,7 +150,7 @@ def test_a_late_worker_of_the_same_kind_computes(client):
     client.cluster.scale(3)
     client.wait_for_workers(3, timeout=60)
     client.retire_workers([*first])
-    assert list(CheckedExecutor(client).run(echo, [Echo(3)])) == [{"id": Echo(3).id}]
+    assert list(DaskExecutor(client, admitted).run(echo, [Echo(3)])) == [{"id": Echo(3).id}]
 
 
 def test_a_worker_that_replaces_a_killed_one_is_asked_too(client):
@@ -178,4 +179,4 @@ def test_a_worker_that_no_fork_server_made_warms_up_when_it_joins():
         ((loaded, error),) = client.run(engine_state).values()
         assert loaded
         assert error is None
-        assert list(CheckedExecutor(client).run(echo, [Echo(4)])) == [{"id": Echo(4).id}]
+        assert list(DaskExecutor(client, admitted).run(echo, [Echo(4)])) == [{"id": Echo(4).id}]
