@@ -59,7 +59,17 @@ def _need_new(files: list[Path], force: bool, expected: str = "a new file, or --
 
 @main.command()
 @_run_options
-def run(settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool) -> None:
+@click.option(
+    "--until", metavar="STAGE", help="Stop after simulate, assemble, fit or areas; run again to go on."
+)
+def run(
+    settings: str,
+    output: Path,
+    cluster: Path | None,
+    workers: int | None,
+    accept_code: bool,
+    until: str | None,
+) -> None:
     """Build, fit, write and verify; continue what an earlier attempt left.
 
     PRESET_OR_YAML is a preset of the package (demo) or a settings file.
@@ -71,8 +81,9 @@ def run(settings: str, output: Path, cluster: Path | None, workers: int | None, 
     work.subscribers = [Progressing(console)]
     prepared = work.prepare()
     print_plan(prepared.plan, console, work.workers)
-    summary = work.execute(prepared)
-    print_summary(output, summary, console)
+    summary = work.execute(prepared, until)
+    if "until" not in summary:
+        print_summary(output, summary, console)
 
 
 @main.command()

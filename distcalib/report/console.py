@@ -99,6 +99,8 @@ class Progressing:
                 f"and {shared:.2f} GiB shared",
                 highlight=False,
             )
+        elif kind == "stopped":
+            self.console.print(f"stopped after {event['until']}, as asked; run again to go on")
         elif kind == "nothing_to_do":
             self.console.print(
                 f"nothing to do: all {event['files']:,} files of this plan are there and verify"

@@ -50,8 +50,9 @@ ROOMS = {
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }
 
-# Bytes of one kept household in one file, and of one cell of the matrix on storage.
-FILE_BYTES_HOUSEHOLD, CELL_BYTES = 420, 8
+# Bytes of one kept household in one file, and of one cell of the matrix on storage; cells of a column, with
+# room (32 were measured, with 518 measures).
+FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
 # Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
 COLUMN_BYTES = 110
 
@@ -375,8 +376,8 @@ def _facts(
     wanted = plan.run.areas
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
-    # Every measure gives at most one cell at each of three levels; about half of them are zero.
-    matrix_bytes = int(n * len(measures) * 3 * 0.5 * CELL_BYTES)
+    # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
+    matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
     return {
         "households": source.count(),
         "persons": source.count("person"),

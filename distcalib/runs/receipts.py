@@ -25,9 +25,9 @@ class Receipt:
         arrays, all others the sha256 of the file.
     facts
         What the task found (JSON values), for later stages and for the report.
-    seconds, peak_bytes, process
-        Cost of the task: wall seconds, peak resident memory of its process, process id. No truth depends on
-        these.
+    seconds, cpu_seconds, peak_bytes, process
+        Cost of the task: wall and CPU seconds, peak resident memory of its process, process id. No truth
+        depends on these.
     """
 
     stage: str
@@ -37,6 +37,7 @@ class Receipt:
     seconds: float = 0.0
     peak_bytes: int = 0
     process: int = 0
+    cpu_seconds: float = 0.0
 
 
 def receipt_path(run: Path, stage: str, task_id: str) -> Path:

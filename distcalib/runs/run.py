@@ -33,6 +33,9 @@ from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation
 from distcalib.simulation.installed import RULES
 from distcalib.storage import folder_bytes, need_space, publish
 
+#: Stages of a run, in their order.
+STAGES = ("simulate", "assemble", "fit", "areas", "verify")
+
 
 @dataclass
 class Run:
@@ -110,11 +113,24 @@ class Run:
             manifest is not None and manifest["plan"] == plan.digest() and not damaged(self.folder, manifest)
         )
 
-    def execute(self, prepared: Prepared | None = None) -> dict[str, Any]:
+    def execute(self, prepared: Prepared | None = None, until: str | None = None) -> dict[str, Any]:
         """Carry the run out and return its summary, as the manifest holds it.
 
         Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
+
+        Parameters
+        ----------
+        prepared
+            What `prepare` gave; None: prepare now.
+        until
+            One of `STAGES`, the last one to carry out; a later call goes on from there. The summary then says
+            no more than ``until``, and no manifest is written. None: all stages.
         """
+        if until is not None and until not in STAGES:
+            raise InputError(
+                "is no stage of a run", place="until", value=until,
+                expected=f"one of {', '.join(STAGES)}", choices=STAGES,
+            )  # fmt: skip
         prepared = prepared or self.prepare()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -140,22 +156,34 @@ class Run:
             sweep(self.folder)
             write_plan(self.folder, prepared, self.accept_code)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
-            summary = self._stages(prepared)
+            summary = self._stages(prepared, until)
+            if summary is None:
+                self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
+                return {"name": plan.run.name, "plan": plan.digest(), "until": until}
             summary["seconds"] = round(time.perf_counter() - began, 1)
             keep_only(self.folder, self._used)
             write_manifest(self.folder, summary)
             self.events.emit("done", seconds=summary["seconds"])
             return read_manifest(self.folder) or {}
 
-    def _stages(self, prepared: Prepared) -> dict[str, Any]:
+    def _stages(self, prepared: Prepared, until: str | None) -> dict[str, Any] | None:
+        """Carry the stages out; return the summary, or None where `until` ends them earlier."""
         plan, inputs = prepared.plan, self._inputs(prepared.plan)
         blocks = self._simulate(plan, inputs)
+        if until == "simulate":
+            return None
         matrix_digest = self._assemble(blocks, plan.code["assemble"])
+        if until == "assemble":
+            return None
         weights_receipt = self._fit(plan, inputs, matrix_digest)
+        if until == "fit":
+            return None
         weights = np.load(self.folder / "fit" / "weights.npy")
         weights_digest = digest_arrays({"weights": weights})
         states = _areas(prepared)
         areas = self._areas(plan, inputs, states, prepared, weights)
+        if until == "areas":
+            return None
         verification = self._verify(plan, inputs, states, areas, weights)
         return {
             "name": plan.run.name,

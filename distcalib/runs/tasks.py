@@ -85,7 +85,7 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
         run = Path(task.inputs.run)
         done = verified(run, task.stage, task.id)
         if done is None:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             cause = None
             try:
                 outputs, facts = function(task)
@@ -108,6 +108,7 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
                 seconds=round(time.perf_counter() - began, 3),
                 peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                 process=os.getpid(),
+                cpu_seconds=round(time.process_time() - cpu, 3),
             )
             write_receipt(run, done)
         return asdict(done)
