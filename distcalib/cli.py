@@ -229,17 +229,16 @@ def costs(run: str, output: Path, force: bool) -> None:
     """
     _need_new([output], force)
     from distcalib import RunConfig
-    from distcalib.microdata import Microdata
     from distcalib.microdata.remote import local_file
     from distcalib.runs import make_plan
     from distcalib.runs.asked import asked_variables
     from distcalib.runs.costs import measure_costs, write_costs
-    from distcalib.runs.plan import microdata_path
+    from distcalib.runs.plan import read_source
 
     config = RunConfig.load(run)
     config = config.changed(microdata=str(local_file(config.microdata)))
     prepared = make_plan(config)
-    source = Microdata.read(microdata_path(config), config.period)
+    source = read_source(config)
     asked = asked_variables(prepared.targets)
     found = measure_costs(source, prepared.assignment, asked, click.echo)
     write_costs(found, output)

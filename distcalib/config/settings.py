@@ -132,6 +132,9 @@ class RunConfig(_FromFile):
 
     name: str = setting("run", "name of the run, for people")
     microdata: str = setting("bundled", "'bundled', a PolicyEngine HDF5 file, or hf://OWNER/REPO/PATH")
+    households: int | None = setting(
+        None, "draw so many households of the microdata, for trials; null: all of them", least=1
+    )
     period: int = setting(2024, "calendar year", least=2015, most=2035)
     n_clones: int = setting(3, "clones of each household", least=1, most=2000)
     seed: int = setting(0, "seed of every draw", least=0)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.digest import digest_arrays
 from distcalib.errors import InputError
+from distcalib.random import uniform
 
 Array = NDArray[Any]
 
@@ -209,6 +210,27 @@ class Microdata:
             links=links,
             values={e: {p: a[rows[e]] for p, a in self.values[e].items()} for e in ENTITIES},
         )
+
+    def sample(self, number: int, seed: int) -> Microdata:
+        """Return so many of the households, with their own ids and weights of the same sum; see Notes.
+
+        Parameters
+        ----------
+        number
+            Households to draw, at most as many as there are.
+        seed
+            Of the draw.
+
+        Notes
+        -----
+        Without replacement, each with the same chance, by a number that depends on seed and household id
+        alone; so a larger sample holds the smaller one.
+        """
+        order = np.argsort(uniform(seed, "sample of households", self.ids["household"]), kind="stable")
+        chosen = np.sort(order[:number])
+        drawn = self.take(chosen, {e: self.ids[e][self.rows_of(e, chosen)[0]] for e in ENTITIES})
+        scale = float(np.sum(self.weights)) / float(np.sum(drawn.weights))
+        return drawn.with_columns({"household_weight": drawn.weights * scale})
 
     def with_columns(self, columns: Mapping[str, ArrayLike]) -> Microdata:
         """Return a copy with columns of its period set; their entities come from the catalogue.

@@ -14,6 +14,9 @@ from distcalib.errors import InputError, RunError
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
 from distcalib.storage import publish, write_json, write_text
 
+#: Households that a trial drew of its microdata.
+SAMPLE = "microdata.h5"
+
 
 def write_plan(folder: Path, prepared: Prepared, accept_code: bool) -> None:
     """Write the plan, unless it is there, and its tables."""
@@ -27,6 +30,8 @@ def write_plan(folder: Path, prepared: Prepared, accept_code: bool) -> None:
         ("columns.parquet", prepared.columns),
     ):
         publish(folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
+    if prepared.sample is not None:
+        publish(folder / SAMPLE, prepared.sample.write)
     if prepared.rates is not None:
         write_text(folder / "take_up.csv", prepared.rates.to_csv(index=False, lineterminator="\n"))
 

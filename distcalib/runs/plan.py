@@ -143,6 +143,7 @@ class Prepared:
     columns: pd.DataFrame
     assignment: GeographyAssignment
     rates: pd.DataFrame | None = None
+    sample: Microdata | None = None
 
 
 @cache
@@ -153,6 +154,21 @@ def _stage_code() -> dict[str, str]:
 def microdata_path(config: RunConfig) -> Path:
     """Return the file that the settings mean."""
     return bundled_path() if config.microdata == "bundled" else Path(config.microdata)
+
+
+def read_source(config: RunConfig) -> Microdata:
+    """Read the microdata that the settings mean, and draw the households of a trial."""
+    source = Microdata.read(microdata_path(config), config.period)
+    if config.households is None:
+        return source
+    if config.households > source.count():
+        raise InputError(
+            "is more than the microdata hold",
+            place=f"{config.file}: households",
+            value=config.households,
+            expected=f"at most {source.count()}",
+        )
+    return source.sample(config.households, config.seed)
 
 
 def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = None) -> Prepared:
@@ -175,7 +191,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     from distcalib.geography.sources import districts
 
     file = microdata_path(config)
-    source = Microdata.read(file, config.period)
+    source = read_source(config)
     if "age" not in source.variables():
         raise InputError(
             f"lacks a column that every rule needs, for {config.period}",
@@ -274,6 +290,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         columns,
         assignment,
         table_of_rates,
+        None if config.households is None else source,
     )
 
 

@@ -23,7 +23,7 @@ from distcalib.microdata.remote import local_file
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor, choose_resource
 from distcalib.runs.fitting import FitTask, fit
-from distcalib.runs.folder import keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
+from distcalib.runs.folder import SAMPLE, keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
@@ -411,9 +411,10 @@ class Run:
         return self._executor
 
     def _inputs(self, plan: Plan) -> Inputs:
+        microdata = microdata_path(plan.run) if plan.run.households is None else self.folder / SAMPLE
         return Inputs(
             run=str(self.folder.absolute()),
-            microdata=str(microdata_path(plan.run).absolute()),
+            microdata=str(microdata.absolute()),
             microdata_digest=plan.inputs["microdata"],
             rows_digest=plan.inputs["rows"],
             assignment_digest=plan.inputs["assignment"],

@@ -17,8 +17,9 @@ import pandas as pd
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import RunError
 from distcalib.microdata.model import Microdata
+from distcalib.simulation.missing import refuse_empty_scales
 from distcalib.simulation.reforms import reform_of, struck_out
-from distcalib.simulation.speed import read_menus_once, tables_of_parameters
+from distcalib.simulation.speed import read_menus_once, repeats_spared
 
 
 class RulesSimulation:
@@ -94,6 +95,7 @@ def _rules_engine() -> ModuleType:
     import policyengine_us
 
     read_menus_once()
+    refuse_empty_scales()
     return policyengine_us
 
 
@@ -135,7 +137,7 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
     `Microsimulation`, bit for bit, without a weighted series around every intermediate array.
     """
     rules = _rules_engine()
-    with _collected(), tables_of_parameters():
+    with _collected(), repeats_spared():
         simulation = RulesSimulation(rules.Simulation(dataset=_InMemoryDataset(data)), data, place)
         try:
             yield simulation

@@ -16,13 +16,19 @@ from numpy.typing import NDArray
 # The menu of a year's areas, by forecast, year, scenario and information date.
 _menus: dict[tuple[Any, ...], dict[str, Any]] = {}
 
+# Poverty thresholds: by forecast, place and composition of the household.
+_thresholds: dict[tuple[Any, ...], tuple[float, ...]] = {}
+
+# Arrays of texts of the simulation at hand: a copy, the number of each among the distinct ones, and those.
+_seen: dict[tuple[int, ...], tuple[NDArray[Any], NDArray[np.intp], NDArray[Any]]] = {}
+
 Look = Callable[[Any, Any], Any]
 # Of a node of parameters: what each child's name gives, and the number of each name. None: has no such table.
 _tables: WeakKeyDictionary[Any, tuple[Any, dict[str, int], bool] | None] = WeakKeyDictionary()
 
-# How many simulations are inside, and the engine's own lookup meanwhile.
+# How many simulations are inside, and what was there before them: owner, name, value.
 _inside = 0
-_original: Look | None = None
+_before: list[tuple[Any, str, Any]] = []
 _lock = Lock()
 
 
@@ -50,47 +56,144 @@ def read_menus_once() -> None:
 
 
 @contextmanager
-def tables_of_parameters() -> Iterator[None]:
-    """Look parameters up by vectors of names in tables that are kept, while inside.
+def repeats_spared() -> Iterator[None]:
+    """Let the rules engine do what it repeats once, while inside; verification runs without this.
 
-    For ``parameters.rate[county]`` the rules engine stacks the children of the node anew at every call (a
-    hundred counties, for each month and branch) and sorts the vector's texts: half of the fixed cost of a
-    simulation. Here the engine itself looks up every name once, and rows of that answer are taken.
+    - Parameters are looked up by vectors of names in tables that are kept (`_look_up`).
+    - A poverty threshold is computed once for each household composition, tenure and county, not in every
+      simulation: it depends on nothing else. Its provenance is not recorded.
+    - Whether SNAP's time limit is waived is looked up once for each county, not for each person in each
+      state's list.
     """
-    from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
-
-    global _inside, _original
+    global _inside
     with _lock:
         _inside += 1
         if _inside == 1:
-            _original = Node.__getitem__
-            Node.__getitem__ = _patched(Node, _original)
+            _install()
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
             if _inside == 0:
-                Node.__getitem__ = _original
+                _seen.clear()
+                while _before:
+                    owner, name, value = _before.pop()
+                    _put(owner, name, value)
 
 
-def _patched(node: Any, original: Look) -> Look:
+def _install() -> None:
+    from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
+    from policyengine_us.system import system
+    from spm_calculator.policyengine_adapter import PolicyEngineSPMProvider as Provider
+
+    waived = system.variables["is_in_snap_abawd_waived_area"].formulas.peekitem()[1].__globals__
+    for owner, name, replacement in (
+        (Node, "__getitem__", _look_up),
+        (Provider, "_amounts", _amounts),
+        (waived, "in_listed_abawd_waiver_area", _by_county),
+    ):
+        original = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+        _before.append((owner, name, original))
+        _put(owner, name, replacement(original))
+
+
+def _put(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, dict):
+        owner[name] = value
+    else:
+        setattr(owner, name, value)
+
+
+def _amounts(original: Callable[..., tuple[float, ...]]) -> Callable[..., tuple[float, ...]]:
+    def amounts(self: Any, *unit: Any) -> tuple[float, ...]:
+        place = (self.scenario, self.as_of, self.geography_kind, self.geography_id, self.county_vintage)
+        key = (self.forecast.content_sha256, *place, *unit)
+        if key not in _thresholds:
+            _thresholds[key] = original(self, *unit)
+        return _thresholds[key]
+
+    return amounts
+
+
+def _by_county(original: Callable[..., NDArray[np.bool_]]) -> Callable[..., NDArray[np.bool_]]:
+    def in_listed_area(lists: Any, state: Any, county: Any) -> NDArray[np.bool_]:
+        (of_state, states), (of_county, counties) = distinct(np.asarray(state)), distinct(np.asarray(county))
+        pair, pairs = pd.factorize(of_state * len(counties) + of_county)
+        return original(lists, states[pairs // len(counties)], counties[pairs % len(counties)])[pair]
+
+    return in_listed_area
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Return the number of each value among the distinct ones, and those.
+
+    An array of texts that was seen before in this simulation, object by object, is not read again.
+    """
+    if values.dtype != object or not values.flags.c_contiguous or len(values) < 2:
+        return _factorized(values)
+    pointers = np.frombuffer(values, dtype=np.intp)
+    mark = len(pointers), int(pointers[0]), int(pointers[len(pointers) // 2]), int(pointers[-1])
+    known = _seen.get(mark)
+    # Equal pointers are the same texts, for the copy keeps each of them alive.
+    if known is None or not np.array_equal(np.frombuffer(known[0], dtype=np.intp), pointers):
+        known = _seen[mark] = (values.copy(), *_factorized(values))
+    return known[1:]
+
+
+def _factorized(values: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    codes, found = pd.factorize(values, use_na_sentinel=False)
+    return codes, np.asarray(found)
+
+
+def _look_up(original: Look) -> Look:
+    """Return a lookup in tables of a node's children.
+
+    For ``parameters.rate[county]`` the rules engine stacks the children of the node anew at every call (a
+    hundred counties, for each month and branch) and sorts the vector's texts: half of the fixed cost of a
+    simulation. Here the engine itself looks up every name once, and rows of that answer are taken. For a
+    second vector, as in ``parameters.rate[county][size]``, each row takes its own child.
+    """
+    from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
+
     def look_up(self: Any, key: Any) -> Any:
+        if not isinstance(key, np.ndarray) or key.ndim != 1 or len(key) < 2:
+            return original(self, key)
+        if len(self.vector) == len(key):
+            chosen = _own_child(self.vector, key)
+            return original(self, key) if chosen is None else chosen
         found = _numbers(original, self, key)
         if found is None:
             return original(self, key)
         table, numbers = found
-        if isinstance(table, node):
-            return node(self._name, table.vector[numbers], self._instant_str)
+        if isinstance(table, Node):
+            return Node(self._name, table.vector[numbers], self._instant_str)
         return table[numbers]
 
     return look_up
 
 
-def _numbers(original: Look, node: Any, key: Any) -> tuple[Any, NDArray[np.intp]] | None:
+def _own_child(vector: Any, key: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return of each row the child that its key names; None where the engine must look itself."""
+    names = vector.dtype.names
+    if names is None or key.dtype.kind not in "iu" or any(vector.dtype[name].kind != "f" for name in names):
+        return None
+    codes, numbers = pd.factorize(key)
+    words = [str(number) for number in numbers]
+    if not set(words) <= set(names):
+        return None
+    chosen = np.empty(len(key))
+    for code, word in enumerate(words):
+        rows = np.flatnonzero(codes == code)
+        chosen[rows] = vector[word][rows]
+    # The engine has words for a name that is no child.
+    return None if np.isnan(chosen).any() else chosen
+
+
+def _numbers(original: Look, node: Any, key: NDArray[Any]) -> tuple[Any, NDArray[np.intp]] | None:
     """Return the table of a node and the row of each key, or None where the engine must look itself."""
     # Rows of a node that was indexed before are no table of its children; one key is quick anyway.
-    if not isinstance(key, np.ndarray) or key.ndim != 1 or len(key) < 2 or len(node.vector) != 1:
+    if len(node.vector) != 1:
         return None
     if node not in _tables:
         _tables[node] = _table(original, node)
@@ -107,10 +210,10 @@ def _numbers(original: Look, node: Any, key: Any) -> tuple[Any, NDArray[np.intp]
         of_code[[item.index for item in items]] = [number.get(item.name, -1) for item in items]
         rows = of_code[np.asarray(key)]
     elif key.dtype.kind in "OUiub":
-        codes, distinct = pd.factorize(key, use_na_sentinel=False)
-        if not all(isinstance(one, (str, np.integer, np.bool_)) for one in distinct):
+        codes, values = distinct(key)
+        if not all(isinstance(one, (str, np.integer, np.bool_)) for one in values):
             return None
-        rows = np.array([number.get(str(one), -1) for one in distinct], dtype=np.intp)[codes]
+        rows = np.array([number.get(str(one), -1) for one in values], dtype=np.intp)[codes]
     else:
         return None
     # The engine has words for a name that is no child.

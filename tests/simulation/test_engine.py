@@ -94,6 +94,42 @@ def test_a_variable_that_fails_is_an_error_that_names_place_and_variable(placed,
             simulation.calculate("snap")
 
 
+@pytest.mark.parametrize(
+    ("parameter", "variable"),
+    [("gov.ssa.ssi.amount.individual", "ssi"), ("gov.irs.credits.eitc.max", "eitc")],
+)
+def test_a_parameter_without_a_value_for_the_year_is_an_error_and_no_zero(
+    placed, values, parameter, variable
+):
+    from policyengine_core.parameters import Parameter
+    from policyengine_us.system import system
+
+    assert values[variable].any()
+    node = system.parameters.get_child(parameter)
+    leaves = [leaf for leaf in [node, *node.get_descendants()] if isinstance(leaf, Parameter)]
+    whole = [leaf.values_list for leaf in leaves]
+
+    def have(lists) -> None:
+        for leaf, values_list in zip(leaves, lists, strict=True):
+            leaf.values_list = values_list
+        # What was looked up at some instant has the other values.
+        for above in (system.parameters, *system.parameters.get_descendants()):
+            getattr(above, "_at_instant_cache", {}).clear()
+        system._parameters_at_instant_cache.clear()
+
+    have([[value for value in values_list if value.instant_str > "2030"] for values_list in whole])
+    try:
+        with (
+            simulate(placed, "here") as simulation,
+            pytest.raises(RunError, match=rf"failed on {variable}: Par"),
+        ):
+            simulation.calculate(variable)
+    finally:
+        have(whole)
+    with simulate(placed) as simulation:
+        np.testing.assert_array_equal(simulation.calculate(variable), values[variable])
+
+
 def test_what_is_not_finite_or_not_complete_is_an_error():
     with pytest.raises(RunError, match="snap is not finite for 1 units"):
         checked(np.array([1.0, np.nan]), "snap", 2, "x")

@@ -14,7 +14,7 @@ from distcalib.matrix.cells import household_values
 from distcalib.matrix.measures import Rows
 from distcalib.microdata import bundled_microdata
 from distcalib.simulation import engine
-from distcalib.simulation.speed import tables_of_parameters
+from distcalib.simulation.speed import repeats_spared
 from distcalib.targets.choose import load_targets
 
 
@@ -34,12 +34,12 @@ def both_ways(state, households, rows, monkeypatch):
     assignment = assign_geography(source.ids["household"], 1, here, county_shares(), 1)
     with_tables = household_values(source, assignment, records, rows, seed=3, take_up=True)
     with monkeypatch.context() as without:
-        without.setattr(engine, "tables_of_parameters", nullcontext)
+        without.setattr(engine, "repeats_spared", nullcontext)
         plain = household_values(source, assignment, records, rows, seed=3, take_up=True)
     return with_tables, plain
 
 
-def test_tables_of_parameters_change_no_bit(rows, monkeypatch):
+def test_what_is_spared_changes_no_bit(rows, monkeypatch):
     for state in ("NC", "NY"):
         ours, plain = both_ways(state, 150, rows, monkeypatch)
         assert ours.shape == (150, len(rows.within(STATE_FIPS[state])))
@@ -48,7 +48,7 @@ def test_tables_of_parameters_change_no_bit(rows, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tables_of_parameters_change_no_bit_of_any_measure_in_any_state(rows, monkeypatch):
+def test_what_is_spared_changes_no_bit_of_any_measure_in_any_state(rows, monkeypatch):
     seen = np.zeros(len(rows.measures), dtype=bool)
     for state in sorted(districts()["state"].unique()):
         ours, plain = both_ways(state, 120, rows, monkeypatch)
@@ -86,7 +86,7 @@ def test_a_lookup_is_that_of_the_engine_for_every_kind_of_key_and_its_errors_sta
         return look_up(self, key)
 
     monkeypatch.setattr(Node, "__getitem__", counted)
-    with tables_of_parameters():
+    with repeats_spared():
         for _ in range(2):
             asked.clear()
             kept = [np.asarray(found) for found in looked_up()]
@@ -103,7 +103,7 @@ def test_tables_stay_until_the_last_of_several_simulations_ends():
     from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
 
     look_up = Node.__getitem__
-    first, second = tables_of_parameters(), tables_of_parameters()
+    first, second = repeats_spared(), repeats_spared()
     first.__enter__()
     patched = Node.__getitem__
     second.__enter__()

@@ -1,0 +1,28 @@
+"""A parameter without a value for the period is an error, also where the rules engine makes it a zero."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+
+def refuse_empty_scales() -> None:
+    """Let a scale of which no bracket has a value at an instant be missing there, as other parameters are.
+
+    The rules engine makes it a scale without brackets, which is zero for everybody: with the values of the
+    EITC's maximum gone, the credit was 0 and no error said so. Over all states and all variables that the
+    bundled targets ask for no formula of 2024 reads such a scale.
+    """
+    from policyengine_core.parameters import ParameterScale
+
+    original = ParameterScale._get_at_instant
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def get_at_instant(self: Any, instant: Any) -> Any:
+        scale = original(self, instant)
+        # A node has no child where this is None, so a formula that asks for it fails and names it.
+        return scale if len(scale.thresholds) else None
+
+    ParameterScale._get_at_instant = get_at_instant
