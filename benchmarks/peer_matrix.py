@@ -1,11 +1,15 @@
 """Cost of a matrix, side by side with policyengine_us_data's own builder, and that both matrices are equal.
 
-    python benchmarks/peer_matrix.py --peer .peer/env/bin/python --database .peer/policy_data.db
+    python benchmarks/peer_matrix.py --peer .peer/env/bin/python --database .peer/policy_data.db [--take-up]
 
 Each side runs in a process of its own, one after the other, serial and with one thread: the bundled 12,000
 households x 3 clones over all districts, the domains snap, age, medicaid_enrolled and aca_ptc, take-up as
 stored, counties off. Start-up of the rules engine (import) is reported apart. About 20 minutes, nearly all of
 it the peer's; ``--keep FOLDER`` keeps what it built for the next time.
+
+With ``--take-up`` both sides draw take-up, and ours simulates every household in its county with its own
+flags; the peer simulates a state with everybody taking up and with nobody, so the two matrices are not equal,
+and only costs are compared.
 """
 
 from __future__ import annotations
@@ -37,8 +41,8 @@ from sides import (
 )
 
 DOMAINS = ["snap", "age", "medicaid_enrolled", "aca_ptc"]
-# The goal: a quarter of the CPU seconds, half of the memory.
-CPU_GOAL, MEMORY_GOAL = 1 / 4, 1 / 2
+# The goals: a quarter of the CPU seconds, an eighth where take-up is drawn; half of the memory.
+CPU_GOAL, CPU_GOAL_TAKE_UP, MEMORY_GOAL = 1 / 4, 1 / 8, 1 / 2
 
 
 def ours(folder: Path) -> None:
@@ -65,6 +69,9 @@ def main() -> int:
     parser.add_argument("--households", type=int, help="a part of the bundled file, to try the script")
     parser.add_argument("--clones", type=int, default=3)
     parser.add_argument("--keep", type=Path, help="folder for what both sides built")
+    parser.add_argument(
+        "--take-up", action="store_true", help="both sides draw take-up; ours places counties"
+    )
     parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.ours:
@@ -89,7 +96,10 @@ def main() -> int:
     case = {
         "name": "cost",
         "database": asked.database.resolve(),
-        "geography": replace(placed, county_fips=np.zeros_like(placed.county_fips)),
+        "geography": placed
+        if asked.take_up
+        else replace(placed, county_fips=np.zeros_like(placed.county_fips)),
+        "take_up": asked.take_up,
         "target_filter": {"domain_variables": DOMAINS},
     }
     (work / "case.pickle").write_bytes(pickle.dumps((dataset, case)))
@@ -100,7 +110,7 @@ def main() -> int:
     targets = pd.read_pickle(work / "ours.targets")
     matrix = sparse.csr_array(sparse.load_npz(work / "ours.npz"))
     words = target_differences(targets, theirs.targets)
-    if not words:
+    if not words and not asked.take_up:
         words, largest = matrix_differences(matrix, theirs.matrix, targets["name"])
     costs = {"distcalib": json.loads((work / "ours.json").read_text()), "policyengine_us_data": theirs.report}
     print(
@@ -112,11 +122,13 @@ def main() -> int:
         print(f"{name:22}{''.join(spent)}{cost['peak'] / 2**30:10.2f} GiB")
     ratio = {k: costs["distcalib"][k] / costs["policyengine_us_data"][k] for k in ("cpu", "wall", "peak")}
     print(f"ratio: CPU {ratio['cpu']:.3f}, wall {ratio['wall']:.3f}, peak memory {ratio['peak']:.3f}")
-    print(
-        f"equal: largest relative difference {largest:.1e}" if not words else "\n".join(["DIFFERENT", *words])
-    )
-    met = ratio["cpu"] <= CPU_GOAL and ratio["peak"] <= MEMORY_GOAL
-    print("goal (CPU a quarter, memory a half): " + ("met" if met else "MISSED"))
+    if words:
+        print("\n".join(["DIFFERENT", *words]))
+    elif not asked.take_up:
+        print(f"equal: largest relative difference {largest:.1e}")
+    cpu_goal = CPU_GOAL_TAKE_UP if asked.take_up else CPU_GOAL
+    met = ratio["cpu"] <= cpu_goal and ratio["peak"] <= MEMORY_GOAL
+    print(f"goal (CPU {cpu_goal:.3f}, memory {MEMORY_GOAL}): " + ("met" if met else "MISSED"))
     return 0 if met and not words else 1
 
 

@@ -3,10 +3,10 @@
     python build_matrices.py SPEC.json FOLDER
 
 SPEC holds `dataset`, `period` and `cases`, each with `name`, `database` (SQLite file; opened for writing, as
-its builder re-creates the views), `geography` (npz with its five arrays), `target_filter` and
-`hierarchical_domains`. FOLDER gets of each case `NAME.npz` (the matrix) and `NAME.csv.gz` (the targets, with
-their names), and `report.json`: CPU and wall seconds and peak memory, start-up apart, and what a case raised
-or warned.
+its builder re-creates the views), `geography` (npz with its five arrays), `target_filter`,
+`hierarchical_domains` and `take_up` (its builder draws take-up). FOLDER gets of each case `NAME.npz` (the
+matrix) and `NAME.csv.gz` (the targets, with their names), and `report.json`: CPU and wall seconds and peak
+memory, start-up apart, and what a case raised or warned.
 """
 
 import json
@@ -73,7 +73,7 @@ def build(case, spec, folder):
             Microsimulation(dataset=spec["dataset"]),
             target_filter=case["target_filter"],
             hierarchical_domains=case.get("hierarchical_domains"),
-            rerandomize_takeup=False,
+            rerandomize_takeup=bool(case.get("take_up")),
             county_level=False,
         )
         cost = since(start)

@@ -1,8 +1,8 @@
 """Both sides of a comparison with policyengine_us_data's builder; runs in distcalib's environment.
 
 A case is a dict: `name`, `database` (SQLite file), `geography` (a `GeographyAssignment`), `target_filter`,
-`hierarchical_domains`. Both sides get the same PolicyEngine file, database and assignment, take-up as the
-file has it and no counties.
+`hierarchical_domains`. Both sides get the same PolicyEngine file, database and assignment; take-up is as the
+file has it unless the case says `take_up`, which lets both draw it. The peer gets no counties.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def run_peer(python: str, dataset: Path, cases: list[dict[str, Any]], work: Path
     for case in cases:
         geography = work / f"{case['name']}.geography.npz"
         write_geography(case["geography"], geography)
-        options = {k: case.get(k) for k in ("name", "target_filter", "hierarchical_domains")}
+        options = {k: case.get(k) for k in ("name", "target_filter", "hierarchical_domains", "take_up")}
         digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
         for file in (dataset, Path(case["database"]), geography, SCRIPT):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -106,7 +106,11 @@ def build_ours(dataset: Path, case: dict[str, Any]) -> tuple[pd.DataFrame, spars
     from distcalib.documents.builders import UnifiedMatrixBuilder
 
     builder = UnifiedMatrixBuilder(
-        f"sqlite:///{case['database']}", PERIOD, str(dataset), rerandomize_takeup=False, county_level=False
+        f"sqlite:///{case['database']}",
+        PERIOD,
+        str(dataset),
+        rerandomize_takeup=bool(case.get("take_up")),
+        county_level=bool(case["geography"].county_fips.any()),
     )
     targets, matrix, names = builder.build_matrix(
         case["geography"],

@@ -1,0 +1,5 @@
+"""``python -m distcalib``: the command line, where its script is not on the path."""
+
+from distcalib.cli import main
+
+main()
