@@ -62,6 +62,8 @@ def repeats_spared() -> Iterator[None]:
     - Parameters are looked up by vectors of names in tables that are kept (`_look_up`).
     - A poverty threshold is computed once for each household composition, tenure and county, not in every
       simulation: it depends on nothing else. Its provenance is not recorded.
+    - A tax system with credits of an earlier year, which New York's child credit asks for, is cloned once for a
+      tree of parameters, not in every simulation (20 s and more than 1 GiB).
     - Whether SNAP's time limit is waived is looked up once for each county, not for each person in each
       state's list.
     """
@@ -85,12 +87,14 @@ def repeats_spared() -> Iterator[None]:
 def _install() -> None:
     from policyengine_core.parameters import VectorialParameterNodeAtInstant as Node
     from policyengine_us.system import system
+    from policyengine_us.tools import pinned_tbs
     from spm_calculator.policyengine_adapter import PolicyEngineSPMProvider as Provider
 
     waived = system.variables["is_in_snap_abawd_waived_area"].formulas.peekitem()[1].__globals__
     for owner, name, replacement in (
         (Node, "__getitem__", _look_up),
         (Provider, "_amounts", _amounts),
+        (pinned_tbs, "_get_pinned_tbs", _pinned),
         (waived, "in_listed_abawd_waiver_area", _by_county),
     ):
         original = owner[name] if isinstance(owner, dict) else getattr(owner, name)
@@ -114,6 +118,17 @@ def _amounts(original: Callable[..., tuple[float, ...]]) -> Callable[..., tuple[
         return _thresholds[key]
 
     return amounts
+
+
+def _pinned(original: Callable[..., Any]) -> Callable[..., Any]:
+    from policyengine_us.tools.pinned_tbs import _PINNED_TBS_CACHE as CACHE
+
+    def pinned(base: Any, name: str, pin: Any) -> Any:
+        # Every simulation has a system of its own around the one tree of parameters, which no task reforms.
+        found = CACHE.get(name)
+        return found[2] if found is not None and found[1]() is base.parameters else original(base, name, pin)
+
+    return pinned
 
 
 def _by_county(original: Callable[..., NDArray[np.bool_]]) -> Callable[..., NDArray[np.bool_]]:
