@@ -3,10 +3,10 @@
     python benchmarks/national.py --output runs/national [--workers 2] [--memory 7GiB]
 
 Carries the preset `national` out up to its blocks, or goes on with what the folder holds, and prints what the
-receipts and events say: placements a second of wall time over the stage, CPU seconds, largest worker, and what
-N workers would take. The projection hands the measured tasks, largest first, to N workers of this speed: it
-assumes a core and 5 GiB for each, a storage that keeps up, and a start as measured here; a coordinator hands
-out some hundreds of tasks a second, so that is left out. About half an hour on two cores.
+receipts and events say: placements a second of wall time, CPU seconds, largest worker, and what N workers
+would take. The projection hands the measured tasks, largest first, to N workers of this speed: it assumes a
+core and 5 GiB for each, a storage that keeps up, and a start as measured here; a coordinator hands out some
+hundreds of tasks a second, so that is left out. About half an hour on two cores.
 """
 
 from __future__ import annotations

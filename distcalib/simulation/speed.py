@@ -62,8 +62,8 @@ def repeats_spared() -> Iterator[None]:
     - Parameters are looked up by vectors of names in tables that are kept (`_look_up`).
     - A poverty threshold is computed once for each household composition, tenure and county, not in every
       simulation: it depends on nothing else. Its provenance is not recorded.
-    - A tax system with credits of an earlier year, which New York's child credit asks for, is cloned once for a
-      tree of parameters, not in every simulation (20 s and more than 1 GiB).
+    - A tax system with credits of an earlier year, which New York's child credit asks for, is cloned once for
+      a tree of parameters, not in every simulation (10 s or more, and more than 1 GiB).
     - Whether SNAP's time limit is waived is looked up once for each county, not for each person in each
       state's list.
     """

@@ -25,18 +25,35 @@ def rows():
     return Rows.of(load_targets("bundled", 2024, set(table["cd_geoid"])).rows)
 
 
-def both_ways(state, households, rows, monkeypatch):
-    """Return the measures of households of the whole source, all in one state, with and without tables."""
+def spared(state, households, rows):
+    """Return the measures of households of the whole source, all in one state, as tasks compute them."""
     source = bundled_microdata()
     table = districts()
     here = table[table["state"] == state]
     records = np.linspace(0, source.count() - 1, households).astype(int)
     assignment = assign_geography(source.ids["household"], 1, here, county_shares(), 1)
-    with_tables = household_values(source, assignment, records, rows, seed=3, take_up=True)
+    return household_values(source, assignment, records, rows, seed=3, take_up=True)
+
+
+def both_ways(state, households, rows, monkeypatch):
+    """Return the measures as tasks compute them and as the rules engine itself does."""
+    ours = spared(state, households, rows)
     with monkeypatch.context() as without:
         without.setattr(engine, "repeats_spared", nullcontext)
-        plain = household_values(source, assignment, records, rows, seed=3, take_up=True)
-    return with_tables, plain
+        return ours, spared(state, households, rows)
+
+
+def test_the_tax_system_of_an_earlier_year_is_cloned_once_and_gives_the_same(rows, monkeypatch):
+    from policyengine_core.taxbenefitsystems import TaxBenefitSystem
+
+    first, plain = both_ways("NY", 60, rows, monkeypatch)
+    assert first.tobytes() == plain.tobytes()
+    clones, clone = [], TaxBenefitSystem.clone
+    monkeypatch.setattr(TaxBenefitSystem, "clone", lambda self: clones.append(self) or clone(self))
+    # The plain simulation, which is gone, has left its own clone of the same tree.
+    again = spared("NY", 60, rows)
+    assert again.tobytes() == plain.tobytes()
+    assert clones == []
 
 
 def test_what_is_spared_changes_no_bit(rows, monkeypatch):
