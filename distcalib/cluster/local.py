@@ -53,6 +53,8 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
         "distributed.worker.multiprocessing-method": method,
         # A GPU or FIT task without such a worker is an error, not an endless wait.
         "distributed.scheduler.no-workers-timeout": "300s",
+        # The executor counts the deaths of a task's workers itself, and decides what runs again and where.
+        "distributed.scheduler.allowed-failures": 0,
         # Dask gives up for good a worker that is away at the moment this long after a death of its. One that
         # died again meanwhile is away too, and comes back.
         "distributed.deploy.lost-worker-timeout": "1 day",

@@ -14,6 +14,7 @@ from distcalib.errors import InputError, warn
 from distcalib.geography.assignment import GeographyAssignment
 from distcalib.geography.chances import Chances
 from distcalib.geography.draw import Parts, draw_blocks, draw_counties, draw_districts
+from distcalib.geography.states import STATE_CODES
 
 
 def assign_geography(
@@ -186,11 +187,12 @@ def check_counties(
     used = np.unique(assignment.county_fips)
     strange = np.setdiff1d(used[used != 0], np.asarray(known))
     if strange.size:
+        state = STATE_CODES.get(int(strange[0]) // 1000, "a state")
         raise InputError(
             f"{len(strange)} unknown county FIPS codes",
             place=place,
             value=f"{strange[0]:05d}",
-            expected="a county that policyengine-us maps",
+            expected=f"a county of {state} that policyengine-us maps",
             choices=[f"{c:05d}" for c in np.asarray(known).tolist()],
         )
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from distcalib.errors import DistcalibError, RunError
+from distcalib.errors import DistcalibError, InputError, RunError
 
 Result = dict[str, Any]
 
 # What to run in place of a task that died of memory, given the task and how it died.
 Instead = Callable[[Any, str], Sequence[Any]]
+
+# How many workers may die of a task before something else runs in its place, and before the run ends. A
+# slice in halves costs two seconds more than the whole; another death costs what the slice takes to fill the
+# memory, and one may come from outside. Splitting an innocent changes no digest; ending its run is dear.
+DEATHS_INSTEAD, DEATHS = 2, 4
 
 
 class Executor(Protocol):
@@ -27,7 +33,8 @@ class Executor(Protocol):
     ) -> Iterator[Result]:
         """Yield the result of every task as it finishes; raise `RunError` for the first that cannot.
 
-        A task that raises MemoryError, or whose workers die again and again, is replaced by the tasks that
+        The error names the task, its place (state and slice) and the cause; an `InputError` stays one. A
+        task that raises MemoryError, or whose workers die again and again, is replaced by the tasks that
         `instead` gives, which go first; without `instead` it raises `RunError` like any other.
         """
         ...
@@ -52,6 +59,8 @@ class SerialExecutor:
                 result = function(task)
             except MemoryError as error:
                 why = f"MemoryError: {error}"
+            except Exception as error:
+                raise _failure(task, error) from error
             else:
                 yield result
                 continue
@@ -62,11 +71,13 @@ class SerialExecutor:
 class DaskExecutor:
     """Tasks on the workers of a Dask cluster.
 
-    A task whose worker dies is run again elsewhere by Dask (three deaths are allowed); a task that raises is
-    not, because it would raise again. Results are receipts, so nothing of value lives in the cluster.
+    A task whose worker dies is run again (`DEATHS_INSTEAD`, `DEATHS`); a task that raises is not, because it
+    would raise again. Results are receipts, so nothing of value lives in the cluster.
 
-    No more tasks are handed out than workers have threads. Dask blames every task that waits on a worker for
-    its death, so one that waited there would be taken for the cause.
+    No more tasks are handed out than the workers that are there have threads. Dask blames every task that
+    waits on a worker for its death, so one that waited there would be taken for the cause. For the same
+    reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
+    that is busy with another, or keep it where the next one is put behind it.
 
     Parameters
     ----------
@@ -87,34 +98,43 @@ class DaskExecutor:
         instead: Instead | None = None,
     ) -> Iterator[Result]:
         """See `Executor`; tasks start in the order given."""
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
         wanted = {resource: 1} if resource else None
         work = function if self.through is None else partial(self.through, function)
         waiting = deque(tasks)
         running: dict[str, tuple[Any, Any]] = {}
-        completed = as_completed(loop=self.client.loop)
+        ended: SimpleQueue[Any] = SimpleQueue()
+        deaths: Counter[str] = Counter()
         try:
             while waiting or running:
                 threads = max(1, sum(self.client.nthreads().values()))
                 while waiting and len(running) < threads:
                     task = waiting.popleft()
-                    key = f"{task.stage}-{task.id}"
+                    key = f"{task.stage}-{task.id}-{deaths[task.id]}"
                     future = self.client.submit(work, task, key=key, resources=wanted, pure=False)
                     running[key] = future, task
-                    completed.add(future)
-                future = next(completed)
+                    future.add_done_callback(ended.put)
+                try:
+                    future = ended.get(timeout=1)
+                except Empty:
+                    continue  # a worker may have joined, or come back
                 _, task = running.pop(future.key)
                 try:
                     result = future.result()
                 except KilledWorker as error:
-                    why = f"every worker that ran it died (out of memory?): {error}"
+                    deaths[task.id] += error.allowed_failures + 1
+                    if deaths[task.id] < (DEATHS if instead is None else DEATHS_INSTEAD):
+                        waiting.appendleft(task)
+                        continue
+                    why = (
+                        f"{deaths[task.id]} workers that ran it died (out of memory?), "
+                        f"the last of them {error.last_worker.address}"
+                    )
                 except MemoryError as error:
                     why = f"MemoryError: {error}"
-                except DistcalibError:
-                    raise
                 except Exception as error:
-                    raise RunError(f"{_words(task)}: {type(error).__name__}: {error}") from error
+                    raise _failure(task, error) from error
                 else:
                     yield result
                     continue
@@ -129,8 +149,17 @@ def _replacements(task: Any, why: str, instead: Instead | None) -> Sequence[Any]
     return instead(task, why)
 
 
+def _failure(task: Any, error: Exception) -> DistcalibError:
+    """Return the error that names the task and where it was, and says what an error says."""
+    if isinstance(error, InputError):
+        return InputError(f"{_words(task)}: {error}")
+    cause = str(error) if isinstance(error, DistcalibError) else f"{type(error).__name__}: {error}"
+    return RunError(f"{_words(task)}: {cause}")
+
+
 def _words(task: Any) -> str:
-    return f"{task.stage} {task.id[:12]}"
+    place = getattr(task, "place", "")
+    return f"{task.stage} {task.id[:12]}" + (f" ({place})" if place else "")
 
 
 def choose_resource(client: Any) -> str:

@@ -10,7 +10,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.runs.events import Events
 from distcalib.runs.execute import Instead
 from distcalib.runs.plan import Plan
-from distcalib.runs.receipts import read_receipt, verified
+from distcalib.runs.receipts import Receipt, read_receipt, receipt_path, verified, write_receipt
 from distcalib.runs.tasks import Inputs, SimulateTask
 
 Range = tuple[int, int, int]
@@ -19,8 +19,9 @@ Range = tuple[int, int, int]
 def standing_tasks(plan: Plan, inputs: Inputs, run: Path) -> list[SimulateTask]:
     """Return the tasks that make up the slices of a plan, as the receipts of a run folder have them.
 
-    A slice without a receipt that verifies, inside of which parts of it have receipts, was split: its halves
-    stand for it, each of which may have been split again. All others are tasks as planned.
+    A slice without a receipt that verifies was split when a receipt says so (`splitting`), or when parts of
+    it have receipts: its halves stand for it, each of which may have been split again. All others are tasks
+    as planned.
     """
     planned = {s.id for s in plan.slices}
     parts: set[Range] = set()
@@ -41,12 +42,13 @@ def standing_tasks(plan: Plan, inputs: Inputs, run: Path) -> list[SimulateTask]:
             and part[2] <= task.stop
             and part[2] - part[1] < task.stop - task.start
         ]
-        if not inside or verified(run, task.stage, task.id) is not None:
+        known = bool(inside) or receipt_path(run, "split", task.id).is_file()
+        if not known or verified(run, task.stage, task.id) is not None:
             return [task]
         return [leaf for half in halves(plan, task) for leaf in stand_for(half)]
 
     whole = [SimulateTask(inputs, s.id, s.state_fips, s.start, s.stop) for s in plan.slices]
-    return [leaf for task in whole for leaf in stand_for(task)] if parts else whole
+    return [leaf for task in whole for leaf in stand_for(task)]
 
 
 def halves(plan: Plan, task: SimulateTask) -> tuple[SimulateTask, SimulateTask]:
@@ -62,7 +64,9 @@ def halves(plan: Plan, task: SimulateTask) -> tuple[SimulateTask, SimulateTask]:
 def splitting(plan: Plan, cluster: ClusterConfig, events: Events) -> Instead:
     """Return what an executor calls for a task that died of memory: it says so, and gives the halves.
 
-    The function raises `RunError` for a slice of one column, and names state, slice, cause and memory.
+    A receipt of the stage ``split`` remembers it, or a run that was stopped before any part of the slice is
+    done would let the whole die again. The function raises `RunError` for a slice of one column, and names
+    state, slice, cause and memory.
     """
     limit = "of this process" if cluster.kind == "serial" else f"of a worker, {cluster.memory_limit}"
 
@@ -75,6 +79,8 @@ def splitting(plan: Plan, cluster: ClusterConfig, events: Events) -> Instead:
             )
         parts = halves(plan, task)
         ranges = [[part.start, part.stop] for part in parts]
+        where = {"state_fips": task.state_fips, "start": task.start, "stop": task.stop}
+        write_receipt(Path(task.inputs.run), Receipt("split", task.id, {}, {**where, "why": why}))
         events.emit("split", stage="simulate", id=task.id, state=state, into=ranges, why=why)
         return parts
 

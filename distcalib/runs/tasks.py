@@ -17,6 +17,7 @@ import pandas as pd
 from distcalib.areas.stack import Area, write_area
 from distcalib.errors import RunError
 from distcalib.geography.assignment import GeographyAssignment
+from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import write_block
 from distcalib.matrix.cells import simulate_columns
 from distcalib.matrix.measures import Rows
@@ -66,6 +67,11 @@ class SimulateTask:
     stop: int
     stage: str = "simulate"
 
+    @property
+    def place(self) -> str:
+        """Words for errors: the state, and which of its columns."""
+        return f"{STATE_CODES[self.state_fips]}, columns {self.start} to {self.stop} of the state"
+
 
 @dataclass(frozen=True)
 class AreaTask:
@@ -75,6 +81,11 @@ class AreaTask:
     id: str
     areas: tuple[Area, ...]
     stage: str = "areas"
+
+    @property
+    def place(self) -> str:
+        """Words for errors: the names of the areas."""
+        return ", ".join(area.name for area in self.areas)
 
 
 def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Callable[[Any], dict[str, Any]]:

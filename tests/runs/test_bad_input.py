@@ -126,7 +126,7 @@ def test_an_unknown_county(settings, tmp_path, monkeypatch):
     table = sources.county_shares()
     table.loc[table["cd_geoid"] == 5601, "county_fips"] += 900
     monkeypatch.setattr(sources, "county_shares", lambda: table)
-    refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "unknown county", "5690")
+    refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "unknown county", "5690", "of WY")
 
 
 def test_settings(settings, tmp_path):

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.cluster.local import local_client
-from distcalib.errors import RunError
+from distcalib.errors import InputError, RunError
 from distcalib.report.console import Progressing, make_console
 from distcalib.runs import run as run_module
 from distcalib.runs.events import Events
@@ -26,7 +25,7 @@ from distcalib.runs.manifest import damaged, read_manifest
 from distcalib.runs.plan import make_plan
 from distcalib.runs.receipts import Receipt, output_digest, write_receipt
 from distcalib.runs.split import halves, splitting, standing_tasks
-from distcalib.runs.tasks import Inputs, finished
+from distcalib.runs.tasks import Inputs, SimulateTask, finished
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +118,20 @@ def test_one_deep_part_is_enough_to_know_of_every_split_above_it(plan, inputs, t
     assert standing_tasks(plan, inputs, tmp_path)[0] == whole
 
 
+def test_a_split_is_remembered_before_any_part_is_done(plan, inputs, tmp_path):
+    whole, seen = standing_tasks(plan, inputs, tmp_path), []
+    instead = splitting(plan, ClusterConfig(), Events(subscribers=[seen.append]))
+    first, _ = instead(whole[0], "2 workers that ran it died")
+    deep = instead(first, "2 workers that ran it died")
+    again = standing_tasks(plan, inputs, tmp_path)
+    assert tuple(again[:2]) == deep
+    assert again[3:] == whole[1:]
+    assert covers(plan, again)
+    # What was done whole all the same goes before its parts.
+    finish(tmp_path, whole[0])
+    assert standing_tasks(plan, inputs, tmp_path) == whole
+
+
 def test_parts_that_other_code_made_say_nothing(plan, inputs, tmp_path):
     whole = standing_tasks(plan, inputs, tmp_path)
     part = {"state_fips": whole[0].state_fips, "start": whole[0].start, "stop": whole[0].start + 1}
@@ -138,8 +151,27 @@ def test_one_column_that_is_too_large_ends_the_run_and_is_named(plan, inputs, tm
 
 def test_other_stages_say_that_memory_failed_them(plan, inputs, tmp_path):
     task = standing_tasks(plan, inputs, tmp_path)[0]
-    with pytest.raises(RunError, match=rf"simulate {task.id[:12]}: MemoryError: unable to allocate"):
+    with pytest.raises(RunError, match=rf"simulate {task.id[:12]} \({task.place}\): MemoryError: unable"):
         list(SerialExecutor().run(Work(tmp_path, 1), [task]))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "cause"),
+    [
+        (KeyError("rate"), RunError, "KeyError: 'rate'"),
+        (RunError("policyengine-us failed on snap"), RunError, "policyengine-us failed on snap"),
+        (InputError("was changed", place="cps.h5"), InputError, "cps.h5: was changed"),
+    ],
+)
+def test_an_error_names_task_state_columns_and_cause(inputs, error, kind, cause):
+    def work(task):
+        raise error
+
+    task = SimulateTask(inputs, "ab" * 32, 56, 40, 80)
+    with pytest.raises(kind) as caught:
+        list(SerialExecutor().run(work, [task]))
+    assert str(caught.value) == f"simulate abababababab (WY, columns 40 to 80 of the state): {cause}"
+    assert caught.value.__cause__ is error
 
 
 def test_a_failed_allocation_is_recognised_inside_other_errors(plan, inputs, tmp_path):
@@ -173,10 +205,11 @@ def test_progress_says_what_was_split(capsys):
     assert "at 40" in words
 
 
-def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, inputs, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, inputs, tmp_path, workers):
     whole = standing_tasks(plan, inputs, tmp_path)
     worst = max(whole, key=lambda t: t.stop - t.start)
-    # Many tasks for one worker, as in a real run: the others would wait where the worst one kills.
+    # Many tasks for few workers, as in a real run: the others would wait where the worst one kills.
     others = [
         part for t in whole if t is not worst for half in halves(plan, t) for part in halves(plan, half)
     ]
@@ -193,18 +226,17 @@ def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, 
 
     seen: list[dict] = []
     instead = splitting(plan, ClusterConfig(), Events(subscribers=[seen.append]))
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with local_client(ClusterConfig(workers=workers, warm=False)) as client:
         results = list(DaskExecutor(client).run(work, [worst, *others], None, instead))
     begun = Counter(Path(log).read_text(encoding="utf-8").split())
     once = [*others, *halves(plan, worst), *halves(plan, others[0])]
-    assert begun == {worst.id: 4} | dict.fromkeys((t.id for t in once), 1)
+    assert begun == {worst.id: 2} | dict.fromkeys((t.id for t in once), 1)
     assert sorted(r["id"] for r in results) == sorted(set(begun) - {deadly, raising})
-    assert [(e["event"], e["id"]) for e in seen] == [("split", deadly), ("split", raising)]
-    assert "died" in seen[0]["why"]
-    assert "9 GiB" in seen[1]["why"]
+    assert {e["event"] for e in seen} == {"split"}
+    why = {e["id"]: e["why"] for e in seen}
+    assert len(why) == len(seen) == 2
+    assert "2 workers that ran it died" in why[deadly]
+    assert "9 GiB" in why[raising]
 
 
 @pytest.mark.slow
@@ -251,7 +283,7 @@ def test_a_run_with_a_slice_too_large_ends_where_one_with_memory_does(
     code, said = start(small_settings, folder, "1", most, "die")
     assert code == -signal.SIGKILL, said
     begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    assert [(b[0], b[2]) for b in begun] == [(state, largest)] * 4 + [(state, largest // 2)]
+    assert [(b[0], b[2]) for b in begun] == [(state, largest)] * 2 + [(state, largest // 2)]
     receipts = {p: p.stat().st_mtime_ns for p in folder.glob("receipts/simulate/[!.]*.json")}
     assert len(receipts) == 1
     # It goes on from the half: the whole is not tried again, although it would still be too large.

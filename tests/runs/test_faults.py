@@ -1,0 +1,206 @@
+"""What may go wrong in a task: each fault ends in the right matrix, or names state, slice and cause."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from click.testing import CliRunner, Result
+from faults import MISSING, PHASES, preload
+
+from distcalib import ClusterConfig, RunConfig
+from distcalib.cli import main
+from distcalib.cluster import local
+from distcalib.config import memory_bytes
+from distcalib.runs.manifest import read_manifest
+from distcalib.runs.plan import Slice, make_plan
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# SNAP is decided by most of the rules; seven slices, of two states.
+SETTINGS = """
+microdata: {microdata}
+n_clones: 1
+seed: 3
+geography: {{districts: [WY-01, NH-01, 3302]}}
+targets: {{variables: [snap, person_count]}}
+simulation: {{slice_households: 50}}
+fit: {{epochs: 5, refit_epochs: 50}}
+areas: {{districts: false, states: false, national: false}}
+"""
+
+
+class Workers:
+    """Worker processes that serve one run after another, and what befalls which task in them."""
+
+    def __init__(self, folder: Path, client: Any = None) -> None:
+        self.folder, self.client = folder, client
+        self.meet({})
+
+    def meet(self, fates: dict[str, str]) -> None:
+        """Say which task id meets which fault from now on, and forget what happened before."""
+        (self.folder / "log.txt").write_text("")
+        (self.folder / "fates.json").write_text(json.dumps(fates))
+
+    def said(self, word: str) -> list[str]:
+        """Return what the workers wrote after a word: ids of tasks, or id and fault."""
+        lines = (self.folder / "log.txt").read_text().splitlines()
+        return [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
+
+
+@contextmanager
+def started(folder: Path, workers: int) -> Iterator[Workers]:
+    mine = Workers(folder)
+    with (
+        dask.config.set({"distributed.worker.preload": [preload(folder)]}),
+        local.local_client(ClusterConfig(workers=workers)) as client,
+    ):
+        mine.client = client
+        yield mine
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory) -> Iterator[Workers]:
+    with started(tmp_path_factory.mktemp("faults"), 2) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def run_file(small_file, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("settings") / "faults.yaml"
+    file.write_text(SETTINGS.format(microdata=small_file))
+    return file
+
+
+@pytest.fixture(scope="module")
+def slices(run_file) -> list[Slice]:
+    """In the order in which a run begins them."""
+    found = make_plan(RunConfig.load(run_file)).plan.slices
+    assert len(found) == 7
+    return sorted(found, key=lambda s: (-s.size, s.state_fips, s.start))
+
+
+def run(workers: Workers, run_file: Path, folder: Path) -> Result:
+    @contextmanager
+    def those(config: ClusterConfig) -> Iterator[Any]:
+        assert memory_bytes(config.memory_limit) > 0
+        yield workers.client
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "local_client", those)
+        return CliRunner().invoke(main, ["run", str(run_file), "--output", str(folder), "--workers", "2"])
+
+
+@pytest.fixture(scope="module")
+def reference(workers, run_file, tmp_path_factory) -> str:
+    """The digest of X where nothing goes wrong."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    workers.meet({})
+    result = run(workers, run_file, folder)
+    assert result.exit_code == 0, result.output
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest["matrix"]
+
+
+def receipts(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("receipts/simulate/*.json")}
+
+
+def test_workers_killed_in_every_phase_and_one_short_of_memory_cost_time_only(
+    workers, run_file, slices, reference, tmp_path
+):
+    folder, ids = tmp_path / "out", [s.id for s in slices]
+    # The first task of a worker loads the inputs of its run, so that phase is the first slice's.
+    killed = dict(zip(ids, PHASES, strict=False))
+    large = slices[len(PHASES)]
+    workers.meet({**killed, large.id: "memory"})
+    result = run(workers, run_file, folder)
+    assert result.exit_code == 0, result.output
+    assert Counter(workers.said("struck")) == Counter(f"{i} {f}" for i, f in killed.items()) + Counter(
+        [f"{large.id} memory"]
+    )
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest["matrix"] == reference
+    # A killed slice is begun once more, every other once; each receipt is written once.
+    begun = Counter(line.split()[0] for line in workers.said("begun"))
+    assert {i: begun[i] for i in ids} == {i: 2 if i in killed else 1 for i in ids}
+    written = Counter(workers.said("receipt"))
+    assert set(written.values()) == {1}
+    parts = receipts(folder) - set(ids)
+    assert receipts(folder) & set(ids) == set(ids) - {large.id}
+    assert len(parts) == 2
+    assert receipts(folder) <= set(written)
+    assert {p.name for p in (folder / "matrix.zarr" / "blocks").iterdir()} == receipts(folder)
+    events = [json.loads(line) for line in (folder / "events.ndjson").read_text().splitlines()]
+    (split,) = [e for e in events if e["event"] == "split"]
+    assert split["id"] == large.id
+    assert "9 GiB" in split["why"]
+
+
+def named(result: Result, at: Slice, *words: str) -> None:
+    """Check that a run ended in an error that names state, slice and cause, and nothing else."""
+    assert result.exit_code == 1, result.output
+    state = {33: "NH", 56: "WY"}[at.state_fips]
+    place = f"simulate {at.id[:12]} ({state}, columns {at.start} to {at.stop} of the state): "
+    error = result.output.split("error: ")[-1]
+    assert error.startswith(place), result.output
+    for word in words:
+        assert word in error
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raises", ["policyengine-us failed on ", "ZeroDivisionError: a fault of the test"]),
+        ("parameter", ["policyengine-us failed on snap", "ParameterNotFoundError", "2024-01-01"]),
+    ],
+)
+def test_a_slice_that_fails_is_named_and_the_next_start_goes_on(
+    workers, run_file, slices, reference, tmp_path, fault, words
+):
+    folder, (at,) = tmp_path / "out", [s for s in slices if (s.state_fips, s.start) == (56, 0)]
+    workers.meet({at.id: fault})
+    result = run(workers, run_file, folder)
+    named(result, at, *words, *([MISSING.rsplit(".", 1)[-1]] if fault == "parameter" else []))
+    assert workers.said("struck") == [f"{at.id} {fault}"]
+    # Not tried again, for it would raise again; nothing of it is left, and no matrix.
+    assert [line.split()[0] for line in workers.said("begun")].count(at.id) == 1
+    finished = receipts(folder)
+    assert at.id not in finished
+    assert not (folder / "matrix.zarr" / "blocks" / at.id).exists()
+    assert not (folder / "matrix.zarr" / "X").exists()
+    assert read_manifest(folder) is None
+
+    workers.meet({})
+    result = run(workers, run_file, folder)
+    assert result.exit_code == 0, result.output
+    assert (read_manifest(folder) or {})["matrix"] == reference
+    begun = {line.split()[0] for line in workers.said("begun")}
+    assert at.id in begun
+    assert not finished & begun
+
+
+def test_a_worker_that_comes_back_with_another_version_ends_the_run(
+    run_file, slices, reference, workers, tmp_path
+):
+    first = slices[0]
+    with started(tmp_path, 1) as alone:
+        (tmp_path / "another version").touch()
+        alone.meet({first.id: "simulating"})
+        result = run(alone, run_file, tmp_path / "out")
+        named(result, first, "worker tcp://127.0.0.1:", "policyengine-us is 2.0.0 there", "in the plan")
+        assert alone.said("receipt") == []
+        assert receipts(tmp_path / "out") == set()
+    workers.meet({})
+    result = run(workers, run_file, tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert (read_manifest(tmp_path / "out") or {})["matrix"] == reference
