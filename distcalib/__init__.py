@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Calibration": "distcalib.documents",
     "CalibrationMatrix": "distcalib.matrix.calibration",
     "ClusterConfig": "distcalib.config",
     "District": "distcalib.geography",
@@ -41,14 +42,17 @@ _PUBLIC = {
     "create_sparse_cd_stacked_dataset": "distcalib.documents",
     "create_target_groups": "distcalib.targets.groups",
     "drop_target_groups": "distcalib.targets.groups",
+    "evaluate_robustness": "distcalib.documents",
     "fit_weights": "distcalib.fit",
     "get_calculated_variables": "distcalib.documents",
     "get_geo_level": "distcalib.targets.groups",
+    "tune_hyperparameters": "distcalib.documents",
     "under_states": "distcalib.simulation.swapped",
 }
 
 __all__ = [
     "STATE_CODES",
+    "Calibration",
     "CalibrationMatrix",
     "ClusterConfig",
     "District",
@@ -67,9 +71,11 @@ __all__ = [
     "create_sparse_cd_stacked_dataset",
     "create_target_groups",
     "drop_target_groups",
+    "evaluate_robustness",
     "fit_weights",
     "get_calculated_variables",
     "get_geo_level",
+    "tune_hyperparameters",
     "under_states",
 ]
 

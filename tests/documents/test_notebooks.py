@@ -94,3 +94,16 @@ def test_the_second_notebook_runs():
     assert (imputed == (targets["geo_level"].eq("district") & targets["domain_variable"].eq("aca_ptc"))).all()
     assert (targets["status"] == np.where(imputed, "check", "fit")).all()
     assert np.allclose(targets.loc[imputed, "hif"], 1)
+
+
+def test_the_third_notebook_runs():
+    names = execute(NOTEBOOKS / "03_microcalibrate.ipynb")
+    dense, sparse = names["weights_dense"], names["weights_sparse"]
+    assert (dense > 0).all()
+    assert 0 < np.count_nonzero(sparse) < 0.8 * len(dense)
+    assert 1e-4 <= names["best_lambda"] <= 1e-1
+    assert names["robustness"]["std_error"] > 0
+    assert names["error"].max() < 1e-3
+    summary = names["cal"].summary().set_index("Metric")
+    assert summary.loc["total_children", "Status"] == "excluded"
+    assert np.count_nonzero(names["cal"].result.weights) == 250
