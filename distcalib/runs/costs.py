@@ -19,11 +19,14 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.engine import RulesSimulation, engine_version, open_published, simulate
 from distcalib.simulation.place import place
+from distcalib.targets.reforms import REFORMS
 
 #: What a task should take at most: so that a lost one is little, and many workers find work.
 SECONDS, BYTES = 30.0, 3.3 * 2**30
 #: Sizes that are measured.
 SIZES = (300, 1_500, 4_000)
+#: What reforms are measured by.
+REFORMED = "income_tax"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Costs:
         Memory of a worker that has been in every state (the rules engine keeps the parameters of each), and
         of each household on top.
     reform_seconds
-        Of each reform.
+        a, b of ``a + b n``: of each reform.
     """
 
     policyengine_us: str
@@ -51,12 +54,13 @@ class Costs:
     verify_seconds: tuple[float, float, float, float]
     simulate_bytes: tuple[float, float]
     verify_bytes: tuple[float, float]
-    reform_seconds: float
+    reform_seconds: tuple[float, float]
 
     def seconds(self, households: int, variables: int, reforms: int = 0, *, verify: bool = False) -> float:
         """Return CPU seconds."""
         a, b, c, d = self.verify_seconds if verify else self.simulate_seconds
-        return a + b * variables + (c + d * variables) * households + reforms * self.reform_seconds
+        once, each = self.reform_seconds
+        return a + b * variables + (c + d * variables) * households + reforms * (once + each * households)
 
     def bytes(self, households: int, *, verify: bool = False) -> int:
         """Return the peak memory of the worker."""
@@ -99,18 +103,17 @@ def read_costs(path: str | Path) -> Costs:
     wrong = sorted(set(raw) ^ set(names)) if isinstance(raw, dict) else ["not a table"]
     if wrong:
         raise InputError("has a field too many or too few", place=path, value=wrong[0], choices=names)
-    lengths = {"simulate_seconds": 4, "verify_seconds": 4, "simulate_bytes": 2, "verify_bytes": 2}
-    for name, length in {**lengths, "reform_seconds": 0}.items():
-        value = raw[name] if length else [raw[name]]
+    seconds = {"simulate_seconds": 4, "verify_seconds": 4, "reform_seconds": 2}
+    for name, length in {**seconds, "simulate_bytes": 2, "verify_bytes": 2}.items():
+        value = raw[name]
         numbers = isinstance(value, list) and all(
             type(v) in (int, float) and np.isfinite(v) and v >= 0 for v in value
         )
-        if not numbers or len(value) != (length or 1):
+        if not numbers or len(value) != length:
             raise InputError(
-                "is no cost", place=f"{path}: {name}", value=raw[name],
-                expected=f"{length or 1} numbers of 0 or more",
-            )  # fmt: skip
-        raw[name] = tuple(value) if length else value[0]
+                "is no cost", place=f"{path}: {name}", value=value, expected=f"{length} numbers of 0 or more"
+            )
+        raw[name] = tuple(value)
     if raw["simulate_bytes"][1] <= 0:
         raise InputError("is no cost", place=f"{path}: simulate_bytes", value=0, expected="bytes a household")
     return Costs(**raw)
@@ -137,8 +140,6 @@ def measure_costs(
     report
         Told of each measurement.
     """
-    from scipy.optimize import nnls
-
     states, counts = np.unique(assignment.state_fips, return_counts=True)
     columns = np.flatnonzero(assignment.state_fips == states[np.argmax(counts)])
     asked = sorted(set(variables))
@@ -163,11 +164,19 @@ def measure_costs(
                 each = max(each, (_memory() - before) / size) if size == sizes[-1] else each
                 rows.append([1, len(some), size, size * len(some)])
                 report(f"{name}: {size} households, {len(some)} variables: {seconds[-1]:.2f} CPU seconds")
-        # Relative errors, so that the small ones count: they are most of a run's tasks.
-        scale = 1 / np.array(seconds)
-        solved, _ = nnls(np.array(rows, dtype=np.float64) * scale[:, None], np.ones(len(rows)))
-        found[f"{name}_seconds"] = tuple(float(f"{x:.4g}") for x in solved)
+        found[f"{name}_seconds"] = _solved(rows, seconds)
         found[f"{name}_bytes"] = (each,)
+    rows, seconds = [], []
+    for size in sizes:
+        with _tasks_way(place(source, assignment, columns[:size])) as simulation:
+            simulation.calculate(REFORMED)
+            for reform in REFORMS:
+                began = time.process_time()
+                simulation.calculate(REFORMED, reform)
+                seconds.append(time.process_time() - began)
+                rows.append([1, size])
+        report(f"a reform: {size} households: {np.mean(seconds[-len(REFORMS) :]):.2f} CPU seconds")
+    found["reform_seconds"] = _solved(rows, seconds)
     for state in states:
         home = np.flatnonzero(assignment.state_fips == state)[:50]
         with _tasks_way(place(source, assignment, home)) as simulation:
@@ -184,9 +193,17 @@ def measure_costs(
     return Costs(
         policyengine_us=engine_version(),
         measured=f"{len(asked)} variables, {sizes} households of state {int(states[np.argmax(counts)])}",
-        reform_seconds=bundled_costs().reform_seconds,
         **found,
     )
+
+
+def _solved(rows: list[list[int]], seconds: list[float]) -> tuple[float, ...]:
+    """Return non-negative coefficients of least squares of relative errors, so that small tasks count."""
+    from scipy.optimize import nnls
+
+    scale = 1 / np.array(seconds)
+    solved, _ = nnls(np.array(rows, dtype=np.float64) * scale[:, None], np.ones(len(rows)))
+    return tuple(float(f"{x:.4g}") for x in solved)
 
 
 def write_costs(costs: Costs, path: str | Path) -> None:

@@ -34,7 +34,7 @@ def test_the_bundled_costs_are_of_the_pinned_rules_engine():
     st.integers(0, 60),
 )
 def test_the_largest_slice_keeps_to_time_and_memory(seconds, fixed, each, variables):
-    costs = Costs("v", "", seconds, seconds, (fixed, each), (fixed, each), 0.8)
+    costs = Costs("v", "", seconds, seconds, (fixed, each), (fixed, each), (0.8, 0.0))
     size = costs.largest(variables)
     assert size % 100 == 0
     assert size == 100 or (
@@ -74,7 +74,7 @@ def test_costs_cut_the_tasks_and_change_no_digest(small_settings, tmp_path):
         ({"simulate_bytes": [1e9, float("nan")]}, "simulate_bytes"),
         ({"simulate_bytes": [1e9, 0]}, "simulate_bytes"),
         ({"verify_bytes": "much"}, "verify_bytes.*'much'"),
-        ({"reform_seconds": None}, "reform_seconds"),
+        ({"reform_seconds": 0.8}, r"reform_seconds.*2 numbers"),
         ({"secnds": 1}, "field too many.*'secnds'.*did you mean"),
     ],
 )
@@ -99,3 +99,4 @@ def test_the_command_measures_costs(small_settings, tmp_path):
     assert 0.3 < costs.seconds(300, 27) < 60
     assert 0.8e9 < costs.bytes(0) < 4e9
     assert np.isfinite(costs.simulate_seconds).all()
+    assert 0 < costs.seconds(300, 27, reforms=2) - costs.seconds(300, 27, reforms=1) < 20
