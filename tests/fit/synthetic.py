@@ -93,3 +93,59 @@ def nested_problem(
     targets = (X @ truth) * (1 + noise * rng.standard_normal(X.shape[0]))
     groups = pd.factorize(rows["group"])[0]
     return Problem(X, targets, groups, rows, initial, donors, district, state)
+
+
+def contradictory_problem(
+    n_donors: int = 20_000, n_clones: int = 2, n_districts: int = 436, n_states: int = 51, noise: float = 0.05
+) -> Problem:
+    """Nine measures by district, fifteen by state, 27 for the nation, each target with noise of its own.
+
+    With the defaults 4,716 targets and 40,000 columns. Counts and heavy-tailed amounts; the truth reweights
+    the households by district and by record, so design weights miss the targets by a third, and no weights
+    meet districts, states and nation at once.
+    """
+    rng = np.random.default_rng(20240002)
+    n = n_donors * n_clones
+    state_of = np.sort(np.r_[np.arange(n_states), rng.integers(0, n_states, n_districts - n_states)])
+    donors = np.tile(np.arange(n_donors), n_clones)
+    district = rng.integers(0, n_districts, n)
+    state = state_of[district]
+
+    persons = rng.poisson([0.35, 0.25, 0.55, 0.55, 0.35, 0.15], (n_donors, 6)).astype(float)
+    persons[persons.sum(axis=1) == 0, 3] = 1.0
+    size = persons.sum(axis=1)
+    income = rng.lognormal(10.9, 0.9, n_donors) * np.sqrt(size)
+    rank = np.argsort(np.argsort(income)) / n_donors
+    snap = (rank < 0.35) & (rng.random(n_donors) < 0.5)
+    wages = income * (rng.random(n_donors) < 0.75) * rng.uniform(0.5, 1.0, n_donors)
+    medicaid = size * ((rank < 0.4) & (rng.random(n_donors) < 0.7))
+    few = rng.lognormal(9.0, 1.5, (n_donors, 4)) * (rng.random((n_donors, 4)) < [0.05, 0.2, 0.08, 0.3])
+    brackets = (np.floor(rank * 12).astype(int)[:, None] == np.arange(12)) * 1.0
+    measures = np.column_stack(
+        [persons, np.ones(n_donors), snap, snap * rng.gamma(3, 900, n_donors),
+         income, wages, medicaid, few[:, :3], few[:, 3], rank > 0.9, size == 1, brackets[:, :9]]
+    )  # fmt: skip
+
+    def rows(count: int, place: np.ndarray, n_places: int) -> sp.csr_array:
+        values = measures[donors][:, :count]
+        col, j = np.nonzero(values)
+        return sp.csr_array((values[col, j], (place[col] * count + j, col)), shape=(n_places * count, n))
+
+    levels = [("nation", 27, np.zeros(n, dtype=int), 1), ("state", 15, state, n_states),
+              ("district", 9, district, n_districts)]  # fmt: skip
+    X = sp.csr_array(sp.vstack([rows(k, place, places) for _, k, place, places in levels]), dtype=np.float32)
+    X.sort_indices()
+    frame = pd.DataFrame(
+        {
+            "group": [f"{name} {j}" for name, k, _, m in levels for _ in range(m) for j in range(k)],
+            "level": np.repeat([name for name, *_ in levels], [k * m for _, k, _, m in levels]),
+            "place": np.concatenate([np.repeat(np.arange(m), k) for _, k, _, m in levels]),
+        }
+    )
+    frame["name"] = frame["group"] + " of " + frame["place"].astype(str)
+    initial = (132e6 / n) * rng.lognormal(0, 0.4, n_donors)[donors]
+    tilt = rng.normal(0, 0.25, (n_districts, 3))
+    tilts = np.column_stack([np.ones(n), snap[donors], rank[donors] - 0.5])
+    truth = initial * np.exp(np.sum(tilt[district] * tilts, axis=1) + rng.normal(0, 0.3, n))
+    targets = (X @ truth) * (1 + noise * rng.standard_normal(X.shape[0]))
+    return Problem(X, targets, pd.factorize(frame["group"])[0], frame, initial, donors, district, state)
