@@ -86,7 +86,7 @@ class SimulationConfig:
 class FitConfig:
     """Sparse weights by hard-concrete gates and a refit of the chosen records."""
 
-    engine: str = setting("auto", "fit engine", choices=("auto", "torch", "l0"))
+    engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "torch", "l0"))
     records: int | None = setting(
         None, "keep exactly this many columns; null: those whose gate is open", least=1
     )

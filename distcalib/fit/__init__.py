@@ -1,7 +1,8 @@
 """Sparse weights that reproduce targets: hard-concrete gates select records, a bounded refit weights them.
 
-The room's way: `problem` validates and scales, `engines` select records with L0 gates, `refit` solves for the
-weights of the selected records, `diagnostics` judges them, `calibrate` joins the four.
+The room's way: `problem` validates and scales over the compact matrix of `columns`, `engines` select records
+with L0 gates (compiled in `kernel`, checked by `gates` in PyTorch, kept by `checkpoint`), `refit` solves for
+the weights of the selected records, `diagnostics` judges them, `calibrate` joins them.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from distcalib.errors import InputError
+from distcalib.fit.checkpoint import Checkpoint, identity
+from distcalib.fit.columns import Scaled
 from distcalib.fit.diagnostics import effective_sample_size, relative_error, shares_within
 from distcalib.fit.engines import ENGINES, GateFit, resolve_engine
 from distcalib.fit.problem import FitProblem, build_problem, column_vector, first_names
@@ -78,6 +81,9 @@ def fit_weights(
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
+    checkpoints: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    threads: int | None = None,
     **settings: Any,
 ) -> FitResult:
     """Find sparse non-negative weights w with X.w close to the targets.
@@ -85,7 +91,8 @@ def fit_weights(
     Parameters
     ----------
     X
-        scipy sparse, (n_targets, n_columns), finite; float32 CSR is what runs store. Computed in float64.
+        scipy sparse, (n_targets, n_columns), finite; float32 CSR is what runs store. It is read once, into 6
+        to 8 bytes a cell (12 where float32 does not hold the values); sums are float64.
     targets
         (n_targets,), finite; zero and negative ones are allowed.
     groups
@@ -112,6 +119,13 @@ def fit_weights(
         Called with a log row (a dict) whenever one is written.
     log_every
         Epochs between log rows; has no influence on the result.
+    checkpoints
+        Folder for the state of the gates. A fit that finds its own state there goes on from it, to the same
+        bits; when the fit is done, the file is removed. Engine ``l0`` keeps none.
+    checkpoint_seconds
+        Least time between two checkpoints (0: every epoch).
+    threads
+        Of the CPU; None: all that this process may use. Has no influence on the result.
 
     Returns
     -------
@@ -121,7 +135,7 @@ def fit_weights(
     ------
     InputError
         Wrong shapes, NaN or infinite values, unknown settings or engines, no reachable target, or a penalty
-        that closes every gate.
+        that closes every gate; a checkpoint of another fit.
     RunError
         The loss became infinite or NaN.
     """
@@ -140,6 +154,9 @@ def fit_weights(
         names=names,
         progress=progress,
         log_every=log_every,
+        checkpoints=checkpoints,
+        checkpoint_seconds=checkpoint_seconds,
+        threads=threads,
     )
 
 
@@ -156,6 +173,9 @@ def fit_with_spec(
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
+    checkpoints: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    threads: int | None = None,
 ) -> FitResult:
     """Fit with stored settings, as a run does; the other arguments are those of `fit_weights`."""
     began = time.perf_counter()
@@ -170,6 +190,7 @@ def fit_with_spec(
         initial_weights=initial_weights,
         holdout=holdout,
         target_weights=target_weights,
+        threads=threads,
     )
     n_targets, n_columns = problem.X.shape
     if names is not None and len(names) != n_targets:
@@ -177,28 +198,40 @@ def fit_with_spec(
     if donors is not None:
         donors = column_vector(donors, n_columns, "donors")
     log = _Log(problem, progress)
+    saved = None
+    if checkpoints is not None:
+        belongs = identity(problem.digest(), spec.as_dict())
+        saved = Checkpoint(checkpoints, belongs, log.rows, checkpoint_seconds)
     prepared = time.perf_counter()
 
-    gates = _train_gates(problem, spec, log, log_every)
+    gates = _train_gates(problem, spec, log, log_every, saved)
     support = _support(gates, problem, spec)
+    reached: dict[str, Any] = {"epochs": 0, "lambda_l0": None, "gates_open": None}
+    if gates is not None:
+        n_open = int(np.count_nonzero(gates.gate(spec)))
+        reached = {"epochs": gates.epoch, "lambda_l0": gates.lambda_l0, "gates_open": n_open}
+    del gates  # the refit needs the room of its arrays
     trained = time.perf_counter()
 
-    mass_scale = float(np.sum(problem.initial) / np.sum(problem.initial[problem.columns[support]]))
-    start = mass_scale * problem.initial[problem.columns[support]]
-    solution = _refit_support(problem, spec, support, start, mass_scale, log)
+    columns = problem.columns[support]
+    start = problem.initial[columns]
+    mass_scale = float(np.sum(problem.initial) / np.sum(start))
+    start *= mass_scale
+    solution = _refit_support(problem, spec, support, start, log)
     weights = np.zeros(n_columns)
-    weights[problem.columns[support]] = _round_within(
-        solution.ratio * start, spec.lower_bound * start, spec.upper_bound * start
-    )
+    bounds = spec.lower_bound * start, spec.upper_bound * start
+    weights[columns] = _round_within(solution.ratio * start, *bounds)
     finished = time.perf_counter()
 
-    summary = _summary(problem, spec, gates, solution, weights, mass_scale, donors, names)
+    summary = _summary(problem, spec, reached, solution, weights, mass_scale, donors, names)
     summary["timing"] = {
         "prepare_seconds": round(prepared - began, 3),
         "gate_seconds": round(trained - prepared, 3),
         "refit_seconds": round(finished - trained, 3),
         "total_seconds": round(time.perf_counter() - began, 3),
     }
+    if saved is not None:
+        saved.remove()
     return FitResult(weights, summary, pd.DataFrame(log.rows, columns=list(LOG_COLUMNS)), spec)
 
 
@@ -213,52 +246,57 @@ class _Log:
         self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float
     ) -> None:
         p = self.problem
-        error = np.abs((p.X @ weights - p.targets) / p.scale)
+        estimate = p.X.estimate(weights)
+        error = np.abs((estimate - p.targets) / p.scale)
         fitted = shares_within(error[p.fitted])
         row = {
             "stage": stage,
             "attempt": attempt,
             "epoch": epoch,
-            "loss": p.loss(weights),
+            "loss": p.loss_of(estimate),
             "penalty": penalty,
             "lambda_l0": lambda_l0,
             "active": int(np.count_nonzero(weights)),
             "median_abs_rel_error": fitted["median_abs_rel_error"],
             "mean_abs_rel_error": fitted["mean_abs_rel_error"],
             "within_5": fitted["within_5"],
-            "held_out_error": p.held_out_error(weights) if p.held_out.any() else float("nan"),
+            "held_out_error": p.held_out_error_of(estimate) if p.held_out.any() else float("nan"),
         }
         self.rows.append(row)
         if self.progress is not None:
             self.progress(dict(row))
 
 
-def _train_gates(problem: FitProblem, spec: FitSpec, log: _Log, log_every: int) -> GateFit | None:
+def _train_gates(
+    problem: FitProblem, spec: FitSpec, log: _Log, log_every: int, saved: Checkpoint | None
+) -> GateFit | None:
     """Run the gate stage; None where there is nothing to select (no epochs, or a budget of every column)."""
-    if spec.epochs == 0 or spec.records == len(problem.columns):
-        if spec.epochs == 0 and spec.records not in (None, len(problem.columns)):
+    n = problem.usable.shape[1]
+    if spec.epochs == 0 or spec.records == n:
+        if spec.epochs == 0 and spec.records not in (None, n):
             raise InputError("a record budget needs epochs to select in", place="fit.epochs", value=0)
         return None
 
     def observe(state: GateFit) -> None:
         weights = np.zeros(problem.X.shape[1])
-        weights[problem.columns] = problem.initial[problem.columns] * state.relative_weight * state.gate
+        weights[problem.initial > 0] = state.relative_weight(spec)
+        weights *= problem.initial
         log.write("gates", state.attempt, state.epoch, weights, state.expected_open, state.lambda_l0)
 
-    return ENGINES[spec.engine](problem, spec, observe, log_every)
+    return ENGINES[spec.engine](problem, spec, observe, log_every, saved)
 
 
 def _support(gates: GateFit | None, problem: FitProblem, spec: FitSpec) -> NDArray[np.int64]:
     """Return which usable columns are kept, ascending: the `records` most probable, or the open gates."""
     if gates is None:
-        return np.arange(len(problem.columns))
+        return np.arange(problem.usable.shape[1])
     if spec.records is not None:
         # The keep probability rises with log alpha, which does not saturate; ties go to the lower column.
         return np.sort(np.argsort(-gates.log_alpha, kind="stable")[: spec.records])
-    support = np.flatnonzero(gates.gate > 0)
+    support = np.flatnonzero(gates.gate(spec) > 0)
     if not len(support):
         raise InputError(
-            f"the penalty closed all {len(gates.gate):,} gates within {gates.epoch} epochs",
+            f"the penalty closed all {len(gates.log_alpha):,} gates at epoch {gates.closed_since}",
             place="fit.lambda_l0",
             value=gates.lambda_l0,
             expected="a smaller lambda_l0, or a number of records",
@@ -267,7 +305,7 @@ def _support(gates: GateFit | None, problem: FitProblem, spec: FitSpec) -> NDArr
 
 
 def _refit_support(
-    problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], start: Float, mass_scale: float, log: _Log
+    problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], start: Float, log: _Log
 ) -> Refit:
     columns = problem.columns[support]
 
@@ -281,7 +319,7 @@ def _refit_support(
 
     observe(0, np.ones(len(columns)))
     return refit(
-        sp.csr_array(problem.matrix[:, support] * mass_scale),
+        Scaled(problem.usable.take(support), problem.factor, start),
         problem.goal,
         ridge=spec.ridge * float(np.sum(problem.share)) / len(columns),
         bounds=(spec.lower_bound, spec.upper_bound),
@@ -304,7 +342,7 @@ def _round_within(weights: Float, low: Float, high: Float) -> Float:
 def _summary(
     problem: FitProblem,
     spec: FitSpec,
-    gates: GateFit | None,
+    reached: dict[str, Any],
     solution: Refit,
     weights: Float,
     mass_scale: float,
@@ -312,10 +350,11 @@ def _summary(
     names: Sequence[str] | None,
 ) -> dict[str, Any]:
     p, kept = problem, weights > 0
-    gross = abs(p.X)
-    error = np.abs(relative_error(p.X @ weights, p.targets, gross @ weights))
-    before = np.abs(relative_error(p.X @ p.initial, p.targets, gross @ p.initial))
-    lost = np.flatnonzero(p.fitted & (gross @ kept.astype(np.float64) == 0))
+    error, before = (
+        np.abs(relative_error(p.X.estimate(w), p.targets, p.X.estimate(w, absolute=True)))
+        for w in (weights, p.initial)
+    )
+    lost = np.flatnonzero(p.fitted & (p.X.estimate(kept.astype(np.float64), absolute=True) == 0))
     ratio = weights[kept] / (mass_scale * p.initial[kept])
     groups = []
     if p.group_codes is not None:
@@ -352,9 +391,7 @@ def _summary(
         "smallest_ratio": float(ratio.min()),
         "engine": spec.engine,
         "seed": spec.seed,
-        "epochs": 0 if gates is None else gates.epoch,
-        "lambda_l0": None if gates is None else gates.lambda_l0,
-        "gates_open": None if gates is None else int(np.count_nonzero(gates.gate)),
+        **reached,
         "refit_steps": solution.steps,
         "refit_ended": solution.ended,
         "settings": spec.as_dict(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -19,6 +21,18 @@ FEW_DONORS = 10
 NO_EXCESS = 1e-6
 #: Cells of the largest system that is solved: about ten seconds. Above it nothing is said of the area.
 LARGEST = 5_000_000
+#: Cells that are looked at together: figures of rows need no second copy of the matrix.
+PIECE = 1 << 22
+
+
+def rows_in_pieces(X: sp.csr_array) -> Iterator[sp.csr_array]:
+    """Yield successive rows of a CSR matrix in float64, about `PIECE` cells at a time."""
+    row, n = 0, X.shape[0]
+    while row < n:
+        stop = int(np.searchsorted(X.indptr, int(X.indptr[row]) + PIECE, side="right")) - 1
+        stop = min(max(stop, row + 1), n)
+        yield sp.csr_array(X[row:stop], dtype=np.float64)
+        row = stop
 
 
 def support(X: sp.csr_array, weights: ArrayLike, donors: ArrayLike) -> tuple[NDArray[np.intp], Float]:
@@ -37,20 +51,28 @@ def support(X: sp.csr_array, weights: ArrayLike, donors: ArrayLike) -> tuple[NDA
     code, ids = pd.factorize(np.asarray(donors))
     n = len(code)
     by_donor = sp.csr_array((np.ones(n), (np.arange(n), code)), shape=(n, len(ids)))
-    part = sp.csr_array(abs(X) @ sp.diags_array(np.asarray(weights, dtype=np.float64)) @ by_donor)
-    part.eliminate_zeros()
-    total, squares = part.sum(axis=1), part.power(2).sum(axis=1)
-    effective = np.divide(total**2, squares, out=np.zeros(X.shape[0]), where=squares > 0)
-    return np.diff(part.indptr), effective
+    weighted = sp.diags_array(np.asarray(weights, dtype=np.float64)) @ by_donor
+    counts, effective = [], []
+    for rows in rows_in_pieces(X):
+        part = sp.csr_array(abs(rows) @ weighted)
+        part.eliminate_zeros()
+        total, squares = part.sum(axis=1), part.power(2).sum(axis=1)
+        counts.append(np.diff(part.indptr))
+        effective.append(np.divide(total**2, squares, out=np.zeros(len(total)), where=squares > 0))
+    return np.concatenate(counts), np.concatenate(effective)
 
 
 def attainable(X: sp.csr_array, limits: tuple[Float, Float]) -> tuple[Float, Float]:
     """Return the least and the most that each row can give, (n_targets,) each, with weights within limits."""
     low, high = limits
-    positive, negative = X.maximum(0), X.minimum(0)
-    positive.eliminate_zeros()  # a stored zero times an unbounded weight is no number
-    negative.eliminate_zeros()
-    return positive @ low + negative @ high, positive @ high + negative @ low
+    least, most = [], []
+    for rows in rows_in_pieces(X):
+        positive, negative = rows.maximum(0), rows.minimum(0)
+        positive.eliminate_zeros()  # a stored zero times an unbounded weight is no number
+        negative.eliminate_zeros()
+        least.append(positive @ low + negative @ high)
+        most.append(positive @ high + negative @ low)
+    return np.concatenate(least), np.concatenate(most)
 
 
 def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[Float, Float]) -> float:
@@ -115,7 +137,7 @@ def area_excess(
         Sum of relative misses beyond tolerance that no weights avoid; NaN for a target that is not asked
         about or not fitted, and where the system has more than `LARGEST` cells.
     """
-    matrix = sp.csr_array(X, dtype=np.float64)
+    matrix = sp.csr_array(X)
     geoid = np.asarray(areas, dtype=np.int64)
     level = targets["geo_level"].to_numpy()
     number = pd.to_numeric(targets["geographic_id"], errors="coerce").fillna(0).to_numpy(np.int64)
@@ -126,7 +148,7 @@ def area_excess(
 
     def solve(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> float:
         at, of = np.flatnonzero(rows & fitted), np.flatnonzero(columns)
-        system = matrix[at][:, of]
+        system = sp.csr_array(matrix[at][:, of], dtype=np.float64)
         if system.nnz > LARGEST:
             return np.nan
         return least_excess(system, value[at], tolerance[at], (limits[0][of], limits[1][of]))
@@ -212,7 +234,7 @@ def consistency(
         least and most by more than the tolerance), *contradiction* (parts and whole disagree by more than
         the tolerance), *few donors*, *together* (the targets of its area cannot be met at once).
     """
-    matrix = sp.csr_array(X, dtype=np.float64)
+    matrix = sp.csr_array(X)
     start = np.asarray(initial_weights, dtype=np.float64)
     table, tests = each_by_itself(matrix, targets, start, donors, limits, few)
     gap, pull, _ = family_gaps(targets, areas)
@@ -257,7 +279,7 @@ def each_by_itself(
             "geo_level": targets["geo_level"].to_numpy(),
             "status": targets["status"].to_numpy(),
             "target": value,
-            "start": X @ initial_weights,
+            "start": np.concatenate([rows @ initial_weights for rows in rows_in_pieces(X)]),
             "donors": counted,
             "effective_donors": effective,
             "least": least,

@@ -10,7 +10,15 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.fit.consistency import FEW_DONORS, NO_EXCESS, area_excess, attainable, family_gaps, support
+from distcalib.fit.consistency import (
+    FEW_DONORS,
+    NO_EXCESS,
+    area_excess,
+    attainable,
+    family_gaps,
+    rows_in_pieces,
+    support,
+)
 
 Float = NDArray[np.float64]
 
@@ -60,12 +68,21 @@ def achievable_rows(X: sp.csr_array, targets: ArrayLike) -> NDArray[np.bool_]:
     weights of zero; with an empty row there is nothing to weight, so it counts as out of reach like any other
     empty row. Cells are looked at one by one: the sum of a row says nothing where amounts cancel.
     """
-    t = np.asarray(targets, dtype=np.float64)
-    row = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    positive = np.bincount(row[X.data > 0], minlength=X.shape[0]) > 0
-    negative = np.bincount(row[X.data < 0], minlength=X.shape[0]) > 0
-    reachable: NDArray[np.bool_] = np.where(t > 0, positive, np.where(t < 0, negative, positive | negative))
-    return reachable
+    cells = np.diff(X.indptr) > 0
+    positive, negative = np.zeros((2, X.shape[0]), dtype=bool)
+    starts = X.indptr[:-1][cells]
+    if len(starts):
+        positive[cells] = np.logical_or.reduceat(X.data > 0, starts)
+        negative[cells] = np.logical_or.reduceat(X.data < 0, starts)
+    return reachable_targets(np.asarray(targets, dtype=np.float64), positive, negative)
+
+
+def reachable_targets(
+    targets: Float, positive: NDArray[np.bool_], negative: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Do what `achievable_rows` does, told which rows have positive and which negative cells."""
+    by_sign = np.where(targets > 0, positive, np.where(targets < 0, negative, positive | negative))
+    return by_sign.astype(bool)
 
 
 def relative_error(estimate: Float, targets: Float, gross: Float) -> Float:
@@ -104,10 +121,11 @@ def summarise(
         Labels, then target, estimate, error, rel_error (estimate - target over |target|; for a zero target
         over the sum of |x| w), abs_rel_error, achievable, within_tolerance.
     """
-    matrix = sp.csr_array(X, dtype=np.float64)
+    matrix = sp.csr_array(X)
     w, t = np.asarray(weights, dtype=np.float64), np.asarray(targets, dtype=np.float64)
-    estimate = matrix @ w
-    relative = relative_error(estimate, t, abs(matrix) @ w)
+    sums = [(rows @ w, abs(rows) @ w) for rows in rows_in_pieces(matrix)]
+    estimate, gross = (np.concatenate(part) for part in zip(*sums, strict=True))
+    relative = relative_error(estimate, t, gross)
     columns: dict[str, Any] = {
         "target": t,
         "estimate": estimate,
@@ -186,7 +204,7 @@ def explain(
         5. *compromise*: no figure shows another cause; the fit traded the target against others of the same
            households, or against the evenness of the weights.
     """
-    matrix = sp.csr_array(X, dtype=np.float64)
+    matrix = sp.csr_array(X)
     w, t = np.asarray(weights, np.float64), targets["value"].to_numpy(np.float64)
     donors_of, effective = support(matrix, w, donors)
     least, most = attainable(matrix, limits)

@@ -1,30 +1,27 @@
 """Selecting records: the gate stage of a fit, by interchangeable engines behind one call.
 
 An engine takes a `FitProblem` and a `FitSpec` and returns a `GateFit`; `observe` is told the state at every
-`log_every` epochs and cannot change it. torch is imported by the first fit, not with this module.
+`log_every` epochs and cannot change it. numba and torch are imported by the first fit, not with this module.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import scipy.sparse as sp
 import scipy.special
 from numpy.typing import NDArray
 
 from distcalib.errors import InputError, RunError
+from distcalib.fit.checkpoint import Checkpoint
 from distcalib.fit.problem import FitProblem
-from distcalib.fit.spec import DEFAULT_LAMBDA_L0, FitSpec
+from distcalib.fit.spec import ADAM_MOMENTS, DEFAULT_LAMBDA_L0, LOG_ALPHA_BOUND, FitSpec
 from distcalib.random import uniform
 
 Float = NDArray[np.float64]
-ADAM_MOMENTS = (0.9, 0.999)
-ADAM_EPS = 1e-8
 #: Factor an epoch by which the penalty rises while gates close too slowly for a record budget.
 PENALTY_GROWTH = 1.02
 #: Share of the epochs by which the schedule reaches the budget; the rest is for the last gates.
@@ -34,11 +31,13 @@ SCHEDULE_END = 0.9
 SCHEDULE_SLACK = 1.1
 #: Starts, each with half the penalty of the one before.
 MOST_ATTEMPTS = 8
+#: Columns that are looked at together where a temporary array for all of them would be felt.
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class GateFit:
-    """State of the gates after an epoch.
+    """State of the gates after an epoch. The arrays are the engine's own: read them at once, or at the end.
 
     Attributes
     ----------
@@ -46,31 +45,177 @@ class GateFit:
         Adam steps done, and which start they belong to (1 unless a record budget restarted the stage).
     lambda_l0
         Penalty per open gate at that epoch.
-    log_alpha, gate, relative_weight
-        float64, one a usable column: gate parameter, deterministic gate in [0, 1], weight over initial weight
-        before the gate.
+    log_alpha, log_weight
+        float64, one a usable column: gate parameter, log of weight over initial weight before the gate.
     expected_open
         Sum of keep probabilities.
+    closed_since
+        Epoch since which no gate is open without noise; None where one is.
     """
 
     epoch: int
     attempt: int
     lambda_l0: float
     log_alpha: Float
-    gate: Float
-    relative_weight: Float
+    log_weight: Float
     expected_open: float
+    closed_since: int | None
+
+    def gate(self, spec: FitSpec) -> Float:
+        """Return the deterministic gates, in [0, 1]."""
+        out = np.empty_like(self.log_alpha)
+        for a in range(0, len(out), _BLOCK):
+            bounded = np.clip(self.log_alpha[a : a + _BLOCK], -LOG_ALPHA_BOUND, LOG_ALPHA_BOUND)
+            stretched = scipy.special.expit(bounded / spec.beta) * (spec.zeta - spec.gamma) + spec.gamma
+            out[a : a + _BLOCK] = np.clip(stretched, 0.0, 1.0)
+        return out
+
+    def relative_weight(self, spec: FitSpec) -> Float:
+        """Return weight over initial weight, gates applied."""
+        out = self.gate(spec)
+        for a in range(0, len(out), _BLOCK):
+            out[a : a + _BLOCK] *= np.exp(self.log_weight[a : a + _BLOCK])
+        return out
 
 
 Observer = Callable[[GateFit], None]
-Engine = Callable[[FitProblem, FitSpec, Observer, int], GateFit]
+Engine = Callable[[FitProblem, FitSpec, Observer, int, Checkpoint | None], GateFit]
 
 
-def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int) -> GateFit:
-    """Train gates and weights by Adam in PyTorch, float64, one thread, with counter-based noise.
+class Steps(Protocol):
+    """What `train` drives: epochs of Adam over the arrays of `state`, which it changes in place.
 
-    X.w and its gradient are compressed-row products in a fixed order, and every random number is a function
-    of (seed, epoch, column), so the result does not depend on threads or logging.
+    Attributes
+    ----------
+    state
+        log_weight, log_alpha and their first and second moments mw, vw, ma, va; float64, one a usable column.
+    expected_open, open
+        After the last step: sum of keep probabilities, number of gates open without noise.
+    residual
+        factor * (estimate - target) of the last step's sample, (n_targets,).
+    """
+
+    state: dict[str, Float]
+    expected_open: float
+    open: int
+    residual: Float
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the step after `epoch`, from `state` alone."""
+
+    def step(self, epoch: int, penalty: float) -> float:
+        """Take a step; return the loss of the epoch's sample before it."""
+
+
+class CpuGates:
+    """Adam steps of gates and weights by the fused kernel: one pass over the columns an epoch.
+
+    48 bytes a column of state, and 8 for the gate of the sample. Any number of threads gives the same bits.
+    """
+
+    def __init__(self, problem: FitProblem, spec: FitSpec, start: dict[str, Float]) -> None:
+        self.problem, self.spec, self.state = problem, spec, start
+        n_targets, n = problem.usable.shape
+        self._drawn = np.zeros(n)
+        self._parts = np.empty((len(problem.usable.borders) - 1, n_targets))
+        self._sums = np.empty((len(self._parts), 3))
+        self._goal = problem.goal
+        self._initial = problem.initial.view()
+        self._initial.flags.writeable = False
+        self.residual = np.zeros(n_targets)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the step after `epoch`."""
+        self._pass(epoch, 0.0, False)
+
+    def step(self, epoch: int, penalty: float) -> float:
+        """Take a step; return the loss of the epoch's sample before it."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = float(np.sum(self.residual * self.residual))
+        loss += penalty * self.expected_open + self.spec.lambda_l2 * self._squares
+        if math.isfinite(loss):
+            self._pass(epoch, penalty, True)
+        return loss
+
+    def _pass(self, epoch: int, penalty: float, move: bool) -> None:
+        from distcalib.fit import kernel
+
+        spec, p, (b1, b2) = self.spec, self.problem, ADAM_MOMENTS
+        settings = (
+            *(float(v) for v in (spec.beta, spec.gamma, spec.zeta)),
+            -spec.beta * math.log(-spec.gamma / spec.zeta),
+            *spec.log_bounds(),
+            float(penalty),
+            float(spec.lambda_l2),
+            spec.learning_rate / (1 - b1 ** max(epoch, 1)),
+            1 - b2 ** max(epoch, 1),
+        )
+        key, state = kernel.noise_key(spec.seed, epoch + 1), (*self.state.values(), self._drawn)
+        slope = 2.0 * p.factor * self.residual
+
+        def work(i: int, start: int, stop: int) -> None:
+            kernel.epoch_of_chunk(
+                p.usable.arrays,
+                self._initial,
+                state,
+                key,
+                settings,
+                slope,
+                self._parts[i],
+                self._sums[i],
+                start,
+                stop,
+                move,
+            )
+
+        p.usable.each_chunk(work)
+        self.residual = p.factor * self._parts.sum(axis=0) - self._goal
+        expected, squares, still_open = self._sums.sum(axis=0).tolist()
+        self.expected_open, self._squares, self.open = expected, squares, int(still_open)
+
+
+def cpu_engine(
+    problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int, saved: Checkpoint | None = None
+) -> GateFit:
+    """Train by the fused kernel (`CpuGates`)."""
+    return train(CpuGates, problem, spec, observe, log_every, saved)
+
+
+def torch_engine(
+    problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int, saved: Checkpoint | None = None
+) -> GateFit:
+    """Train by PyTorch (`distcalib.fit.gates.TorchGates`), with the same noise."""
+    from distcalib.fit.gates import TorchGates
+
+    return train(TorchGates, problem, spec, observe, log_every, saved)
+
+
+def starting_state(problem: FitProblem, spec: FitSpec) -> dict[str, Float]:
+    """Return the `Steps.state` that a fit starts from: gates open, initial weights, and jitter."""
+    n = problem.usable.shape[1]
+    names = ("log_weight", "log_alpha", "mw", "vw", "ma", "va")
+    state = {name: np.zeros(n) for name in names}
+    state["log_alpha"] += math.log(spec.initial_keep / (1 - spec.initial_keep))
+    jitters = (("log_weight", "log-weight-jitter", spec.log_weight_jitter),
+               ("log_alpha", "log-alpha-jitter", spec.log_alpha_jitter))  # fmt: skip
+    for name, stream, deviation in jitters:
+        if deviation > 0:
+            state[name] += deviation * scipy.special.ndtri(uniform(spec.seed, stream, problem.columns))
+    return state
+
+
+def train(
+    make: Callable[[FitProblem, FitSpec, dict[str, Float]], Steps],
+    problem: FitProblem,
+    spec: FitSpec,
+    observe: Observer,
+    log_every: int,
+    saved: Checkpoint | None = None,
+) -> GateFit:
+    """Train gates and weights by Adam, float64, with counter-based noise.
+
+    Every random number is a function of (seed, epoch, column) and every sum has one order, so the result does
+    not depend on threads or logging.
 
     With a record budget and no penalty, the penalty starts from an estimate and is held while the gates
     close: if the attainable loss falls as 1 / records, the loss per record at K of n records is (loss / n) (n
@@ -78,87 +223,64 @@ def torch_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_ever
     training ends when the expected number of open gates is down to the budget. A penalty that gets there in
     less than half of the epochs was too high, and training starts again with half of it.
     """
-    if spec.records is None or spec.lambda_l0 is not None:
-        penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
-        return _train(problem, spec, penalty, None, 1, observe, log_every)
-    n = len(problem.columns)
-    loss = min(problem.loss(problem.initial), float(np.sum(problem.share)))
-    penalty = spec.budget_penalty * loss * n / spec.records**2
-    for attempt in range(1, MOST_ATTEMPTS + 1):
-        result = _train(problem, spec, penalty, spec.records, attempt, observe, log_every)
-        too_fast = result.lambda_l0 == penalty and result.epoch < spec.epochs / 2
-        if not too_fast:
-            break
-        penalty /= 2
-    return result
+    n = problem.usable.shape[1]
+    budget = spec.records if spec.lambda_l0 is None else None
+    first = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
+    if budget is not None:
+        loss = min(problem.loss(problem.initial), float(np.sum(problem.share)))
+        first = spec.budget_penalty * loss * n / budget**2
+    schedule = _budget_schedule(n, budget, spec) if budget is not None else None
+    at = {"attempt": 1, "epoch": 0, "penalty": first, "closed_since": None, "ended": False}
+    steps = make(problem, spec, starting_state(problem, spec))
+    if saved is not None:
+        at = saved.load(steps.state) or at
+    while True:
+        result = _attempt(steps, problem, spec, at, schedule, budget, observe, log_every, saved)
+        too_fast = result.lambda_l0 == first / 2 ** (result.attempt - 1) and result.epoch < spec.epochs / 2
+        if budget is None or not too_fast or result.attempt == MOST_ATTEMPTS:
+            return result
+        at = {**at, "attempt": result.attempt + 1, "epoch": 0, "closed_since": None, "ended": False}
+        at["penalty"] = first / 2**result.attempt
+        for name, values in starting_state(problem, spec).items():
+            steps.state[name][:] = values
 
 
-def _train(
+def _attempt(
+    steps: Steps,
     problem: FitProblem,
     spec: FitSpec,
-    penalty: float,
+    at: dict[str, Any],
+    schedule: Callable[[int], float] | None,
     budget: int | None,
-    attempt: int,
     observe: Observer,
     log_every: int,
+    saved: Checkpoint | None,
 ) -> GateFit:
-    import torch
+    """Train from where `at` says, to the last epoch or to the budget."""
+    steps.begin(at["epoch"])
+    attempt, penalty, closed_since = at["attempt"], at["penalty"], at["closed_since"]
 
-    from distcalib.fit.gates import HardConcrete
+    def state(epoch: int) -> GateFit:
+        arrays = steps.state["log_alpha"], steps.state["log_weight"]
+        return GateFit(epoch, attempt, penalty, *arrays, steps.expected_open, closed_since)
 
-    n = len(problem.columns)
-    with one_torch_thread():
-        product = _fixed_order_product(problem.matrix, problem.matrix_t)
-        gates = HardConcrete(
-            n,
-            temperature=spec.beta,
-            gamma=spec.gamma,
-            zeta=spec.zeta,
-            init_mean=spec.initial_keep,
-            jitter=spec.log_alpha_jitter,
-            seed=spec.seed,
-            items=problem.columns,
-        )
-        start = np.zeros(n)
-        if spec.log_weight_jitter > 0:
-            start = scipy.special.ndtri(uniform(spec.seed, "log-weight-jitter", problem.columns))
-        log_weight = torch.from_numpy(start * spec.log_weight_jitter).requires_grad_()
-        low, high = _log_bounds(spec)
-        goal = torch.from_numpy(problem.goal)
-        step = _adam([log_weight, gates.log_alpha], spec.learning_rate)
-        schedule = _budget_schedule(n, budget, spec) if budget is not None else None
-
-        for epoch in range(1, spec.epochs + 1):
-            relative = torch.exp(log_weight)
-            estimate = product(relative * gates.sample(gates.noise(epoch)))
-            loss = ((estimate - goal) ** 2).sum() + penalty * gates.penalty()
-            if spec.lambda_l2 > 0:
-                loss = loss + spec.lambda_l2 * (relative**2).sum()
-            if not math.isfinite(float(loss.detach())):
-                raise RunError(f"the fit diverged at epoch {epoch}: the loss is {float(loss.detach())}")
-            loss.backward()
-            step(epoch)
-            with torch.no_grad():
-                log_weight.clamp_(low, high)
-                expected_open = float(gates.penalty())
-            last = epoch == spec.epochs or (budget is not None and expected_open <= budget)
-            if last or epoch % log_every == 0:
-                with torch.no_grad():
-                    state = GateFit(
-                        epoch,
-                        attempt,
-                        penalty,
-                        gates.log_alpha.numpy().copy(),
-                        gates.deterministic().numpy(),
-                        torch.exp(log_weight).numpy(),
-                        expected_open,
-                    )
-                observe(state)
-            if last:
-                break
-            if schedule is not None and expected_open > schedule(epoch):
-                penalty *= PENALTY_GROWTH
-        return state
+    epoch, ended = at["epoch"], at["ended"]
+    while not ended:
+        epoch += 1
+        loss = steps.step(epoch, penalty)
+        if not math.isfinite(loss):
+            worst = problem.worst(steps.residual)
+            raise RunError(f"the fit diverged at epoch {epoch}: the loss is {loss} ({worst} is furthest off)")
+        closed_since = None if steps.open else closed_since or epoch
+        ended = epoch == spec.epochs or (budget is not None and steps.expected_open <= budget)
+        if ended or epoch % log_every == 0:
+            observe(state(epoch))
+        if not ended and schedule is not None and steps.expected_open > schedule(epoch):
+            penalty *= PENALTY_GROWTH
+        if saved is not None:
+            now = {"attempt": attempt, "epoch": epoch, "penalty": penalty}
+            saved.offer({**now, "closed_since": closed_since, "ended": ended}, steps.state)
+    return state(epoch)
 
 
 def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], float]:
@@ -182,21 +304,26 @@ def _budget_schedule(n: int, budget: int, spec: FitSpec) -> Callable[[int], floa
     return allowed
 
 
-def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int) -> GateFit:
+def l0_engine(
+    problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int, saved: Checkpoint | None = None
+) -> GateFit:
     """Train the gates by l0-python's ``SparseCalibrationWeights``: the reference, in float32.
 
     It gets the scaled problem (so targets of 0 and -1 are sound) and all epochs in one call, because its
     optimiser starts afresh at each call; so only the end is observed. It does not bound the weights while
-    training, and its gate noise comes from torch's own generator, seeded here and put back afterwards.
+    training, and its gate noise comes from torch's own generator, seeded here and put back afterwards. It
+    keeps no checkpoints.
     """
     import torch
     from l0.calibration import SparseCalibrationWeights
+
+    from distcalib.fit.gates import one_torch_thread
 
     if spec.records is not None and spec.lambda_l0 is None:
         raise InputError(
             "engine 'l0' cannot raise the penalty to a record budget",
             place="fit.lambda_l0",
-            expected="a penalty beside records, or engine 'torch'",
+            expected="a penalty beside records, or engine 'cpu'",
         )
     penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
     # l0-python leaves torch's sparse checks undecided, which torch warns of; its matrix comes from scipy.
@@ -204,7 +331,7 @@ def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: 
     with one_torch_thread(), torch.random.fork_rng(devices=[]), checks:
         torch.manual_seed(spec.seed)
         model = SparseCalibrationWeights(
-            len(problem.columns),
+            problem.usable.shape[1],
             beta=spec.beta,
             gamma=spec.gamma,
             zeta=spec.zeta,
@@ -215,7 +342,7 @@ def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: 
             seed=spec.seed,
         )
         model.fit(
-            sp.csr_matrix(problem.matrix, dtype=np.float32),
+            problem.usable.scaled_csr(problem.factor, problem.initial[problem.columns], np.float32),
             problem.goal,
             lambda_l0=penalty,
             lambda_l2=spec.lambda_l2,
@@ -224,33 +351,34 @@ def l0_engine(problem: FitProblem, spec: FitSpec, observe: Observer, log_every: 
             loss_type="mse",
         )
         with torch.no_grad():
+            gates = model.get_deterministic_gates()
             result = GateFit(
                 spec.epochs,
                 1,
                 penalty,
                 model.log_alpha.numpy().astype(np.float64),
-                model.get_deterministic_gates().numpy().astype(np.float64),
-                torch.exp(model.log_weight).numpy().astype(np.float64),
+                model.log_weight.numpy().astype(np.float64),
                 float(model.get_l0_penalty()),
+                None if bool((gates > 0).any()) else spec.epochs,
             )
-    if not (np.isfinite(result.log_alpha).all() and np.isfinite(result.relative_weight).all()):
+    if not (np.isfinite(result.log_alpha).all() and np.isfinite(result.log_weight).all()):
         raise RunError(f"the fit diverged within {spec.epochs} epochs of engine 'l0'")
     observe(result)
     return result
 
 
 #: Engines by name. ``auto`` is no engine: it is resolved when a run is planned, so that the plan names one.
-ENGINES: dict[str, Engine] = {"torch": torch_engine, "l0": l0_engine}
+ENGINES: dict[str, Engine] = {"cpu": cpu_engine, "torch": torch_engine, "l0": l0_engine}
 
 
 def resolve_engine(name: str) -> str:
-    """Return the engine that a name stands for (``auto`` -> ``torch``); an unknown one is an `InputError`.
+    """Return the engine that a name stands for (``auto`` -> ``cpu``); an unknown one is an `InputError`.
 
     >>> resolve_engine("auto")
-    'torch'
+    'cpu'
     """
     if name == "auto":
-        return "torch"
+        return "cpu"
     if name not in ENGINES:
         choices = ["auto", *ENGINES]
         raise InputError(
@@ -261,61 +389,3 @@ def resolve_engine(name: str) -> str:
             choices=choices,
         )
     return name
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Run torch with one thread, whatever the process had: its sums then have one order and one result."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _fixed_order_product(matrix: sp.csr_array, transpose: sp.csr_array) -> Callable[[Any], Any]:
-    """Return v -> matrix @ v for torch autograd; matrix and transpose are prepared once and never rebuilt."""
-    import torch
-
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, v: Any) -> Any:
-            return torch.from_numpy(matrix @ v.detach().numpy())
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:
-            return torch.from_numpy(transpose @ gradient.numpy())
-
-    return Product.apply
-
-
-def _adam(parameters: list[Any], learning_rate: float) -> Callable[[int], None]:
-    """Return a step of Adam (Kingma and Ba 2015, algorithm 1), which clears the gradients it used.
-
-    Written out because ``torch.optim`` imports the compiler (seconds) and hides the moments, which a
-    checkpoint will need.
-    """
-    import torch
-
-    first = [torch.zeros_like(p) for p in parameters]
-    second = [torch.zeros_like(p) for p in parameters]
-    b1, b2 = ADAM_MOMENTS
-
-    @torch.no_grad()
-    def step(epoch: int) -> None:
-        for p, m, s in zip(parameters, first, second, strict=True):
-            m.mul_(b1).add_(p.grad, alpha=1 - b1)
-            s.mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
-            scale = (s / (1 - b2**epoch)).sqrt_().add_(ADAM_EPS)
-            p.addcdiv_(m, scale, value=-learning_rate / (1 - b1**epoch))
-            p.grad = None
-
-    return step
-
-
-def _log_bounds(spec: FitSpec) -> tuple[float, float]:
-    low = math.log(spec.lower_bound) if spec.lower_bound > 0 else -math.inf
-    return low, math.log(spec.upper_bound)

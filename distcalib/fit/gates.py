@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import scipy.special
 import torch
+from numpy.typing import NDArray
 
 from distcalib.errors import InputError
+from distcalib.fit.problem import FitProblem
+from distcalib.fit.spec import ADAM_EPS, ADAM_MOMENTS, LOG_ALPHA_BOUND, UNIFORM_EPS, FitSpec
 from distcalib.random import uniform
-
-#: log alpha is clamped to this before use: beyond it the sigmoid is flat and its gradient gone.
-LOG_ALPHA_BOUND = 20.0
-#: Gate noise is clamped to (eps, 1 - eps), so that its log-odds stay finite.
-UNIFORM_EPS = 1e-6
 
 
 class HardConcrete(torch.nn.Module):
@@ -99,3 +100,95 @@ class HardConcrete(torch.nn.Module):
 
     def _stretch(self, logit: torch.Tensor) -> torch.Tensor:
         return (torch.sigmoid(logit) * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
+
+
+class TorchGates:
+    """Adam steps of gates and weights in PyTorch, float64, with autograd: the check on the fused kernel.
+
+    It holds the scaled matrix and its transpose in float64 besides the compact one. See
+    `distcalib.fit.engines.Steps` for what the attributes and methods mean.
+    """
+
+    def __init__(self, problem: FitProblem, spec: FitSpec, start: dict[str, NDArray[np.float64]]) -> None:
+        self.problem, self.spec = problem, spec
+        columns = problem.columns
+        matrix = problem.usable.scaled_csr(problem.factor, problem.initial[columns])
+        self._product = _fixed_order_product(matrix, matrix.T.tocsr())
+        self.state = start
+        self._gates = HardConcrete(
+            len(columns),
+            temperature=spec.beta,
+            gamma=spec.gamma,
+            zeta=spec.zeta,
+            seed=spec.seed,
+            items=columns,
+        )
+        # The same memory, so that what a step does to the one is seen in the other.
+        self._gates.log_alpha = torch.nn.Parameter(torch.from_numpy(start["log_alpha"]))
+        self._log_weight = torch.from_numpy(start["log_weight"]).requires_grad_()
+        self._moments = [torch.from_numpy(start[name]) for name in ("mw", "vw", "ma", "va")]
+        self._goal = torch.from_numpy(problem.goal)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the step after `epoch`."""
+        self._look()
+
+    def step(self, epoch: int, penalty: float) -> float:
+        """Take a step; return the loss of the epoch's sample before it."""
+        with one_torch_thread():
+            relative = torch.exp(self._log_weight)
+            estimate = self._product(relative * self._gates.sample(self._gates.noise(epoch)))
+            residual = estimate - self._goal
+            self.residual = residual.detach().numpy()
+            loss = (residual**2).sum() + penalty * self._gates.penalty()
+            if self.spec.lambda_l2 > 0:
+                loss = loss + self.spec.lambda_l2 * (relative**2).sum()
+            if math.isfinite(float(loss.detach())):
+                loss.backward()
+                self._adam(epoch)
+                self._look()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _adam(self, epoch: int) -> None:
+        """Take a step of Adam (Kingma and Ba 2015, algorithm 1), and clear the gradients."""
+        (b1, b2), rate = ADAM_MOMENTS, self.spec.learning_rate
+        mw, vw, ma, va = self._moments
+        for p, m, s in ((self._log_weight, mw, vw), (self._gates.log_alpha, ma, va)):
+            m.mul_(b1).add_(p.grad, alpha=1 - b1)
+            s.mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+            scale = (s / (1 - b2**epoch)).sqrt_().add_(ADAM_EPS)
+            p.addcdiv_(m, scale, value=-rate / (1 - b1**epoch))
+            p.grad = None
+        self._log_weight.clamp_(*self.spec.log_bounds())
+
+    @torch.no_grad()
+    def _look(self) -> None:
+        self.expected_open = float(self._gates.penalty())
+        self.open = int(torch.count_nonzero(self._gates.deterministic()))
+
+
+def _fixed_order_product(matrix: Any, transpose: Any) -> Any:
+    """Return v -> matrix @ v for torch autograd; matrix and transpose are prepared once and never rebuilt."""
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, v: Any) -> Any:
+            return torch.from_numpy(matrix @ v.detach().numpy())
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return torch.from_numpy(transpose @ gradient.numpy())
+
+    return Product.apply
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run torch with one thread, whatever the process had: its sums then have one order and one result."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,8 +10,10 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
+from distcalib.digest import digest_arrays
 from distcalib.errors import InputError
-from distcalib.fit.diagnostics import achievable_rows
+from distcalib.fit.columns import Columns
+from distcalib.fit.diagnostics import reachable_targets
 from distcalib.fit.spec import FitSpec
 from distcalib.random import uniform
 
@@ -20,20 +22,20 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FitProblem:
-    """Loss = ||matrix @ v - goal||^2 over relative weights v = weight / initial weight of the usable columns.
+    """Loss = ||factor * (X @ w) - goal||^2 over weights w = v * initial, v > 0 the relative weights.
 
     Attributes
     ----------
     X
-        The caller's matrix in canonical CSR, float64, (n_targets, n_columns).
+        The caller's matrix, compact, (n_targets, n_columns).
+    usable
+        Its columns with a positive initial weight; the cells are shared.
     targets, initial
         float64, (n_targets,) and (n_columns,), the initial weights derived where none were given.
-    matrix, matrix_t
-        Scaled rows of the fitted targets, and the transpose, CSR float64; columns are `columns`.
+    factor
+        sqrt(share) / scale of each target, (n_targets,); 0 where it is not fitted.
     goal
-        Scaled targets of the fitted rows.
-    columns
-        Numbers of the columns with a positive initial weight.
+        factor * targets.
     fitted, held_out
         Boolean masks over targets.
     excluded
@@ -46,13 +48,12 @@ class FitProblem:
         Group of each target; None where the caller gave no groups.
     """
 
-    X: sp.csr_array
+    X: Columns
+    usable: Columns
     targets: Float
     initial: Float
-    matrix: sp.csr_array
-    matrix_t: sp.csr_array
+    factor: Float
     goal: Float
-    columns: NDArray[np.int64]
     fitted: NDArray[np.bool_]
     held_out: NDArray[np.bool_]
     excluded: dict[int, str]
@@ -61,16 +62,45 @@ class FitProblem:
     group_codes: NDArray[np.int64] | None
     group_names: list[object]
 
+    @property
+    def columns(self) -> NDArray[np.int64]:
+        """Numbers of the usable columns."""
+        return self.usable.columns if len(self.usable.columns) else np.arange(self.usable.shape[1])
+
     def loss(self, weights: Float) -> float:
         """Return the loss of `weights` (n_columns,)."""
-        residual = ((self.X @ weights - self.targets) / self.scale)[self.fitted]
-        return float(np.sum(self.share[self.fitted] * residual * residual))
+        return self.loss_of(self.X.estimate(weights))
+
+    def loss_of(self, estimate: Float) -> float:
+        """Return the loss of an estimate (n_targets,)."""
+        residual = (self.factor * (estimate - self.targets))[self.fitted]
+        return float(np.sum(residual * residual))
 
     def held_out_error(self, weights: Float) -> float:
         """Return the mean over held-out targets of min(|relative error|, 1)."""
-        rows = self.held_out
-        error = (self.X[rows] @ weights - self.targets[rows]) / self.scale[rows]
+        return self.held_out_error_of(self.X.estimate(weights))
+
+    def held_out_error_of(self, estimate: Float) -> float:
+        """Return `held_out_error` of an estimate (n_targets,)."""
+        error = ((estimate - self.targets) / self.scale)[self.held_out]
         return float(np.mean(np.minimum(np.abs(error), 1.0)))
+
+    def worst(self, residual: Float) -> str:
+        """Name the target with the largest residual, and its group, for an error."""
+        size = np.where(np.isnan(residual), np.inf, np.abs(residual))
+        row = int(np.argmax(size))
+        if self.group_codes is None:
+            return f"row {row}"
+        return f"row {row}, group {self.group_names[self.group_codes[row]]!r}"
+
+    def digest(self) -> str:
+        """Return the digest of everything that the gates depend on."""
+        return (
+            digest_arrays(
+                {"initial": self.initial, "factor": self.factor, "goal": self.goal, "targets": self.targets}
+            )
+            + self.usable.digest()
+        )
 
 
 def build_problem(
@@ -82,29 +112,30 @@ def build_problem(
     initial_weights: ArrayLike | None = None,
     holdout: float | ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
+    threads: int | None = None,
 ) -> FitProblem:
     """Validate the inputs of a fit and scale them; arguments as in `distcalib.fit.fit_weights`."""
-    matrix = _checked_matrix(X)
+    matrix = Columns.of(X, threads)
     n_targets, n_columns = matrix.shape
     t = _vector(targets, n_targets, "targets", "targets")
-    reachable = achievable_rows(matrix, t)
-    empty = np.diff(matrix.indptr) == 0
+    signs = matrix.signs()
+    reachable = reachable_targets(t, *signs)
     excluded = {
-        int(i): "empty row" if empty[i] else "no cell has the sign of the target"
+        int(i): "no cell has the sign of the target" if signs[0][i] or signs[1][i] else "empty row"
         for i in np.flatnonzero(~reachable)
     }
     if not reachable.any():
         raise InputError("no target can be reached by any weights", place="X", value=f"{n_targets} rows")
     initial = _initial_weights(matrix, t, reachable, initial_weights, n_columns)
-    columns = np.flatnonzero(initial > 0)
-    if not len(columns):
+    n_usable = np.count_nonzero(initial)
+    if not n_usable:
         raise InputError("every initial weight is 0", place="initial_weights")
-    if spec.records is not None and spec.records > len(columns):
+    if spec.records is not None and spec.records > n_usable:
         raise InputError(
             "more records asked for than there are columns with a positive initial weight",
             place="fit.records",
             value=spec.records,
-            expected=f"at most {len(columns)}",
+            expected=f"at most {n_usable}",
         )
     held_out = _held_out(holdout, reachable, spec.seed)
     fitted = reachable & ~held_out
@@ -119,21 +150,16 @@ def build_problem(
             raise InputError("must be 0 or more, and not all 0", place="target_weights")
     share = _shares(np.where(fitted, importance, 0.0), fitted, codes)
     # Excluded rows may have no mass at all; 1 keeps their (unused) scale finite.
-    scale = np.maximum(np.abs(t), spec.scale_floor * (abs(matrix) @ initial))
+    scale = np.maximum(np.abs(t), spec.scale_floor * matrix.estimate(initial, absolute=True))
     scale[scale == 0] = 1.0
-
-    factor = np.sqrt(share[fitted]) / scale[fitted]
-    rows = matrix[fitted][:, columns]
-    scaled = sp.csr_array(sp.diags_array(factor) @ rows @ sp.diags_array(initial[columns]))
-    scaled.sort_indices()
+    factor = np.sqrt(share) / scale
     return FitProblem(
         X=matrix,
+        usable=matrix if n_usable == n_columns else matrix.take(np.flatnonzero(initial)),
         targets=t,
         initial=initial,
-        matrix=scaled,
-        matrix_t=sp.csr_array(scaled.T),
-        goal=factor * t[fitted],
-        columns=columns,
+        factor=factor,
+        goal=factor * t,
         fitted=fitted,
         held_out=held_out,
         excluded=excluded,
@@ -154,27 +180,6 @@ def column_vector(values: ArrayLike, n_columns: int, place: str) -> NDArray[np.g
     return array
 
 
-def _checked_matrix(X: sp.spmatrix | sp.sparray) -> sp.csr_array:
-    if not sp.issparse(X):
-        raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
-    if X.ndim != 2 or 0 in X.shape:
-        raise InputError(
-            "wrong shape", place="X", value=X.shape, expected="targets x columns, at least 1 x 1"
-        )
-    matrix = sp.csr_array(X, dtype=np.float64, copy=True)
-    bad = np.flatnonzero(~np.isfinite(matrix.data))
-    if len(bad):
-        row = int(np.searchsorted(matrix.indptr, bad[0], side="right") - 1)
-        place = f"X[{row}, {int(matrix.indices[bad[0]])}]"
-        raise InputError(
-            f"{len(bad)} cells are NaN or infinite", place=place, value=float(matrix.data[bad[0]])
-        )
-    # Sums run in the order of the stored cells: one canonical order, so equal matrices give equal bits.
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return matrix
-
-
 def _vector(values: ArrayLike, n: int, place: str, unit: str) -> Float:
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -193,7 +198,7 @@ def _vector(values: ArrayLike, n: int, place: str, unit: str) -> Float:
 
 
 def _initial_weights(
-    matrix: sp.csr_array, targets: Float, reachable: NDArray[np.bool_], given: ArrayLike | None, n: int
+    matrix: Columns, targets: Float, reachable: NDArray[np.bool_], given: ArrayLike | None, n: int
 ) -> Float:
     if given is not None:
         initial = _vector(given, n, "initial_weights", "weights")
@@ -207,7 +212,7 @@ def _initial_weights(
             )
         return initial
     # One scale for all columns: the median over targets of target / row sum, where both have the same sign.
-    row_sum = matrix @ np.ones(n)
+    row_sum = matrix.estimate(np.ones(n))
     usable = reachable & (targets * row_sum > 0)
     if not usable.any():
         raise InputError(

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from distcalib.errors import RunError
+from distcalib.fit.columns import Scaled
 
 Float = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ class Refit:
 
 
 def refit(
-    matrix: sp.csr_array,
+    matrix: sp.sparray | Scaled,
     goal: Float,
     *,
     ridge: float,
@@ -59,7 +60,7 @@ def refit(
     Parameters
     ----------
     matrix
-        CSR float64 (rows, columns), in units of the starting weights.
+        (rows, columns), float64 or `Scaled`, in units of the starting weights.
     goal
         float64 (rows,).
     ridge
@@ -78,7 +79,7 @@ def refit(
         Called after each round with (steps, ratio).
     """
     lo, hi = bounds
-    transpose = sp.csr_array(matrix.T)
+    transpose = matrix.T
 
     def value_and_gradient(v: Float) -> tuple[float, Float]:
         residual, change = matrix @ v - goal, v - 1.0
@@ -152,7 +153,9 @@ def _search(
     return None, tries
 
 
-def _cauchy_step(matrix: sp.csr_array, gradient: Float, free: NDArray[np.bool_], ridge: float) -> Float:
+def _cauchy_step(
+    matrix: sp.sparray | Scaled, gradient: Float, free: NDArray[np.bool_], ridge: float
+) -> Float:
     """Return the step down the projected gradient that is exact where no further bound is met."""
     search = np.where(free, -gradient, 0.0)
     image = matrix @ search
@@ -162,8 +165,8 @@ def _cauchy_step(matrix: sp.csr_array, gradient: Float, free: NDArray[np.bool_],
 
 
 def _face_direction(
-    matrix: sp.csr_array,
-    transpose: sp.csr_array,
+    matrix: sp.sparray | Scaled,
+    transpose: sp.sparray | Scaled,
     gradient: Float,
     free: NDArray[np.bool_],
     ridge: float,

@@ -11,6 +11,13 @@ from distcalib.errors import InputError
 
 #: Penalty per open gate when neither a penalty nor a record budget is given: nearly every record stays.
 DEFAULT_LAMBDA_L0 = 1e-8
+# What every engine has in common, and no setting changes.
+ADAM_MOMENTS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+#: log alpha is clamped to this before use: beyond it the sigmoid is flat and its gradient gone.
+LOG_ALPHA_BOUND = 20.0
+#: Gate noise is clamped to (eps, 1 - eps), so that its log-odds stay finite.
+UNIFORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class FitSpec:
     Attributes
     ----------
     engine
-        ``"auto"``, ``"torch"`` or ``"l0"``; ``auto`` is resolved by `distcalib.fit.resolve_engine`.
+        ``"auto"``, ``"cpu"``, ``"torch"`` or ``"l0"``; `distcalib.fit.resolve_engine` resolves ``auto``.
     seed
         Of gate noise, jitter and the choice of a fractional holdout.
     records
@@ -122,6 +129,11 @@ class FitSpec:
         _require("initial_keep", self.initial_keep, 0 < self.initial_keep < 1, "between 0 and 1, exclusive")
         _require("lower_bound", self.lower_bound, 0 <= self.lower_bound <= 1, "between 0 and 1")
         _require("upper_bound", self.upper_bound, self.upper_bound >= 1, "1 or more")
+
+    def log_bounds(self) -> tuple[float, float]:
+        """Return the bounds of a log relative weight."""
+        low = math.log(self.lower_bound) if self.lower_bound > 0 else -math.inf
+        return low, math.log(self.upper_bound)
 
     @classmethod
     def of(cls, **settings: Any) -> FitSpec:

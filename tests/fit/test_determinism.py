@@ -20,9 +20,10 @@ import sys; sys.path.insert(0, sys.argv[1])
 from synthetic import nested_problem
 from distcalib.fit import fit_weights
 p = nested_problem(n_donors=20_000, n_clones=2, n_districts=40, n_states=8)
-for engine, settings in (("torch", {"records": 9000}), ("l0", {"lambda_l0": 1e-5})):
+cases = (("cpu", {"records": 9000}), ("torch", {"records": 9000}), ("l0", {"lambda_l0": 1e-5}))
+for engine, settings in cases:
     common = {"groups": p.groups, "initial_weights": p.initial, "epochs": 70}
-    r = fit_weights(p.X, p.targets, engine=engine, **common, **settings)
+    r = fit_weights(p.X, p.targets, engine=engine, threads=int(sys.argv[2]), **common, **settings)
     print(engine, r.summary["records_kept"], r.summary["loss_after"].hex(), r.summary["weights_sha256"])
 """
 
@@ -30,7 +31,7 @@ for engine, settings in (("torch", {"records": 9000}), ("l0", {"lambda_l0": 1e-5
 def digests(threads: int) -> str:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
+        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(threads)],
         env={**os.environ, **dict.fromkeys(names, str(threads))},
         capture_output=True,
         text=True,
@@ -41,7 +42,7 @@ def digests(threads: int) -> str:
 
 def test_one_and_two_threads_give_the_same_bits() -> None:
     one = digests(1)
-    assert len(one.splitlines()) == 2
+    assert len(one.splitlines()) == 3
     assert digests(2) == one
 
 

@@ -232,7 +232,7 @@ def test_the_summary_is_json_and_counts_donors(nested) -> None:
     assert s["effective_sample_size_by_donor"] == pytest.approx(by_donor.sum() ** 2 / (by_donor**2).sum())
     assert s["donors_kept"] == np.count_nonzero(by_donor)
     assert s["effective_sample_size"] > s["effective_sample_size_by_donor"]
-    assert s["engine"] == "torch"
+    assert s["engine"] == "cpu"
     assert "seconds" not in json.dumps({k: v for k, v in s.items() if k != "timing"})
 
 
@@ -249,11 +249,11 @@ def test_a_spec_gives_the_same_fit_as_its_keywords(nested) -> None:
     a = fit_with_spec(nested.X, nested.targets, stored, groups=nested.groups, initial_weights=nested.initial)
     b = fit_nested(nested, records=700, epochs=60, seed=4, donors=None)
     np.testing.assert_array_equal(a.weights, b.weights)
-    assert a.spec.engine == "torch"
+    assert a.spec.engine == "cpu"
 
 
-def test_auto_is_torch_and_other_names_are_errors_with_the_nearest() -> None:
-    assert resolve_engine("auto") == "torch"
+def test_auto_is_cpu_and_other_names_are_errors_with_the_nearest() -> None:
+    assert resolve_engine("auto") == "cpu"
     assert resolve_engine("l0") == "l0"
     with pytest.raises(InputError, match="did you mean 'torch'"):
         resolve_engine("troch")

@@ -1,0 +1,155 @@
+"""The fused kernel takes l0-python's and PyTorch's steps, with the same bits on any number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from synthetic import Problem, nested_problem
+
+from distcalib.errors import InputError, RunError
+from distcalib.fit import FitSpec, fit_weights
+from distcalib.fit import columns as columns_module
+from distcalib.fit.engines import CpuGates, starting_state
+from distcalib.fit.problem import FitProblem, build_problem
+from distcalib.random import uniform
+
+
+@pytest.fixture(scope="module")
+def nested() -> Problem:
+    return nested_problem(n_donors=500, n_clones=2, n_districts=10, n_states=3)
+
+
+def losses(engine, problem: FitProblem, spec: FitSpec, epochs: int, penalty: float) -> list[float]:
+    steps = engine(problem, spec, starting_state(problem, spec))
+    steps.begin(0)
+    return [steps.step(epoch, penalty) for epoch in range(1, epochs + 1)]
+
+
+def test_exp_and_log_are_those_of_the_library() -> None:
+    from distcalib.fit import kernel
+
+    x = np.linspace(-700, 700, 2001)
+    np.testing.assert_allclose([kernel._exp(v) for v in x], np.exp(x), rtol=1e-15)
+    y = np.logspace(-7, 7, 2001)
+    np.testing.assert_allclose([kernel._log(v) for v in y], np.log(y), rtol=1e-15, atol=1e-16)
+
+
+def test_the_noise_is_that_of_counter_based_draws() -> None:
+    from distcalib.fit import kernel
+
+    ids = np.array([0, 1, 99, 2**40])
+    key = kernel.noise_key(5, 17)
+    draws = [(float(kernel._keyed(key, np.uint64(c)) >> np.uint64(11)) + 0.5) * 2.0**-53 for c in ids]
+    np.testing.assert_array_equal(draws, uniform(5, "gate", 17, ids))
+
+
+@pytest.mark.parametrize("settings", [{}, {"lambda_l2": 1e-3, "beta": 0.65, "initial_keep": 0.7}])
+def test_losses_follow_l0_python_with_the_same_noise(nested, settings: dict, monkeypatch) -> None:
+    import torch
+    from l0.calibration import SparseCalibrationWeights
+
+    spec = FitSpec(learning_rate=0.05, lower_bound=0.0, upper_bound=1e300, **settings)
+    problem = build_problem(
+        nested.X, nested.targets, spec, groups=nested.groups, initial_weights=nested.initial
+    )
+    ours = losses(CpuGates, problem, spec, 200, 2e-3)
+
+    # In float64, from our start and with our noise: draw t of the reference is epoch t here.
+    monkeypatch.setattr(torch, "float32", torch.float64)
+    monkeypatch.setattr(torch, "FloatTensor", torch.DoubleTensor)
+    epoch, theirs = iter(range(1, 201)), []
+    noise = lambda like: torch.from_numpy(uniform(spec.seed, "gate", next(epoch), problem.columns))  # noqa: E731
+    monkeypatch.setattr(torch, "rand_like", noise)
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda loss: (theirs.append(loss.item()), backward(loss))[1]
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.sparse.check_sparse_tensor_invariants.enable()  # undecided, it warns
+    try:
+        start = starting_state(problem, spec)
+        model = SparseCalibrationWeights(len(problem.columns), beta=spec.beta)
+        model.log_alpha = torch.nn.Parameter(torch.from_numpy(start["log_alpha"]))
+        model.log_weight = torch.nn.Parameter(torch.from_numpy(start["log_weight"]))
+        model.fit(
+            problem.usable.scaled_csr(problem.factor, problem.initial),
+            problem.goal,
+            lambda_l0=2e-3,
+            lambda_l2=spec.lambda_l2,
+            lr=spec.learning_rate,
+            epochs=200,
+        )
+    finally:
+        torch.set_default_dtype(before)
+        torch.sparse.check_sparse_tensor_invariants.disable()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert ours[-1] < 0.7 * ours[0]
+
+
+def test_the_torch_engine_takes_the_same_steps(nested) -> None:
+    from distcalib.fit.gates import TorchGates
+
+    spec = FitSpec(lambda_l2=1e-4)
+    initial = np.where(np.arange(len(nested.initial)) % 7, nested.initial, 0.0)
+    problem = build_problem(nested.X, nested.targets, spec, groups=nested.groups, initial_weights=initial)
+    fits = []
+    for engine in (CpuGates, TorchGates):
+        steps = engine(problem, spec, starting_state(problem, spec))
+        steps.begin(0)
+        fits.append(([steps.step(e, 1e-3) for e in range(1, 61)], steps))
+    (ours, fused), (theirs, torch_) = fits
+    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
+    np.testing.assert_allclose(fused.state["log_alpha"], torch_.state["log_alpha"], rtol=1e-7, atol=1e-9)
+    assert fused.open == torch_.open < len(problem.columns)
+    assert fused.expected_open == pytest.approx(torch_.expected_open, rel=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{"records": 300}, {"lambda_l0": 1e-3}])
+def test_one_two_and_three_threads_give_the_same_bits(nested, settings: dict, monkeypatch) -> None:
+    monkeypatch.setattr(columns_module, "_LEAST", 4000)  # ten chunks
+    fits = [
+        fit_weights(
+            nested.X,
+            nested.targets,
+            groups=nested.groups,
+            initial_weights=nested.initial,
+            epochs=60,
+            threads=threads,
+            **settings,
+        )
+        for threads in (1, 2, 3)
+    ]
+    for other in fits[1:]:
+        np.testing.assert_array_equal(other.weights, fits[0].weights)
+        assert other.log.equals(fits[0].log)
+
+
+def test_an_overflow_is_an_error_that_names_epoch_row_and_group() -> None:
+    X = sp.csr_array(np.array([[1.0, 1.0], [1e200, 0.0]]))
+    with pytest.raises(RunError, match=r"diverged at epoch 1: .*row 1, group 'money'"):
+        fit_weights(
+            X, [1.0, 1e-200], groups=["people", "money"], initial_weights=[1.0, 1.0], scale_floor=1e-300
+        )
+
+
+def test_the_epoch_at_which_the_last_gate_closed_is_named(nested) -> None:
+    with pytest.raises(InputError, match=r"closed all 1,000 gates at epoch \d\d\D"):
+        fit_weights(nested.X, nested.targets, initial_weights=nested.initial, lambda_l0=1000.0, epochs=150)
+
+
+def test_duplicate_columns_share_and_more_targets_than_sixteen_bits_count_are_met() -> None:
+    n = 66_000
+    X = sp.csr_array(sp.hstack([sp.eye_array(n, format="csr"), sp.eye_array(n, format="csr")]))
+    targets = np.linspace(1.0, 3.0, n)
+    result = fit_weights(X, targets, initial_weights=np.ones(2 * n), epochs=3, ridge=1e-6)
+    np.testing.assert_allclose(X @ result.weights, targets, rtol=0.01)
+    np.testing.assert_allclose(result.weights[:n], result.weights[n:], rtol=1e-3)
+
+
+def test_one_target_of_zero_one_negative_and_one_record() -> None:
+    zero = fit_weights(sp.csr_array(np.array([[1.0, -1.0]])), [0.0], initial_weights=[3.0, 1.0], epochs=5)
+    assert zero.weights[0] == pytest.approx(zero.weights[1], rel=0.2)
+    below = fit_weights(sp.csr_array(np.array([[-2.0]])), [-10.0], initial_weights=[4.0], epochs=5, ridge=0.0)
+    assert below.weights == pytest.approx([5.0], rel=1e-5)
