@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,10 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         names=fitted["name"].tolist(),
         engine=task.engine,
         seed=task.inputs.seed,
+        checkpoints=folder / "checkpoints" / task.id[:16],
         **settings,
     )
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     labels = [
         "target_id",
         "name",

@@ -72,6 +72,7 @@ def test_everything_that_a_run_promises_is_there(small_run):
         assert (small_run / name).is_file(), name
     manifest = facts(small_run)
     assert damaged(small_run, manifest) == []
+    assert not (small_run / "fit/checkpoints").exists()
     assert not [p for p in small_run.rglob("*") if ".tmp" in p.name]
     stages = {"simulate", "assemble", "fit", "areas", "verify", "verify nation", "start workers"}
     assert set(stage_seconds(small_run)) == stages
