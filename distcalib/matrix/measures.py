@@ -25,8 +25,9 @@ _AREAS = 10_000
 _BITS = 64
 # What a reform changes.
 TAX = "income_tax"
-# Asked first where they are asked: branches of the rules engine, such as that of New York's child credit, keep
-# what was calculated before them and calculate the rest anew (half of New York's time). No value depends on it.
+# Asked first, where they are asked: branches of the rules engine, such as that of New York's child credit,
+# keep what was calculated before them and calculate the rest anew (half of New York's time). No value depends
+# on the order.
 FIRST = ("income_tax_positive", TAX, "snap")
 
 Asked = tuple[str, int]
