@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
+from uuid import uuid4
 
 from distcalib.errors import DistcalibError, InputError, RunError
 
@@ -105,13 +106,15 @@ class DaskExecutor:
         waiting = deque(tasks)
         running: dict[str, tuple[Any, Any]] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
+        # A cluster that serves several runs may remember how a task of the same id ended in another.
+        this = uuid4().hex[:8]
         deaths: Counter[str] = Counter()
         try:
             while waiting or running:
                 threads = max(1, sum(self.client.nthreads().values()))
                 while waiting and len(running) < threads:
                     task = waiting.popleft()
-                    key = f"{task.stage}-{task.id}-{deaths[task.id]}"
+                    key = f"{task.stage}-{task.id}-{this}-{deaths[task.id]}"
                     future = self.client.submit(work, task, key=key, resources=wanted, pure=False)
                     running[key] = future, task
                     future.add_done_callback(ended.put)

@@ -45,6 +45,7 @@ def both_ways(state, households, rows, monkeypatch):
         return ours, spared(state, households, rows)
 
 
+@pytest.mark.slow
 def test_the_tax_system_of_an_earlier_year_is_cloned_once_and_gives_the_same(rows, monkeypatch):
     from policyengine_core.taxbenefitsystems import TaxBenefitSystem
 
