@@ -5,7 +5,7 @@
 Carries the preset `national` out up to its blocks, or goes on with what the folder holds, and prints what the
 receipts and events say: placements a second of wall time, CPU seconds, largest worker, and what N workers
 would take. The projection hands the measured tasks, largest first, to N workers of this speed: it assumes a
-core and 5 GiB for each, a storage that keeps up, and a start as measured here; a coordinator hands out some
+core and 7 GiB for each, a storage that keeps up, and a start as measured here; a coordinator hands out some
 hundreds of tasks a second, so that is left out. About half an hour on two cores.
 """
 

@@ -84,7 +84,8 @@ class Columns:
                 value=f"{X.shape} {X.dtype}",
                 expected="targets x columns, at least 1 x 1, real numbers",
             )
-        matrix = X if X.format == "csr" else sp.csr_array(X)
+        # Other formats may hold a cell in parts, which a conversion sums in the matrix's own type.
+        matrix = X if X.format == "csr" else sp.csr_array(X if X.format == "csc" else X.astype(np.float64))
         made = cls(*_by_columns(matrix), matrix.shape[0], threads=threads)
         from distcalib.fit import kernel
 

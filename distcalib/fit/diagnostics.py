@@ -72,8 +72,9 @@ def achievable_rows(X: sp.csr_array, targets: ArrayLike) -> NDArray[np.bool_]:
     positive, negative = np.zeros((2, X.shape[0]), dtype=bool)
     starts = X.indptr[:-1][cells]
     if len(starts):
-        positive[cells] = np.logical_or.reduceat(X.data > 0, starts)
-        negative[cells] = np.logical_or.reduceat(X.data < 0, starts)
+        data = X.data[: X.indptr[-1]]
+        positive[cells] = np.logical_or.reduceat(data > 0, starts)
+        negative[cells] = np.logical_or.reduceat(data < 0, starts)
     return reachable_targets(np.asarray(targets, dtype=np.float64), positive, negative)
 
 

@@ -17,8 +17,11 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from distcalib.fit.spec import ADAM_EPS, ADAM_MOMENTS, LOG_ALPHA_BOUND, UNIFORM_EPS
 from distcalib.random import stream_key
+
+# As in `distcalib.fit.spec`, to which a test holds them. Written out, for the compiled code that is kept on
+# disk is renewed only when this file changes.
+ADAM_MOMENTS, ADAM_EPS, LOG_ALPHA_BOUND, UNIFORM_EPS = (0.9, 0.999), 1e-8, 20.0, 1e-6
 
 #: Columns handled at once: their state and their cells stay in the first and second cache.
 BLOCK = 256

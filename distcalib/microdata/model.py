@@ -229,7 +229,12 @@ class Microdata:
         order = np.argsort(uniform(seed, "sample of households", self.ids["household"]), kind="stable")
         chosen = np.sort(order[:number])
         drawn = self.take(chosen, {e: self.ids[e][self.rows_of(e, chosen)[0]] for e in ENTITIES})
-        scale = float(np.sum(self.weights)) / float(np.sum(drawn.weights))
+        mass = float(np.sum(drawn.weights))
+        if mass <= 0:
+            raise InputError(
+                "no household that was drawn has a weight", place="households", value=number, expected="more"
+            )
+        scale = float(np.sum(self.weights)) / mass
         return drawn.with_columns({"household_weight": drawn.weights * scale})
 
     def with_columns(self, columns: Mapping[str, ArrayLike]) -> Microdata:

@@ -20,7 +20,7 @@ from distcalib.runs.execute import Result
 from distcalib.runs.plan import ROOMS
 from distcalib.simulation.installed import RULES, rules_digest
 
-VERSIONS = ("distcalib", "numpy", "policyengine-core", "policyengine-us", "spm-calculator")
+VERSIONS = ("distcalib", "numba", "numpy", "policyengine-core", "policyengine-us", "spm-calculator")
 _WARM = "distcalib.simulation.warm"
 
 # Of this process as a worker: None before it was asked, "" when it may compute, else why not.

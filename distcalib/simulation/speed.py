@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ _thresholds: dict[tuple[Any, ...], tuple[float, ...]] = {}
 
 # Arrays of texts of the simulation at hand: a copy, the number of each among the distinct ones, and those.
 _seen: dict[tuple[int, ...], tuple[NDArray[Any], NDArray[np.intp], NDArray[Any]]] = {}
+
+# Tax systems of earlier years by name: the tree of parameters that each was cloned from, and the clone.
+_pins: dict[str, tuple[ref[Any], Any]] = {}
 
 Look = Callable[[Any, Any], Any]
 # Of a node of parameters: what each child's name gives, and the number of each name. None: has no such table.
@@ -79,6 +82,9 @@ def repeats_spared() -> Iterator[None]:
             _inside -= 1
             if _inside == 0:
                 _seen.clear()
+                for _, system in _pins.values():
+                    # A system names its last simulation, with all of its arrays.
+                    system.__dict__.pop("simulation", None)
                 while _before:
                     owner, name, value = _before.pop()
                     _put(owner, name, value)
@@ -121,12 +127,14 @@ def _amounts(original: Callable[..., tuple[float, ...]]) -> Callable[..., tuple[
 
 
 def _pinned(original: Callable[..., Any]) -> Callable[..., Any]:
-    from policyengine_us.tools.pinned_tbs import _PINNED_TBS_CACHE as CACHE
-
     def pinned(base: Any, name: str, pin: Any) -> Any:
-        # Every simulation has a system of its own around the one tree of parameters, which no task reforms.
-        found = CACHE.get(name)
-        return found[2] if found is not None and found[1]() is base.parameters else original(base, name, pin)
+        # Every simulation has a system of its own around the one tree of parameters. The engine's own store
+        # is not used: a reform of variables alone, by whoever else works in this process, keeps the tree too.
+        tree = base.parameters
+        known = _pins.get(name)
+        if known is None or known[0]() is not tree:
+            known = _pins[name] = ref(tree), original(base, name, pin)
+        return known[1]
 
     return pinned
 
@@ -191,7 +199,12 @@ def _look_up(original: Look) -> Look:
 def _own_child(vector: Any, key: NDArray[Any]) -> NDArray[np.float64] | None:
     """Return of each row the child that its key names; None where the engine must look itself."""
     names = vector.dtype.names
-    if names is None or key.dtype.kind not in "iu" or any(vector.dtype[name].kind != "f" for name in names):
+    if (
+        names is None
+        or key.dtype.kind not in "iu"
+        or hasattr(key, "possible_values")
+        or any(vector.dtype[name].kind != "f" for name in names)
+    ):
         return None
     codes, numbers = pd.factorize(key)
     words = [str(number) for number in numbers]

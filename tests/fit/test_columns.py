@@ -75,6 +75,8 @@ def test_more_rows_than_sixteen_bits_count() -> None:
 def test_cells_given_in_parts_are_summed() -> None:
     X = sp.csr_array(([0.1, 0.2, 5.0, -5.0], [1, 1, 0, 0], [0, 2, 4]), shape=(2, 2))
     assert Columns.of(X).estimate(np.ones(2)).tolist() == [0.1 + 0.2, 0.0]
+    small = sp.coo_array((np.array([100, 100], dtype=np.int8), ([0, 0], [1, 1])), shape=(1, 2))
+    assert Columns.of(small).estimate(np.ones(2)).tolist() == [200.0]
 
 
 def large() -> sp.csr_array:

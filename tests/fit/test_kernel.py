@@ -26,6 +26,13 @@ def losses(engine, problem: FitProblem, spec: FitSpec, epochs: int, penalty: flo
     return [steps.step(epoch, penalty) for epoch in range(1, epochs + 1)]
 
 
+def test_compiled_constants_are_those_of_the_settings() -> None:
+    from distcalib.fit import kernel, spec
+
+    for name in ("ADAM_MOMENTS", "ADAM_EPS", "LOG_ALPHA_BOUND", "UNIFORM_EPS"):
+        assert getattr(kernel, name) == getattr(spec, name)
+
+
 def test_exp_and_log_are_those_of_the_library() -> None:
     from distcalib.fit import kernel
 

@@ -14,7 +14,7 @@ from distcalib.matrix import measures
 from distcalib.matrix.cells import household_values
 from distcalib.matrix.measures import Rows
 from distcalib.microdata import bundled_microdata
-from distcalib.simulation import engine
+from distcalib.simulation import engine, speed
 from distcalib.simulation.speed import repeats_spared
 from distcalib.targets.choose import load_targets
 
@@ -51,9 +51,11 @@ def test_the_tax_system_of_an_earlier_year_is_cloned_once_and_gives_the_same(row
 
     first, plain = both_ways("NY", 60, rows, monkeypatch)
     assert first.tobytes() == plain.tobytes()
+    # The clone holds nobody's arrays.
+    assert speed._pins
+    assert all("simulation" not in vars(system) for _, system in speed._pins.values())
     clones, clone = [], TaxBenefitSystem.clone
     monkeypatch.setattr(TaxBenefitSystem, "clone", lambda self: clones.append(self) or clone(self))
-    # The plain simulation, which is gone, has left its own clone of the same tree.
     again = spared("NY", 60, rows)
     assert again.tobytes() == plain.tobytes()
     assert clones == []
