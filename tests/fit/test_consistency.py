@@ -9,7 +9,15 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcalib.fit.consistency import area_excess, consistency, family_gaps, least_excess, limits_before
+from distcalib.fit.consistency import (
+    area_excess,
+    attainable,
+    consistency,
+    family_gaps,
+    least_excess,
+    limits_before,
+    support,
+)
 
 GEOIDS = np.repeat([101, 102], 20)
 W = np.full(40, 10.0)
@@ -133,6 +141,12 @@ def test_checks_and_targets_that_are_not_asked_about_have_no_figure():
     assert np.isfinite(out[only]).all()
     assert np.isnan(out[~only]).all()
     assert found(matrix, table)["problem"]["district101/pension"] == ""
+
+
+def test_a_matrix_without_rows_has_figures_of_none():
+    none = sp.csr_array((0, 3), dtype=np.float32)
+    assert [len(part) for part in support(none, np.ones(3), np.arange(3))] == [0, 0]
+    assert [len(part) for part in attainable(none, (np.zeros(3), np.ones(3)))] == [0, 0]
 
 
 def test_a_system_that_is_too_large_is_not_judged(monkeypatch):
