@@ -26,7 +26,7 @@ PIECE = 1 << 22
 
 
 def rows_in_pieces(X: sp.csr_array) -> Iterator[sp.csr_array]:
-    """Yield successive rows of a CSR matrix in float64, about `PIECE` cells each; of none, one empty piece."""
+    """Yield successive rows of a CSR matrix in float64, about `PIECE` cells each; without rows, one piece."""
     row, n = 0, X.shape[0]
     if n == 0:
         yield sp.csr_array(X, dtype=np.float64)
