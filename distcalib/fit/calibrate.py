@@ -307,7 +307,7 @@ def _support(gates: GateFit | None, problem: FitProblem, spec: FitSpec) -> NDArr
 def _refit_support(
     problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], start: Float, log: _Log
 ) -> Refit:
-    columns = problem.columns[support]
+    columns, rows = problem.columns[support], np.flatnonzero(problem.fitted)
 
     def weights_of(ratio: Float) -> Float:
         weights = np.zeros(problem.X.shape[1])
@@ -319,9 +319,9 @@ def _refit_support(
 
     observe(0, np.ones(len(columns)))
     return refit(
-        Scaled(problem.usable.take(support), problem.factor, start),
-        problem.goal,
-        ridge=spec.ridge * float(np.sum(problem.share)) / len(columns),
+        Scaled(problem.usable.take(support), rows, problem.factor, start),
+        problem.goal[rows],
+        ridge=spec.ridge * float(np.sum(problem.share[rows])) / len(columns),
         bounds=(spec.lower_bound, spec.upper_bound),
         max_steps=spec.refit_epochs,
         tolerance=spec.refit_tolerance,

@@ -175,24 +175,44 @@ class Columns:
 
 
 class Scaled:
-    """Columns times a factor for each row and for each column, as an operator: ``A @ v`` and ``A.T @ r``."""
+    """Some rows of columns times a factor for each row and each column, as an operator: A @ v and A.T @ r.
+
+    Parameters
+    ----------
+    matrix
+        (n_targets, columns in use).
+    rows
+        Rows in use, ascending: those left out lengthen no sum over rows.
+    row_factor, column_factor
+        (n_targets,) and (columns in use,).
+    flipped
+        Whether this is the transpose.
+    """
 
     def __init__(
-        self, matrix: Columns, row_factor: Float, column_factor: Float, flipped: bool = False
+        self,
+        matrix: Columns,
+        rows: NDArray[np.intp],
+        row_factor: Float,
+        column_factor: Float,
+        flipped: bool = False,
     ) -> None:
-        self.matrix, self.row_factor, self.column_factor = matrix, row_factor, column_factor
-        self.flipped = flipped
-        self.shape = matrix.shape[::-1] if flipped else matrix.shape
+        self.matrix, self.rows, self.flipped = matrix, rows, flipped
+        self.row_factor, self.column_factor = row_factor, column_factor
+        shape = len(rows), matrix.shape[1]
+        self.shape = shape[::-1] if flipped else shape
 
     @property
     def T(self) -> Scaled:
         """The transpose."""
-        return Scaled(self.matrix, self.row_factor, self.column_factor, not self.flipped)
+        return Scaled(self.matrix, self.rows, self.row_factor, self.column_factor, not self.flipped)
 
     def __matmul__(self, v: Float) -> Float:
         if self.flipped:
-            return self.matrix.gradient(self.row_factor * v) * self.column_factor
-        return self.matrix.estimate(self.column_factor * v) * self.row_factor
+            whole = np.zeros(self.matrix.shape[0])
+            whole[self.rows] = self.row_factor[self.rows] * v
+            return self.matrix.gradient(whole) * self.column_factor
+        return self.matrix.estimate(self.column_factor * v)[self.rows] * self.row_factor[self.rows]
 
 
 def _fixed(array: Float) -> Float:
