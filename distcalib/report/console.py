@@ -73,7 +73,7 @@ class Progressing:
         self.live = console.is_terminal
         self._progress: Progress | None = None
         self._bar: Any = None
-        self._stage, self._done, self._total = "", 0, 0
+        self._stage, self._done, self._total, self._reused = "", 0, 0, 0
         self._began = self._said = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -108,7 +108,8 @@ class Progressing:
 
     def _start(self, event: dict[str, Any]) -> None:
         self._stage, self._total = event["stage"], event["tasks"]
-        self._done, self._began, self._said = event["reused"], time.monotonic(), time.monotonic()
+        self._done = self._reused = event["reused"]
+        self._began = self._said = time.monotonic()
         kept = f" ({event['reused']} already done)" if event["reused"] else ""
         if self.live:
             self._progress = Progress(
@@ -130,7 +131,7 @@ class Progressing:
         elif time.monotonic() - self._said > _EVERY:
             self._said = time.monotonic()
             passed = self._said - self._began
-            left = passed / max(self._done, 1) * (self._total - self._done)
+            left = passed / max(self._done - self._reused, 1) * (self._total - self._done)
             self.console.print(
                 f"{self._stage}: {self._done} of {self._total}, about {left:.0f} s left", highlight=False
             )

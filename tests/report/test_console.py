@@ -78,3 +78,14 @@ def test_a_long_run_is_said_in_hours():
 
     assert "about 62 min" in printed(2 * (62 * 60 - 90))
     assert "about 22.6 hours" in printed(2 * (1353 * 60 - 90))
+
+
+def test_the_time_left_counts_what_this_start_has_done(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    show = Progressing(Console(width=110, force_terminal=False))
+    show({"event": "stage", "stage": "simulate", "tasks": 10, "reused": 5})
+    now[0] = 20.0
+    show({"event": "task", "stage": "simulate"})
+    # One task in 20 seconds, four to go; the five of an earlier start took no time of this one.
+    assert "6 of 10, about 80 s left" in capsys.readouterr().out
