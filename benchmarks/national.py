@@ -91,7 +91,8 @@ def main() -> None:
         f"largest worker {tasks['peak_bytes'].max() / 2**30:.2f} GiB of {asked.memory}"
     )
     print("\nplacements a second, by tenths of the tasks as they ended")
-    tenths = np.array_split(tasks.sort_values("ended"), 10)
+    ended = tasks.sort_values("ended")
+    tenths = [ended.iloc[part] for part in np.array_split(np.arange(len(ended)), 10)]
     print("  ".join(f"{t['columns'].sum() / t['seconds'].sum() * asked.workers:,.0f}" for t in tenths))
     rate = tasks.groupby("state_fips")[["columns", "cpu_seconds"]].sum()
     rate = (rate["columns"] / rate["cpu_seconds"]).sort_values()

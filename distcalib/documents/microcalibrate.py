@@ -16,6 +16,7 @@ from distcalib.fit import FitResult, FitSpec, fit_weights
 from distcalib.fit.consistency import attainable
 from distcalib.fit.diagnostics import relative_error
 from distcalib.fit.folds import Map, blocked_folds, robustness
+from distcalib.fit.log import performance
 from distcalib.fit.probing import matrix_of
 from distcalib.fit.tune import tune
 
@@ -25,8 +26,6 @@ SETTINGS: dict[str, Any] = {"ridge": 1e-5}
 MAX_ITER = 500
 #: A target to which fewer households contribute is hard to meet without giving some of them great weights.
 FEW_HOUSEHOLDS = 10
-#: Columns that calibration dashboards read.
-PERFORMANCE = ["epoch", "loss", "target_name", "target", "estimate", "error", "abs_error", "rel_abs_error"]
 
 
 class Calibration:
@@ -67,7 +66,8 @@ class Calibration:
     performance : DataFrame or None
         After `calibrate`: epoch, loss, target_name, target, estimate, error, abs_error, rel_abs_error, one
         row a target at epoch 0 (initial weights, scaled) and at the end (epochs of the search and steps of
-        the weighting). A zero target's error is relative to what its households held at first.
+        the weighting); between them, fitted targets at every `log_every` epochs. A zero target's error is
+        relative to what its households held at first.
     result : FitResult or None
         After `calibrate`: summary and log of the fit.
 
@@ -142,11 +142,7 @@ class Calibration:
                 expected="a lower one, or records=K for exactly K households",
             ) from error
         self.result = result
-        steps = result.summary["epochs"] + result.summary["refit_steps"]
-        start, end = p.X @ (p.weights * p.scale), p.X @ result.weights
-        self.performance = _performance(
-            p, [(0, result.summary["loss_before"], start), (steps, result.summary["loss_after"], end)]
-        )
+        self.performance = _performance(p, result, p.X @ (p.weights * p.scale))
         if self.performance_csv is not None:
             self.performance.to_csv(self.performance_csv, index=False)
         return result.weights
@@ -389,20 +385,17 @@ def _contradictions(p: Problem) -> list[tuple[int, int]]:
     return found
 
 
-def _performance(p: Problem, logged: list[tuple[int, float, Float]]) -> pd.DataFrame:
-    n = len(p.names)
-    estimate = np.concatenate([estimates for _, _, estimates in logged])
-    target = np.tile(p.targets, len(logged))
-    error = estimate - target
-    gross = np.tile(abs(p.X) @ (p.weights * p.scale), len(logged))
-    table = {
-        "epoch": np.repeat([epoch for epoch, _, _ in logged], n),
-        "loss": np.repeat([loss for _, loss, _ in logged], n),
-        "target_name": np.tile(np.array(p.names, dtype=object), len(logged)),
-        "target": target,
-        "estimate": estimate,
-        "error": error,
-        "abs_error": np.abs(error),
-        "rel_abs_error": np.abs(relative_error(estimate, target, gross)),
-    }
-    return pd.DataFrame(table)[PERFORMANCE]
+def _performance(p: Problem, result: FitResult, start: Float) -> pd.DataFrame:
+    """Return the fitted targets at every logged epoch, and the others at the first and the last."""
+    gross, names = abs(p.X) @ (p.weights * p.scale), np.array(p.names, dtype=object)
+    last, loss, _ = result.estimates[-1]
+    ends = [(0, result.summary["loss_before"], start), (last, loss, p.X @ result.weights)]
+    logged = [one for one in result.estimates[:-1] if one[0] > 0]
+    tables = []
+    for rows, times in (
+        (p.fitted, [(e, v, s[p.fitted]) for e, v, s in ends[:1]] + logged),
+        (p.fitted, [(e, v, s[p.fitted]) for e, v, s in ends[1:]]),
+        (~p.fitted, [(e, v, s[~p.fitted]) for e, v, s in ends]),
+    ):
+        tables.append(performance(names[rows], p.targets[rows], gross[rows], times))
+    return pd.concat(tables).sort_values("epoch", kind="stable", ignore_index=True)

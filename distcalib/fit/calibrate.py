@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from distcalib.errors import InputError
 from distcalib.fit.checkpoint import Checkpoint, identity
-from distcalib.fit.columns import Scaled
-from distcalib.fit.diagnostics import effective_sample_size, relative_error, shares_within
-from distcalib.fit.engines import ENGINES, GateFit, resolve_engine
-from distcalib.fit.problem import FitProblem, build_problem, column_vector, first_names
-from distcalib.fit.refit import Refit, refit
+from distcalib.fit.engines import resolve_engine
+from distcalib.fit.log import LOG_COLUMNS, FitLog, Progress, summary_of
+from distcalib.fit.problem import build_problem, column_vector
+from distcalib.fit.selection import select
 from distcalib.fit.spec import FitSpec
+from distcalib.fit.weighing import weigh
 
 Float = NDArray[np.float64]
-Progress = Callable[[dict[str, Any]], None]
-LOG_COLUMNS = (
-    "stage",
-    "attempt",
-    "epoch",
-    "loss",
-    "penalty",
-    "lambda_l0",
-    "active",
-    "median_abs_rel_error",
-    "mean_abs_rel_error",
-    "within_5",
-    "held_out_error",
-)
 
 
 @dataclass(frozen=True)
@@ -51,17 +36,21 @@ class FitResult:
     summary
         JSON-able; everything but ``summary["timing"]`` is a function of the inputs.
     log
-        One row a logged epoch: stage (``gates``, ``refit``), epoch (steps, in the refit), loss (with
-        deterministic gates), penalty (expected open gates), lambda_l0, active, error measures over fitted
-        targets, held_out_error.
+        One row a logged epoch: stage (gates, reweighted, refit), epoch (steps, in the refit), loss
+        (with deterministic gates), penalty (expected open gates, or columns left), lambda_l0, active, error
+        measures over fitted targets, held_out_error.
     spec
         The settings, engine resolved.
+    estimates
+        (epoch, loss, estimate of every target, float64 (n_targets,)) of some epochs and of the end; see
+        `distcalib.fit.log.performance`.
     """
 
     weights: Float
     summary: dict[str, Any]
     log: pd.DataFrame
     spec: FitSpec
+    estimates: list[tuple[int, float, Float]]
 
 
 def fit_weights(
@@ -78,6 +67,8 @@ def fit_weights(
     holdout: float | ArrayLike | None = None,
     donors: ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
+    group_multipliers: Mapping[Any, float] | None = None,
+    tolerance: ArrayLike = 0.0,
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
@@ -113,6 +104,10 @@ def fit_weights(
     target_weights
         (n_targets,), >= 0, for example 1 / tolerance^2: divides the share of a group (or of all) among its
         targets.
+    group_multipliers
+        Group -> factor, 0 or more, of the group's share.
+    tolerance
+        Relative to the scale of each error, scalar or (n_targets,), >= 0: errors within it cost nothing.
     names
         Names of the targets for the summary, (n_targets,).
     progress
@@ -151,6 +146,8 @@ def fit_weights(
         holdout=holdout,
         donors=donors,
         target_weights=target_weights,
+        group_multipliers=group_multipliers,
+        tolerance=tolerance,
         names=names,
         progress=progress,
         log_every=log_every,
@@ -170,6 +167,8 @@ def fit_with_spec(
     holdout: float | ArrayLike | None = None,
     donors: ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
+    group_multipliers: Mapping[Any, float] | None = None,
+    tolerance: ArrayLike = 0.0,
     names: Sequence[str] | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
@@ -190,6 +189,8 @@ def fit_with_spec(
         initial_weights=initial_weights,
         holdout=holdout,
         target_weights=target_weights,
+        group_multipliers=group_multipliers,
+        tolerance=tolerance,
         threads=threads,
     )
     n_targets, n_columns = problem.X.shape
@@ -197,203 +198,28 @@ def fit_with_spec(
         raise InputError("wrong length", place="names", value=len(names), expected=str(n_targets))
     if donors is not None:
         donors = column_vector(donors, n_columns, "donors")
-    log = _Log(problem, progress)
+    log = FitLog(problem, progress)
     saved = None
     if checkpoints is not None:
         belongs = identity(problem.digest(), spec.as_dict())
-        saved = Checkpoint(checkpoints, belongs, log.rows, checkpoint_seconds)
+        saved = Checkpoint(checkpoints, belongs, log, checkpoint_seconds)
     prepared = time.perf_counter()
 
-    gates = _train_gates(problem, spec, log, log_every, saved)
-    support = _support(gates, problem, spec)
-    reached: dict[str, Any] = {"epochs": 0, "lambda_l0": None, "gates_open": None}
-    if gates is not None:
-        n_open = int(np.count_nonzero(gates.gate(spec)))
-        reached = {"epochs": gates.epoch, "lambda_l0": gates.lambda_l0, "gates_open": n_open}
-    del gates  # the refit needs the room of its arrays
-    trained = time.perf_counter()
-
-    columns = problem.columns[support]
-    start = problem.initial[columns]
-    mass_scale = float(np.sum(problem.initial) / np.sum(start))
-    start *= mass_scale
-    solution = _refit_support(problem, spec, support, start, log)
-    weights = np.zeros(n_columns)
-    bounds = spec.lower_bound * start, spec.upper_bound * start
-    weights[columns] = _round_within(solution.ratio * start, *bounds)
+    support, reached = select(problem, spec, log, log_every, saved)
+    selected = time.perf_counter()
+    weighed = weigh(problem, spec, support, log)
     finished = time.perf_counter()
 
-    summary = _summary(problem, spec, reached, solution, weights, mass_scale, donors, names)
+    summary = summary_of(
+        problem, spec, reached, weighed.solution, weighed.weights, weighed.mass_scale, donors, names
+    )
     summary["timing"] = {
         "prepare_seconds": round(prepared - began, 3),
-        "gate_seconds": round(trained - prepared, 3),
-        "refit_seconds": round(finished - trained, 3),
+        "selection_seconds": round(selected - prepared, 3),
+        "refit_seconds": round(finished - selected, 3),
         "total_seconds": round(time.perf_counter() - began, 3),
     }
     if saved is not None:
         saved.remove()
-    return FitResult(weights, summary, pd.DataFrame(log.rows, columns=list(LOG_COLUMNS)), spec)
-
-
-class _Log:
-    """Rows of the log; it reads weights and never touches the fit."""
-
-    def __init__(self, problem: FitProblem, progress: Progress | None) -> None:
-        self.problem, self.progress = problem, progress
-        self.rows: list[dict[str, Any]] = []
-
-    def write(
-        self, stage: str, attempt: int, epoch: int, weights: Float, penalty: float, lambda_l0: float
-    ) -> None:
-        p = self.problem
-        estimate = p.X.estimate(weights)
-        error = np.abs((estimate - p.targets) / p.scale)
-        fitted = shares_within(error[p.fitted])
-        row = {
-            "stage": stage,
-            "attempt": attempt,
-            "epoch": epoch,
-            "loss": p.loss_of(estimate),
-            "penalty": penalty,
-            "lambda_l0": lambda_l0,
-            "active": int(np.count_nonzero(weights)),
-            "median_abs_rel_error": fitted["median_abs_rel_error"],
-            "mean_abs_rel_error": fitted["mean_abs_rel_error"],
-            "within_5": fitted["within_5"],
-            "held_out_error": p.held_out_error_of(estimate) if p.held_out.any() else float("nan"),
-        }
-        self.rows.append(row)
-        if self.progress is not None:
-            self.progress(dict(row))
-
-
-def _train_gates(
-    problem: FitProblem, spec: FitSpec, log: _Log, log_every: int, saved: Checkpoint | None
-) -> GateFit | None:
-    """Run the gate stage; None where there is nothing to select (no epochs, or a budget of every column)."""
-    n = problem.usable.shape[1]
-    if spec.epochs == 0 or spec.records == n:
-        if spec.epochs == 0 and spec.records not in (None, n):
-            raise InputError("a record budget needs epochs to select in", place="fit.epochs", value=0)
-        return None
-
-    def observe(state: GateFit) -> None:
-        weights = np.zeros(problem.X.shape[1])
-        weights[problem.initial > 0] = state.relative_weight(spec)
-        weights *= problem.initial
-        log.write("gates", state.attempt, state.epoch, weights, state.expected_open, state.lambda_l0)
-
-    return ENGINES[spec.engine](problem, spec, observe, log_every, saved)
-
-
-def _support(gates: GateFit | None, problem: FitProblem, spec: FitSpec) -> NDArray[np.int64]:
-    """Return which usable columns are kept, ascending: the `records` most probable, or the open gates."""
-    if gates is None:
-        return np.arange(problem.usable.shape[1])
-    if spec.records is not None:
-        # The keep probability rises with log alpha, which does not saturate; ties go to the lower column.
-        return np.sort(np.argsort(-gates.log_alpha, kind="stable")[: spec.records])
-    support = np.flatnonzero(gates.gate(spec) > 0)
-    if not len(support):
-        raise InputError(
-            f"the penalty closed all {len(gates.log_alpha):,} gates at epoch {gates.closed_since}",
-            place="fit.lambda_l0",
-            value=gates.lambda_l0,
-            expected="a smaller lambda_l0, or a number of records",
-        )
-    return support
-
-
-def _refit_support(
-    problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], start: Float, log: _Log
-) -> Refit:
-    columns, rows = problem.columns[support], np.flatnonzero(problem.fitted)
-
-    def weights_of(ratio: Float) -> Float:
-        weights = np.zeros(problem.X.shape[1])
-        weights[columns] = ratio * start
-        return weights
-
-    def observe(steps: int, ratio: Float) -> None:
-        log.write("refit", 1, steps, weights_of(ratio), float(len(columns)), 0.0)
-
-    observe(0, np.ones(len(columns)))
-    return refit(
-        Scaled(problem.usable.take(support), rows, problem.factor, start),
-        problem.goal[rows],
-        ridge=spec.ridge * float(np.sum(problem.share[rows])) / len(columns),
-        bounds=(spec.lower_bound, spec.upper_bound),
-        max_steps=spec.refit_epochs,
-        tolerance=spec.refit_tolerance,
-        patience=spec.refit_patience,
-        held_out_error=(lambda v: problem.held_out_error(weights_of(v))) if problem.held_out.any() else None,
-        observe=observe,
-    )
-
-
-def _round_within(weights: Float, low: Float, high: Float) -> Float:
-    """Round to float32 values (what the area files hold) without leaving the bounds."""
-    rounded = weights.astype(np.float32)
-    rounded = np.where(rounded > high, np.nextafter(rounded, np.float32(0)), rounded)
-    rounded = np.where(rounded < low, np.nextafter(rounded, np.float32(np.inf)), rounded)
-    return rounded.astype(np.float64)
-
-
-def _summary(
-    problem: FitProblem,
-    spec: FitSpec,
-    reached: dict[str, Any],
-    solution: Refit,
-    weights: Float,
-    mass_scale: float,
-    donors: ArrayLike | None,
-    names: Sequence[str] | None,
-) -> dict[str, Any]:
-    p, kept = problem, weights > 0
-    error, before = (
-        np.abs(relative_error(p.X.estimate(w), p.targets, p.X.estimate(w, absolute=True)))
-        for w in (weights, p.initial)
-    )
-    lost = np.flatnonzero(p.fitted & (p.X.estimate(kept.astype(np.float64), absolute=True) == 0))
-    ratio = weights[kept] / (mass_scale * p.initial[kept])
-    groups = []
-    if p.group_codes is not None:
-        for code, name in enumerate(p.group_names):
-            rows = p.fitted & (p.group_codes == code)
-            groups.append({"group": name, "targets": int(rows.sum()), **shares_within(error[rows])})
-    return {
-        "targets": len(p.targets),
-        "targets_fitted": int(p.fitted.sum()),
-        "targets_held_out": int(p.held_out.sum()),
-        "targets_excluded": [
-            {"row": row, "name": first_names([row], names)[0], "reason": reason}
-            for row, reason in p.excluded.items()
-        ],
-        "targets_lost_by_selection": first_names(lost, names),
-        "columns": len(weights),
-        "records_kept": int(kept.sum()),
-        "donors_kept": None if donors is None else len(pd.unique(np.asarray(donors)[kept])),
-        "loss_before": p.loss(p.initial),
-        "loss_after": p.loss(weights),
-        "before": shares_within(before[p.fitted]),
-        "fitted": shares_within(error[p.fitted]),
-        "held_out": shares_within(error[p.held_out]),
-        "held_out_error_before": p.held_out_error(p.initial) if p.held_out.any() else None,
-        "held_out_error": p.held_out_error(weights) if p.held_out.any() else None,
-        "groups": groups,
-        "sum_of_weights_before": float(np.sum(p.initial)),
-        "sum_of_weights": float(np.sum(weights)),
-        "effective_sample_size": effective_sample_size(weights),
-        "effective_sample_size_before": effective_sample_size(p.initial),
-        "effective_sample_size_by_donor": None if donors is None else effective_sample_size(weights, donors),
-        "mass_scale": mass_scale,
-        "largest_ratio": float(ratio.max()),
-        "smallest_ratio": float(ratio.min()),
-        "engine": spec.engine,
-        "seed": spec.seed,
-        **reached,
-        "refit_steps": solution.steps,
-        "refit_ended": solution.ended,
-        "settings": spec.as_dict(),
-        "weights_sha256": hashlib.sha256(weights.astype("<f8").tobytes()).hexdigest(),
-    }
+    rows = pd.DataFrame(log.rows, columns=list(LOG_COLUMNS))
+    return FitResult(weighed.weights, summary, rows, spec, log.estimates)

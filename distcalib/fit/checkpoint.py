@@ -6,21 +6,28 @@ import json
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcalib.digest import digest_of
-from distcalib.errors import InputError
+from distcalib.digest import code_digest, digest_of
+from distcalib.errors import InputError, warn
 from distcalib.storage import publish, writable
 
 #: Of the file's layout.
-VERSION = 1
+VERSION = 2
+
+
+class Log(Protocol):
+    """What a fit observes: a row each time, and now and then (epoch, loss, estimate of every target)."""
+
+    rows: list[dict[str, Any]]
+    estimates: list[tuple[int, float, NDArray[np.float64]]]
 
 
 class Checkpoint:
-    """One file, ``gates.npz``: every array of the gate stage, where it stands, and what it belongs to.
+    """One file, ``selection.npz``: every array of the selection, where it stands, and what it belongs to.
 
     Parameters
     ----------
@@ -29,15 +36,13 @@ class Checkpoint:
     identity
         Digest of matrix, targets and settings; a file that has another one is refused.
     log
-        Rows of the fit's log, kept with the state and put back with it.
+        What was observed so far, kept with the state and put back with it.
     seconds
         Least time between two writes. 0: every epoch. Has no influence on the result.
     """
 
-    def __init__(
-        self, folder: str | Path, identity: str, log: list[dict[str, Any]], seconds: float = 60.0
-    ) -> None:
-        self.path = Path(folder) / "gates.npz"
+    def __init__(self, folder: str | Path, identity: str, log: Log, seconds: float = 60.0) -> None:
+        self.path = Path(folder) / "selection.npz"
         self.identity, self.log, self.seconds = identity, log, seconds
         writable(self.path)
         self._written = time.monotonic()
@@ -58,6 +63,10 @@ class Checkpoint:
                 if head["identity"] == self.identity:
                     for name, values in state.items():
                         values[:] = file[name]
+                    self.log.estimates[:] = [
+                        (epoch, loss, estimate)
+                        for (epoch, loss), estimate in zip(head["logged"], file["estimates"], strict=True)
+                    ]
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError("damaged checkpoint", place=self.path, expected="remove it") from error
         if head["identity"] != self.identity:
@@ -67,17 +76,22 @@ class Checkpoint:
                 value=head["identity"][:12],
                 expected=f"{self.identity[:12]}, or another folder",
             )
-        self.log[:] = head["log"]
+        self.log.rows[:] = head["log"]
         at: dict[str, Any] = head["at"]
         return at
 
     def offer(self, at: dict[str, Any], state: dict[str, NDArray[np.float64]]) -> None:
-        """Write the state when it is time to, and always when the gates have ended."""
+        """Write the state when it is time to, and always when the selection has ended."""
         if not at["ended"] and time.monotonic() - self._written < self.seconds:
             return
-        head = json.dumps({"identity": self.identity, "at": at, "log": self.log})
-        arrays: dict[str, Any] = {"head": head, **state}
-        publish(self.path, lambda path: np.savez(path, **arrays))
+        logged = [(epoch, loss) for epoch, loss, _ in self.log.estimates]
+        head = json.dumps({"identity": self.identity, "at": at, "log": self.log.rows, "logged": logged})
+        estimates = np.array([estimate for _, _, estimate in self.log.estimates])
+        arrays: dict[str, Any] = {"head": head, "estimates": estimates, **state}
+        try:
+            publish(self.path, lambda path: np.savez(path, **arrays))
+        except OSError as error:  # a full disk: the fit itself needs none
+            warn(f"no checkpoint could be written to {self.path} ({error.strerror or error})")
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -86,6 +100,7 @@ class Checkpoint:
 
 
 def identity(problem_digest: str, settings: dict[str, Any]) -> str:
-    """Return the digest of what a checkpoint belongs to."""
+    """Return the digest of what a checkpoint belongs to: the code of the fit is part of it."""
     plain = {k: repr(v) if isinstance(v, float) else v for k, v in settings.items()}
-    return digest_of({"version": VERSION, "problem": problem_digest, "settings": plain})
+    code = code_digest("fit")
+    return digest_of({"version": VERSION, "code": code, "problem": problem_digest, "settings": plain})

@@ -104,6 +104,14 @@ class Columns:
             ptr, rows, values, self.shape[0], chosen, 1 if self._pool is None else None, self._pool
         )
 
+    def compressed(self) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+        """Return pointers, rows and values of the columns in use: of some columns, a copy."""
+        ptr, rows, values = self.arrays[:3]
+        if self.columns is _ALL:
+            return ptr, rows, values
+        part = sp.csc_array((values, rows, ptr), shape=(self.shape[0], len(ptr) - 1))[:, self.columns]
+        return part.indptr.astype(np.int64), part.indices, part.data
+
     def estimate(self, weights: Float, absolute: bool = False) -> Float:
         """Return X @ weights, or abs(X) @ weights; float64 (rows,)."""
         from distcalib.fit import kernel
@@ -120,6 +128,14 @@ class Columns:
 
         out, r = np.empty(self.shape[1]), _fixed(r)
         self.each_chunk(lambda i, start, stop: kernel.gather(self.arrays, r, out, start, stop))
+        return out
+
+    def least_over_cells(self, limit: Float) -> Float:
+        """Return per column in use the least of limit[row] / |cell| over its cells other than 0, else inf."""
+        from distcalib.fit import kernel
+
+        out, limit = np.empty(self.shape[1]), _fixed(limit)
+        self.each_chunk(lambda i, start, stop: kernel.least(self.arrays, limit, out, start, stop))
         return out
 
     def signs(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -213,6 +229,25 @@ class Scaled:
             whole[self.rows] = self.row_factor[self.rows] * v
             return self.matrix.gradient(whole) * self.column_factor
         return self.matrix.estimate(self.column_factor * v)[self.rows] * self.row_factor[self.rows]
+
+
+class WithSum:
+    """An operator with one more row, which sums `row * v`."""
+
+    def __init__(self, matrix: Scaled, row: Float, flipped: bool = False) -> None:
+        self.matrix, self.row, self.flipped = matrix, row, flipped
+        n = matrix.shape[flipped] + 1, matrix.shape[not flipped]
+        self.shape = n[::-1] if flipped else n
+
+    @property
+    def T(self) -> WithSum:
+        """The transpose."""
+        return WithSum(self.matrix.T, self.row, not self.flipped)
+
+    def __matmul__(self, v: Float) -> Float:
+        if self.flipped:
+            return self.matrix @ v[:-1] + v[-1] * self.row
+        return np.append(self.matrix @ v, np.sum(self.row * v))
 
 
 def _fixed(array: Float) -> Float:

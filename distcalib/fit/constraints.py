@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog
 
 from distcalib.errors import InputError
+from distcalib.fit.columns import Columns
 from distcalib.fit.consistency import attainable
 
 Float = NDArray[np.float64]
@@ -183,19 +184,17 @@ def share_cap(X: sp.csr_array, targets: Float, cap: float) -> Float:
     """
     if not (math.isfinite(cap) and cap > 0):
         raise InputError("out of range", place="share_cap", value=cap, expected="more than 0")
-    cells = sp.csc_array(abs(X))
-    cells.eliminate_zeros()
-    allowed = (cap * np.abs(targets))[cells.indices]
-    allowed = np.where(targets[cells.indices] != 0, allowed, np.inf) / cells.data
-    upper = np.full(X.shape[1], np.inf)
-    some = np.flatnonzero(np.diff(cells.indptr))
-    if len(some):
-        upper[some] = np.minimum.reduceat(allowed, cells.indptr[some])
-    # A quotient rounded up would put the product above the cap by its last bit.
-    finite = np.isfinite(upper)
-    upper[finite] = np.nextafter(upper[finite], 0.0)
+    upper = within_share(Columns.of(X), targets, cap)
     check_each_target(X, targets, (np.zeros(X.shape[1]), upper), place="share_cap")
     return upper
+
+
+def within_share(matrix: Columns, targets: Float, cap: float) -> Float:
+    """Do what `share_cap` does, (columns in use,), without asking whether targets can still be reached."""
+    limit = np.where(targets != 0, cap * np.abs(targets), np.inf)
+    upper = matrix.least_over_cells(limit)
+    # A quotient rounded up would put the product above the cap by its last bit.
+    return np.where(np.isfinite(upper), np.nextafter(upper, 0.0), upper)
 
 
 def conserve_mass(

@@ -38,6 +38,8 @@ class Descent:
         float64 (n_columns,).
     squares
         Squared norms of the columns of F X U, (n_columns,).
+    pull
+        F times the residual, (n_rows,), as the passes move it.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Descent:
                 value=(self.factor.shape, self.unit.shape),
                 expected=f"({n_rows},) and ({n_columns},)",
             )
-        self.v = np.ones(n_columns)
+        self.v, self.pull = np.ones(n_columns), np.zeros(n_rows)
         self.squares = _squares(self.cells, self.factor, self.unit)
         self.renew()
 
@@ -71,7 +73,7 @@ class Descent:
         """Compute the residual afresh: the rounding of many moves adds up."""
         self._estimate = _estimate(self.cells, self.unit * self.v, len(self.goal))
         # Stored times its factor once more, as the gradient reads it.
-        self._pull = self.factor * (self.factor * self._estimate - self.goal)
+        self.pull[:] = self.factor * (self.factor * self._estimate - self.goal)
 
     @property
     def residual(self) -> Float:
@@ -93,10 +95,10 @@ class Descent:
         """
         weight = np.square(self.factor)
         _walk(
-            self.cells, self.unit, weight, self.squares, self._pull, self.v, columns, penalty, ridge, center,
+            self.cells, self.unit, weight, self.squares, self.pull, self.v, columns, penalty, ridge, center,
             low, high, least,
         )  # fmt: skip
-        if not np.isfinite(self._pull).all():
+        if not np.isfinite(self.pull).all():
             raise RunError("coordinate descent diverged: the loss is infinite or NaN")
 
 

@@ -131,7 +131,7 @@ class CpuGates:
     def step(self, epoch: int, penalty: float) -> float:
         """Take a step; return the loss of the epoch's sample before it."""
         with np.errstate(over="ignore", invalid="ignore"):
-            loss = float(np.sum(self.residual * self.residual))
+            loss = float(np.sum(self.problem.objective.terms_of(self.residual)))
         loss += penalty * self.expected_open + self.spec.lambda_l2 * self._squares
         if math.isfinite(loss):
             self._pass(epoch, penalty, True)
@@ -151,7 +151,7 @@ class CpuGates:
             1 - b2 ** max(epoch, 1),
         )
         key, state = kernel.noise_key(spec.seed, epoch + 1), (*self.state.values(), self._drawn)
-        slope = 2.0 * p.factor * self.residual
+        slope = p.factor * p.objective.slope_of(self.residual)
 
         def work(i: int, start: int, stop: int) -> None:
             kernel.epoch_of_chunk(
@@ -319,6 +319,13 @@ def l0_engine(
 
     from distcalib.fit.gates import one_torch_thread
 
+    if not problem.objective.plain:
+        raise InputError(
+            "engine 'l0' knows the squared loss without tolerances alone",
+            place="fit.loss",
+            value=spec.loss,
+            expected="squared, or engine 'cpu'",
+        )
     if spec.records is not None and spec.lambda_l0 is None:
         raise InputError(
             "engine 'l0' cannot raise the penalty to a record budget",

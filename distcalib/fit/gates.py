@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distcalib.errors import InputError
+from distcalib.fit.loss import Loss
 from distcalib.fit.problem import FitProblem
 from distcalib.fit.spec import ADAM_EPS, ADAM_MOMENTS, LOG_ALPHA_BOUND, UNIFORM_EPS, FitSpec
 from distcalib.random import uniform
@@ -128,6 +129,7 @@ class TorchGates:
         self._log_weight = torch.from_numpy(start["log_weight"]).requires_grad_()
         self._moments = [torch.from_numpy(start[name]) for name in ("mw", "vw", "ma", "va")]
         self._goal = torch.from_numpy(problem.goal)
+        self._loss = _loss(problem.objective)
 
     def begin(self, epoch: int) -> None:
         """Make ready for the step after `epoch`."""
@@ -140,7 +142,7 @@ class TorchGates:
             estimate = self._product(relative * self._gates.sample(self._gates.noise(epoch)))
             residual = estimate - self._goal
             self.residual = residual.detach().numpy()
-            loss = (residual**2).sum() + penalty * self._gates.penalty()
+            loss = self._loss(residual) + penalty * self._gates.penalty()
             if self.spec.lambda_l2 > 0:
                 loss = loss + self.spec.lambda_l2 * (relative**2).sum()
             if math.isfinite(float(loss.detach())):
@@ -181,6 +183,22 @@ def _fixed_order_product(matrix: Any, transpose: Any) -> Any:
             return torch.from_numpy(transpose @ gradient.numpy())
 
     return Product.apply
+
+
+def _loss(objective: Loss) -> Any:
+    """Return residual -> loss for torch autograd."""
+
+    class Total(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, residual: Any) -> Any:
+            ctx.save_for_backward(residual)
+            return torch.tensor(np.sum(objective.terms_of(residual.detach().numpy())))
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            return gradient * torch.from_numpy(objective.slope_of(ctx.saved_tensors[0].numpy()))
+
+    return Total.apply
 
 
 @contextmanager

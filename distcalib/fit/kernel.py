@@ -181,6 +181,19 @@ def scatter_absolute(matrix: Any, w: Any, out: Any, start: int, stop: int) -> No
 
 
 @_compiled
+def least(matrix: Any, limit: Any, out: Any, start: int, stop: int) -> None:
+    """Write the least of limit / abs(cell) of columns start to stop into `out`."""
+    ptr, rows, values, columns = matrix
+    for j in range(start, stop):
+        c = columns[j] if len(columns) else j
+        smallest = np.inf
+        for k in range(ptr[c], ptr[c + 1]):
+            if values[k] != 0:
+                smallest = min(smallest, limit[rows[k]] / abs(np.float64(values[k])))
+        out[j] = smallest
+
+
+@_compiled
 def signs(rows: Any, values: Any, positive: Any, negative: Any) -> None:
     """Mark the rows that have a positive and those that have a negative cell."""
     for k in range(len(rows)):

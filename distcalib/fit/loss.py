@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,10 @@ Float = NDArray[np.float64]
 
 #: ``squared`` e^2; ``huber`` e^2 up to a knee, then a line; ``capped_mape`` min(|e|, cap).
 LOSSES = ("squared", "huber", "capped_mape")
+#: Where ``huber`` turns into a line and where ``capped_mape`` is capped, when nobody says.
+KNEES = {"squared": 1.0, "huber": 0.1, "capped_mape": 1.0}
+#: A quadratic that touches |e| has a curvature of 1 / |e|; below this error it stays what it is here.
+SHARPEST = 1e-4
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Loss:
     """Sum over targets of share times penalty of the error, e = (estimate - target) / scale.
 
     Where a target has a tolerance, |e| counts only as far as it goes beyond it. Build one with `loss_for`.
+
+    Fits work with residuals, r = sqrt(share) e: the squared loss is the sum of their squares.
 
     Attributes
     ----------
@@ -40,35 +48,108 @@ class Loss:
     tolerance: Float
     knee: float
 
+    @cached_property
+    def factor(self) -> Float:
+        """sqrt(share) / scale, float64 (n_targets,): a residual is factor * estimate - goal."""
+        return np.asarray(np.sqrt(self.share) / self.scale)
+
+    @cached_property
+    def goal(self) -> Float:
+        """Factor times target, float64 (n_targets,)."""
+        return self.factor * self.target
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether this is the sum of squared residuals, without tolerances."""
+        return self.name == "squared" and not self.tolerance.any()
+
+    @cached_property
+    def _root(self) -> Float:
+        return np.asarray(np.sqrt(self.share))
+
+    @cached_property
+    def _band(self) -> Float:
+        return self._root * self.tolerance
+
+    @cached_property
+    def _knee(self) -> Float:
+        return self._root * self.knee
+
+    def take(self, rows: NDArray[Any]) -> Loss:
+        """Return the loss of some of the targets."""
+        return Loss(
+            self.name, self.target[rows], self.scale[rows], self.share[rows], self.tolerance[rows], self.knee
+        )
+
+    def with_target(self, target: float, scale: float, share: float) -> Loss:
+        """Return the loss of these targets and one more, without tolerance."""
+        return Loss(
+            self.name,
+            np.append(self.target, target),
+            np.append(self.scale, scale),
+            np.append(self.share, share),
+            np.append(self.tolerance, 0.0),
+            self.knee,
+        )
+
     def value(self, estimate: Float) -> float:
         """Return the loss of `estimate`, float64 (n_targets,)."""
         return float(np.sum(self.terms(estimate)))
 
     def terms(self, estimate: Float) -> Float:
         """Return the part of each target in the loss, float64 (n_targets,)."""
-        size = np.abs(self._beyond(estimate))
-        if self.name == "squared":
-            return self.share * size * size
-        if self.name == "huber":
-            inner = np.minimum(size, self.knee)
-            return self.share * inner * (2.0 * size - inner)
-        return self.share * np.minimum(size, self.knee)
+        return self.terms_of(self._residual(estimate))
 
     def derivative(self, estimate: Float) -> Float:
         """Return the derivative of the loss by each estimate, float64 (n_targets,)."""
-        beyond = self._beyond(estimate)
-        if self.name == "squared":
-            slope = 2.0 * beyond
-        elif self.name == "huber":
-            slope = 2.0 * np.clip(beyond, -self.knee, self.knee)
-        else:
-            slope = np.where(np.abs(beyond) < self.knee, np.sign(beyond), 0.0)
-        return self.share * slope / self.scale
+        return self.factor * self.slope_of(self._residual(estimate))
 
-    def _beyond(self, estimate: Float) -> Float:
-        """Return the relative error less its tolerance, 0 within it."""
-        error = (estimate - self.target) / self.scale
-        return error - np.clip(error, -self.tolerance, self.tolerance)
+    def terms_of(self, residual: Float) -> Float:
+        """Return the part of each target in the loss, of residuals (n_targets,)."""
+        if self.plain:
+            return residual * residual
+        size = np.abs(self._beyond(residual))
+        if self.name == "squared":
+            return size * size
+        inner = np.minimum(size, self._knee)
+        return inner * (2.0 * size - inner) if self.name == "huber" else self._root * inner
+
+    def slope_of(self, residual: Float) -> Float:
+        """Return the derivative of the loss by each residual, (n_targets,)."""
+        if self.plain:
+            return 2.0 * residual
+        beyond = self._beyond(residual)
+        if self.name == "squared":
+            return 2.0 * beyond
+        if self.name == "huber":
+            return 2.0 * np.clip(beyond, -self._knee, self._knee)
+        return np.where(np.abs(beyond) < self._knee, self._root * np.sign(beyond), 0.0)
+
+    def curvature_of(self, residual: Float) -> Float | None:
+        """Return half the second derivative of the quadratic that touches the loss at each residual.
+
+        Its slope over the residual: where a tolerance or a cap leaves no slope it is 0, for `huber` and
+        `capped_mape` it lies above the loss (Huber and Ronchetti 2009, "Robust Statistics", section 7.8).
+        None stands for 1 everywhere: the squared loss without tolerances.
+        """
+        if self.plain:
+            return None
+        size = np.abs(self._beyond(residual))
+        if self.name == "squared":
+            return np.where(size > 0, 1.0, 0.0)
+        if self.name == "huber":
+            inner = np.minimum(size, self._knee)
+            return np.divide(inner, size, out=np.zeros_like(size), where=size > 0)
+        sharp = 0.5 * self._root / np.maximum(size, SHARPEST * np.where(self._root > 0, self._root, 1.0))
+        return np.where((size > 0) & (size < self._knee), sharp, 0.0)
+
+    def _residual(self, estimate: Float) -> Float:
+        # Not factor * estimate - goal: a target that is met has a residual of exactly 0.
+        return self.factor * (estimate - self.target)
+
+    def _beyond(self, residual: Float) -> Float:
+        """Return the residual less its tolerance, 0 within it."""
+        return residual - np.clip(residual, -self._band, self._band)
 
 
 def loss_for(
@@ -122,7 +203,7 @@ def loss_for(
     t = np.asarray(targets, dtype=np.float64)
     if t.ndim != 1 or not np.isfinite(t).all():
         raise InputError("must be a vector of finite numbers", place="targets", value=t.shape)
-    knee = {"huber": 0.1}.get(name, 1.0) if knee is None else knee
+    knee = KNEES[name] if knee is None else knee
     for place, number, holds in (("knee", knee, knee > 0), ("scale_floor", scale_floor, scale_floor >= 0)):
         if not (np.isfinite(number) and holds):
             raise InputError("out of range", place=f"loss.{place}", value=number)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from distcalib.digest import digest_arrays
 from distcalib.errors import InputError
 from distcalib.fit.columns import Columns
 from distcalib.fit.diagnostics import reachable_targets
+from distcalib.fit.loss import Loss, loss_for
 from distcalib.fit.spec import FitSpec
 from distcalib.random import uniform
 
@@ -22,7 +24,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FitProblem:
-    """Loss = ||factor * (X @ w) - goal||^2 over weights w = v * initial, v > 0 the relative weights.
+    """The loss of X @ w over weights w = v * initial, v > 0 the relative weights.
 
     Attributes
     ----------
@@ -30,37 +32,52 @@ class FitProblem:
         The caller's matrix, compact, (n_targets, n_columns).
     usable
         Its columns with a positive initial weight; the cells are shared.
-    targets, initial
-        float64, (n_targets,) and (n_columns,), the initial weights derived where none were given.
-    factor
-        sqrt(share) / scale of each target, (n_targets,); 0 where it is not fitted.
-    goal
-        factor * targets.
+    initial
+        float64 (n_columns,), derived where none was given.
+    objective
+        Of all targets, (n_targets,): what is not fitted has no share in it.
     fitted, held_out
         Boolean masks over targets.
     excluded
         Row number -> reason, of targets that no weights can reach; in neither mask.
-    share
-        Weight of each target in the loss (0 where not fitted), (n_targets,).
-    scale
-        Divisor of each target's error, (n_targets,).
     group_codes, group_names
         Group of each target; None where the caller gave no groups.
     """
 
     X: Columns
     usable: Columns
-    targets: Float
     initial: Float
-    factor: Float
-    goal: Float
+    objective: Loss
     fitted: NDArray[np.bool_]
     held_out: NDArray[np.bool_]
     excluded: dict[int, str]
-    share: Float
-    scale: Float
     group_codes: NDArray[np.int64] | None
     group_names: list[object]
+
+    @property
+    def targets(self) -> Float:
+        """float64 (n_targets,)."""
+        return self.objective.target
+
+    @property
+    def scale(self) -> Float:
+        """Divisor of each target's error, (n_targets,)."""
+        return self.objective.scale
+
+    @property
+    def share(self) -> Float:
+        """Weight of each target in the loss (0 where not fitted), (n_targets,)."""
+        return self.objective.share
+
+    @property
+    def factor(self) -> Float:
+        """sqrt(share) / scale of each target, (n_targets,); 0 where it is not fitted."""
+        return self.objective.factor
+
+    @property
+    def goal(self) -> Float:
+        """Factor * targets, (n_targets,)."""
+        return self.objective.goal
 
     @property
     def columns(self) -> NDArray[np.int64]:
@@ -73,8 +90,7 @@ class FitProblem:
 
     def loss_of(self, estimate: Float) -> float:
         """Return the loss of an estimate (n_targets,)."""
-        residual = (self.factor * (estimate - self.targets))[self.fitted]
-        return float(np.sum(residual * residual))
+        return float(np.sum(self.objective.terms(estimate)[self.fitted]))
 
     def held_out_error(self, weights: Float) -> float:
         """Return the mean over held-out targets of min(|relative error|, 1)."""
@@ -94,13 +110,15 @@ class FitProblem:
         return f"row {row}, group {self.group_names[self.group_codes[row]]!r}"
 
     def digest(self) -> str:
-        """Return the digest of everything that the gates depend on."""
-        return (
-            digest_arrays(
-                {"initial": self.initial, "factor": self.factor, "goal": self.goal, "targets": self.targets}
-            )
-            + self.usable.digest()
-        )
+        """Return the digest of everything that the selection and its log depend on."""
+        arrays = {
+            "initial": self.initial,
+            "factor": self.factor,
+            "targets": self.targets,
+            "tolerance": self.objective.tolerance,
+            "held_out": self.held_out,
+        }
+        return digest_arrays(arrays) + self.usable.digest()
 
 
 def build_problem(
@@ -112,6 +130,8 @@ def build_problem(
     initial_weights: ArrayLike | None = None,
     holdout: float | ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
+    group_multipliers: Mapping[Any, float] | None = None,
+    tolerance: ArrayLike = 0.0,
     threads: int | None = None,
 ) -> FitProblem:
     """Validate the inputs of a fit and scale them; arguments as in `distcalib.fit.fit_weights`."""
@@ -148,23 +168,26 @@ def build_problem(
         importance = _vector(target_weights, n_targets, "target_weights", "targets")
         if (importance < 0).any() or not importance[fitted].any():
             raise InputError("must be 0 or more, and not all 0", place="target_weights")
-    share = _shares(np.where(fitted, importance, 0.0), fitted, codes)
-    # Excluded rows may have no mass at all; 1 keeps their (unused) scale finite.
-    scale = np.maximum(np.abs(t), spec.scale_floor * matrix.estimate(initial, absolute=True))
-    scale[scale == 0] = 1.0
-    factor = np.sqrt(share) / scale
+    objective = loss_for(
+        t,
+        name=spec.loss,
+        gross=matrix.estimate(initial, absolute=True),
+        scale_floor=spec.scale_floor,
+        tolerance=tolerance,
+        knee=spec.loss_knee,
+        groups=codes,
+        importance=np.where(fitted, importance, 0.0),
+    )
+    if group_multipliers:
+        objective = replace(objective, share=objective.share * _multipliers(group_multipliers, codes, names))
     return FitProblem(
         X=matrix,
         usable=matrix if n_usable == n_columns else matrix.take(np.flatnonzero(initial)),
-        targets=t,
         initial=initial,
-        factor=factor,
-        goal=factor * t,
+        objective=objective,
         fitted=fitted,
         held_out=held_out,
         excluded=excluded,
-        share=share,
-        scale=scale,
         group_codes=codes,
         group_names=names,
     )
@@ -258,12 +281,19 @@ def _groups(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64] | None,
     return codes.astype(np.int64), list(names.tolist())
 
 
-def _shares(importance: Float, fitted: NDArray[np.bool_], codes: NDArray[np.int64] | None) -> Float:
-    """Give each group a share of 1 (without groups, each target 1 on average), split by importance."""
+def _multipliers(given: Mapping[Any, float], codes: NDArray[np.int64] | None, names: list[object]) -> Float:
+    """Return the multiplier of each target's share, 1 where its group has none."""
     if codes is None:
-        return importance * (fitted.sum() / importance.sum())
-    total = np.bincount(codes, weights=importance)[codes]
-    return np.divide(importance, total, out=np.zeros_like(importance), where=total > 0)
+        raise InputError("multiply groups, and there are none", place="group_multipliers", expected="groups")
+    of_group = pd.Series(1.0, index=pd.Index(names, dtype=object))
+    for group, value in given.items():
+        place = f"group_multipliers[{group!r}]"
+        if group not in of_group.index:
+            raise InputError("no such group", place=place, value=group, choices=[str(n) for n in names])
+        if not (isinstance(value, int | float) and np.isfinite(value) and value >= 0):
+            raise InputError("out of range", place=place, value=value, expected="0 or more")
+        of_group[group] = value
+    return of_group.to_numpy(np.float64)[codes]
 
 
 def first_names(rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None) -> list[str]:

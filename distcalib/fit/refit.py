@@ -9,15 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from distcalib.errors import RunError
-from distcalib.fit.columns import Scaled
+from distcalib.fit.columns import Scaled, WithSum
+from distcalib.fit.loss import Loss
 
 Float = NDArray[np.float64]
+#: One for all columns, or one each.
+Bound: TypeAlias = float | Float
+
+Matrix: TypeAlias = sp.sparray | Scaled | WithSum
 
 #: Conjugate-gradient steps on one face of the box before the set of active bounds is looked at again.
 FACE_STEPS = 20
@@ -38,24 +44,26 @@ class Refit:
 
 
 def refit(
-    matrix: sp.sparray | Scaled,
+    matrix: Matrix,
     goal: Float,
     *,
     ridge: float,
-    bounds: tuple[float, float],
+    bounds: tuple[Bound, Bound],
     max_steps: int,
     tolerance: float,
     patience: int,
+    objective: Loss | None = None,
     held_out_error: Callable[[Float], float] | None = None,
     observe: Callable[[int, Float], None] = lambda steps, ratio: None,
 ) -> Refit:
-    """Minimise ||matrix @ v - goal||^2 + ridge * ||v - 1||^2 subject to lo <= v <= hi, from v = 1.
+    """Minimise loss(matrix @ v - goal) + ridge * ||v - 1||^2 subject to lo <= v <= hi, from v = 1.
 
-    Rounds of conjugate gradients on the free variables, each followed by a projected line search (the
-    gradient projection / conjugate gradient method of Moré and Toraldo 1991, "On the solution of large
-    quadratic programming problems with bound constraints"). The problem is convex, so with a ridge the answer
-    is unique. Sums are numpy's pairwise sums and compressed-row products: the same bits with any number of
-    threads.
+    The loss is the sum of squares, or that of `objective`, of which each round minimises the quadratic that
+    touches it at the round's start. Rounds of conjugate gradients on the free variables, each followed by a
+    projected line search (the gradient projection / conjugate gradient method of Moré and Toraldo 1991, "On
+    the solution of large quadratic programming problems with bound constraints"). The problem is convex
+    (`capped_mape` is not), so with a ridge the answer is unique. Sums are numpy's pairwise sums and
+    compressed-row products: the same bits with any number of threads.
 
     Parameters
     ----------
@@ -66,13 +74,15 @@ def refit(
     ridge
         Weight of the pull toward 1, 0 or more.
     bounds
-        lo <= 1 <= hi.
+        lo <= hi, scalars or (columns,); a column that may not stay at 1 starts at its bound.
     max_steps
         Bound on steps; each reads the matrix and its transpose once.
     tolerance
         Converged when the norm of the projected gradient is down to this share of the first.
     patience
         Rounds without a better held-out error before stopping; the best round is returned.
+    objective
+        Loss of the same rows.
     held_out_error
         Of a ratio vector; None: run to convergence.
     observe
@@ -81,13 +91,17 @@ def refit(
     lo, hi = bounds
     transpose = matrix.T
 
-    def value_and_gradient(v: Float) -> tuple[float, Float]:
+    def value_and_gradient(v: Float) -> tuple[float, Float, Float | None]:
         residual, change = matrix @ v - goal, v - 1.0
-        value = float(np.sum(residual * residual) + ridge * np.sum(change * change))
-        return value, 2.0 * (transpose @ residual) + 2.0 * ridge * change
+        terms, slope, curvature = residual * residual, 2.0 * residual, None
+        if objective is not None and not objective.plain:
+            terms, slope = objective.terms_of(residual), objective.slope_of(residual)
+            curvature = objective.curvature_of(residual)
+        value = float(np.sum(terms) + ridge * np.sum(change * change))
+        return value, transpose @ slope + 2.0 * ridge * change, curvature
 
-    v = np.ones(matrix.shape[1])
-    value, gradient = value_and_gradient(v)
+    v = np.clip(np.ones(matrix.shape[1]), lo, hi)
+    value, gradient, curvature = value_and_gradient(v)
     best, best_error, waited = v, np.inf, 0
     if held_out_error is not None:
         best_error = held_out_error(v)
@@ -104,20 +118,21 @@ def refit(
         if steps >= max_steps:
             ended = "step limit"
             break
-        direction, used = _face_direction(matrix, transpose, gradient, free, ridge, max_steps - steps)
+        direction, used = _face_direction(
+            matrix, transpose, gradient, free, ridge, curvature, max_steps - steps
+        )
         steps += used
         found, used = _search(value_and_gradient, v, value, gradient, direction, bounds)
         steps += used
         if found is None:
             # Clipping can turn a Newton direction into one that climbs; the projected gradient never does.
-            steepest = _cauchy_step(matrix, gradient, free, ridge)
+            steepest = _cauchy_step(matrix, gradient, free, ridge, curvature)
             found, used = _search(value_and_gradient, v, value, gradient, steepest, bounds)
             steps += used + 1
         if found is None:
             ended = "no further decrease"
             break
-        candidate, new_value, new_gradient = found
-        v, value, gradient, rounds = candidate, new_value, new_gradient, rounds + 1
+        (v, value, gradient, curvature), rounds = found, rounds + 1
         observe(steps, v)
         if held_out_error is not None:
             error = held_out_error(v)
@@ -132,47 +147,52 @@ def refit(
 
 
 def _search(
-    value_and_gradient: Callable[[Float], tuple[float, Float]],
+    value_and_gradient: Callable[[Float], tuple[float, Float, Float | None]],
     v: Float,
     value: float,
     gradient: Float,
     path: Float,
-    bounds: tuple[float, float],
-) -> tuple[tuple[Float, float, Float] | None, int]:
+    bounds: tuple[Bound, Bound],
+) -> tuple[tuple[Float, float, Float, Float | None] | None, int]:
     """Halve a projected step until the value falls enough; return the point (or None) and the tries."""
     length, tries = 1.0, 0
     while length >= SHORTEST_STEP:
         candidate = np.clip(v + length * path, *bounds)
         slope = float(np.sum(gradient * (candidate - v)))
         if slope < 0:
-            new_value, new_gradient = value_and_gradient(candidate)
+            at = value_and_gradient(candidate)
             tries += 1
-            if new_value <= value + ARMIJO * slope:
-                return (candidate, new_value, new_gradient), tries
+            if at[0] <= value + ARMIJO * slope:
+                return (candidate, *at), tries
         length /= 2
     return None, tries
 
 
 def _cauchy_step(
-    matrix: sp.sparray | Scaled, gradient: Float, free: NDArray[np.bool_], ridge: float
+    matrix: Matrix, gradient: Float, free: NDArray[np.bool_], ridge: float, weight: Float | None
 ) -> Float:
     """Return the step down the projected gradient that is exact where no further bound is met."""
     search = np.where(free, -gradient, 0.0)
     image = matrix @ search
     squared = float(np.sum(search * search))
-    curvature = 2.0 * float(np.sum(image * image) + ridge * squared)
+    bent = image if weight is None else weight * image
+    curvature = 2.0 * float(np.sum(image * bent) + ridge * squared)
     return search * (squared / curvature) if curvature > 0 else search
 
 
 def _face_direction(
-    matrix: sp.sparray | Scaled,
-    transpose: sp.sparray | Scaled,
+    matrix: Matrix,
+    transpose: Matrix,
     gradient: Float,
     free: NDArray[np.bool_],
     ridge: float,
+    weight: Float | None,
     max_steps: int,
 ) -> tuple[Float, int]:
-    """Return an approximate Newton direction on the free variables, and the steps it took."""
+    """Return an approximate Newton direction on the free variables, and the steps it took.
+
+    `weight` of the squared residuals: the loss's curvature; None: 1.
+    """
     direction = np.zeros_like(gradient)
     residual = np.where(free, -gradient, 0.0)
     search = residual.copy()
@@ -180,12 +200,13 @@ def _face_direction(
     steps = 0
     while steps < min(FACE_STEPS, max(max_steps, 1)):
         image = matrix @ search
-        curvature = 2.0 * float(np.sum(image * image) + ridge * np.sum(search * search))
+        bent = image if weight is None else weight * image
+        curvature = 2.0 * float(np.sum(image * bent) + ridge * np.sum(search * search))
         if curvature <= 0:
             break
         length = squared / curvature
         direction += length * search
-        residual -= length * np.where(free, 2.0 * (transpose @ image) + 2.0 * ridge * search, 0.0)
+        residual -= length * np.where(free, 2.0 * (transpose @ bent) + 2.0 * ridge * search, 0.0)
         steps += 1
         new = float(np.sum(residual * residual))
         if new <= FACE_TOLERANCE * first:

@@ -5,11 +5,15 @@ Candès, Wakin and Boyd (2008), "Enhancing Sparsity by Reweighted L1 Minimizatio
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from distcalib.errors import InputError
+from distcalib.fit.checkpoint import Checkpoint
 from distcalib.fit.descent import Compressed, Descent
 from distcalib.random import uniform
 
@@ -36,9 +40,12 @@ def select_reweighted(
     unit: ArrayLike | None = None,
     ridge: float = 0.0,
     bounds: tuple[float, float] = (0.02, 50.0),
+    most: ArrayLike = np.inf,
     growth: float = 1.02,
     epsilon: float = 0.02,
     seed: int = 0,
+    observe: Callable[[int, Float], None] = lambda passes, ratio: None,
+    saved: Checkpoint | None = None,
 ) -> NDArray[np.int64]:
     """Choose the columns of a least-squares problem that are worth keeping, exactly `records` of them.
 
@@ -67,12 +74,18 @@ def select_reweighted(
     bounds
         lower <= 1 <= upper, of v / c: what the refit will allow. A column that would go below the lower one
         is dropped.
+    most
+        Largest v itself, scalar or (n_columns,), > 0.
     growth
         Of the penalty a pass, above 1: nearer to 1 is better and slower.
     epsilon
         Above 0, in units of c.
     seed
         Of the noise that chooses between equal columns.
+    observe
+        Called after each pass with (passes, v).
+    saved
+        Where the state is kept, and taken up again to the same bits.
 
     Returns
     -------
@@ -104,24 +117,35 @@ def select_reweighted(
         return np.arange(n)
     # Equal columns would be dropped in their order; a little noise leaves it to the seed which of them stay.
     noise = 1.0 + TIES * (uniform(seed, "reweighted", np.arange(n)) - 0.5)
-    kept, nothing, total = np.arange(n), np.zeros(n), float(np.sum(path.unit))
-    low, high = np.full(n, bounds[0]), np.full(n, bounds[1])
-    for _ in range(WARM_PASSES):
-        path.walk(kept, nothing, ridge / n, 1.0, low, high, low)
-
+    total, most = float(np.sum(path.unit)), np.broadcast_to(np.asarray(most, dtype=np.float64), (n,))
     norm = float(np.median(path.squares[path.squares > 0])) if path.squares.any() else 1.0
     mu = FIRST_OF_RIDGE * ridge / n if ridge > 0 else FIRST_OF_NORM * norm
-    before, began = path.v.copy(), False
-    while len(kept) > records:
-        before = path.v.copy()
-        level = total / float(np.sum(path.unit[kept]))
-        penalty = mu * noise / (before / level + epsilon) / level
-        pull = ridge / len(kept) / level**2
-        path.walk(kept, penalty, pull, level, nothing, high * level, low * level)
-        left = kept[path.v[kept] > 0]
-        began = began or len(left) < (1 - BEGINNING) * len(kept)
-        mu *= growth if began else APPROACH
-        kept = left
+    # One row a pass: v and v before the pass, with the residual, are all that the next pass starts from.
+    state = {"v": path.v, "before": path.v.copy(), "pull": path.pull}
+    at: dict[str, Any] = {"passes": 0, "mu": mu, "began": False, "ended": False}
+    if saved is not None:
+        at = saved.load(state) or at
+    nothing, low, high = np.zeros(n), np.full(n, bounds[0]), np.minimum(bounds[1], most)
+    kept = np.flatnonzero(path.v > 0) if at["passes"] > WARM_PASSES else np.arange(n)
+    while not at["ended"]:
+        warm = at["passes"] < WARM_PASSES
+        if warm:
+            path.walk(kept, nothing, ridge / n, 1.0, low, high, low)
+        else:
+            state["before"][:] = path.v
+            level = total / float(np.sum(path.unit[kept]))
+            penalty = at["mu"] * noise / (path.v / level + epsilon) / level
+            pull, highest = ridge / len(kept) / level**2, np.minimum(bounds[1] * level, most)
+            path.walk(kept, penalty, pull, level, nothing, highest, low * level)
+            left = kept[path.v[kept] > 0]
+            at["began"] = at["began"] or len(left) < (1 - BEGINNING) * len(kept)
+            kept = left
+            at["mu"] *= growth if at["began"] else APPROACH
+        at["passes"] += 1
+        at["ended"] = len(kept) <= records
+        observe(at["passes"], path.v)
+        if saved is not None:
+            saved.offer(at, state)
     # The kept ones first, then those dropped in the last pass; the larger first, then the lower column.
-    rank = np.lexsort((np.arange(n), -before, -path.v))
+    rank = np.lexsort((np.arange(n), -state["before"], -path.v))
     return np.sort(rank[:records]).astype(np.int64)

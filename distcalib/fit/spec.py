@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distcalib.errors import InputError
+from distcalib.fit.loss import LOSSES
 
 #: Penalty per open gate when neither a penalty nor a record budget is given: nearly every record stays.
 DEFAULT_LAMBDA_L0 = 1e-8
@@ -18,6 +19,8 @@ ADAM_EPS = 1e-8
 LOG_ALPHA_BOUND = 20.0
 #: Gate noise is clamped to (eps, 1 - eps), so that its log-odds stay finite.
 UNIFORM_EPS = 1e-6
+SELECTORS = ("gates", "reweighted")
+_CHOICES = {"selector": SELECTORS, "loss": LOSSES}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,12 @@ class FitSpec:
         ``"auto"``, ``"cpu"``, ``"torch"`` or ``"l0"``; `distcalib.fit.resolve_engine` resolves ``auto``.
     seed
         Of gate noise, jitter and the choice of a fractional holdout.
+    selector
+        What chooses the columns: ``"gates"`` (L0), or ``"reweighted"``, a reweighted L1 penalty that goes
+        down to a number of records (`distcalib.fit.reweighted`).
+    loss, loss_knee
+        Penalty of a relative error e: ``"squared"`` e^2, ``"huber"`` e^2 up to the knee (0.1) and a line from
+        there, ``"capped_mape"`` min(|e|, knee) (1).
     records
         Exact number of columns that the selection keeps; None: those whose gate is open at the end.
     lambda_l0
@@ -61,6 +70,13 @@ class FitSpec:
         Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial
         weight of all columns over that of the selected ones). Exact. With a lower bound
         of 0 the refit may drop records.
+    weight_ratio
+        Largest final weight over the initial weight itself, beside `upper_bound`. Exact. None: no limit.
+    share_cap
+        Largest share of a target that any one column may have, ``w |x| <= share_cap |target|``, for fitted
+        targets other than zero. Exact. None: no cap.
+    conserve_mass
+        Whether the final weights sum to the initial ones (to float32's rounding of each).
     ridge
         Pull of the refit toward the mass-scaled initial weights: a mean squared relative change of 1 costs as
         much as a relative error of sqrt(ridge) on every target. Less fits closer and does worse on held-out
@@ -77,6 +93,9 @@ class FitSpec:
 
     engine: str = "auto"
     seed: int = 0
+    selector: str = "gates"
+    loss: str = "squared"
+    loss_knee: float | None = None
     records: int | None = None
     lambda_l0: float | None = None
     lambda_l2: float = 0.0
@@ -92,6 +111,9 @@ class FitSpec:
     scale_floor: float = 0.1
     lower_bound: float = 0.02
     upper_bound: float = 50.0
+    weight_ratio: float | None = None
+    share_cap: float | None = None
+    conserve_mass: bool = False
     ridge: float = 0.005
     refit_epochs: int = 500
     refit_tolerance: float = 1e-6
@@ -106,7 +128,7 @@ class FitSpec:
             )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name != "engine" and value is not None:
+            if field.name not in (*_CHOICES, "engine", "conserve_mass") and value is not None:
                 _require(field.name, value, isinstance(value, int | float), "a number")
             if isinstance(value, float):
                 _require(
@@ -123,6 +145,20 @@ class FitSpec:
             "refit_patience",
         ):
             _require(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    "unknown setting", place=f"fit.{name}", value=getattr(self, name),
+                    expected="one of " + ", ".join(choices), choices=choices,
+                )  # fmt: skip
+        if not isinstance(self.conserve_mass, bool):
+            raise InputError(
+                "setting out of range", place="fit.conserve_mass", value=self.conserve_mass,
+                expected="true or false",
+            )  # fmt: skip
+        for name in ("loss_knee", "weight_ratio", "share_cap"):
+            value = getattr(self, name)
+            _require(name, value, value is None or value > 0, "more than 0")
         _require("lambda_l0", self.lambda_l0, self.lambda_l0 is None or self.lambda_l0 >= 0, "0 or more")
         _require("gamma", self.gamma, self.gamma < 0, "less than 0")
         _require("zeta", self.zeta, self.zeta > 1, "more than 1")

@@ -62,7 +62,7 @@ def killed(folder: Path, attempt: int, epoch: int) -> None:
 @pytest.mark.parametrize("epoch", [1, 33])
 def test_a_fit_that_was_killed_goes_on_to_the_same_bits(small, tmp_path: Path, epoch: int) -> None:
     killed(tmp_path, 1, epoch)
-    assert [p.name for p in tmp_path.iterdir()] == ["gates.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["selection.npz"]
     whole, heard = fit(small), []
     resumed = fit(small, checkpoints=tmp_path, progress=heard.append)
     np.testing.assert_array_equal(resumed.weights, whole.weights)
@@ -98,7 +98,7 @@ def test_every_epoch_is_a_place_to_go_on_from(small, tmp_path: Path, engine: str
 
 def test_the_checkpoint_of_another_fit_is_refused(small, tmp_path: Path) -> None:
     killed(tmp_path, 1, 2)
-    before = (tmp_path / "gates.npz").read_bytes()
+    before = (tmp_path / "selection.npz").read_bytes()
     other = small.X.copy()
     other.data[5] *= 2
     for changes in ({"seed": 1}, {"epochs": 51}, {"engine": "torch"}, {"initial_weights": 2 * small.initial}):
@@ -108,7 +108,7 @@ def test_the_checkpoint_of_another_fit_is_refused(small, tmp_path: Path) -> None
         with pytest.raises(InputError, match="of another matrix"):
             fit_weights(X, targets, groups=small.groups, initial_weights=small.initial, records=300,
                         epochs=50, checkpoints=tmp_path)  # fmt: skip
-    assert (tmp_path / "gates.npz").read_bytes() == before
-    (tmp_path / "gates.npz").write_bytes(before[:5000])
+    assert (tmp_path / "selection.npz").read_bytes() == before
+    (tmp_path / "selection.npz").write_bytes(before[:5000])
     with pytest.raises(InputError, match="damaged checkpoint"):
         fit(small, checkpoints=tmp_path)
