@@ -42,6 +42,7 @@ class InputError(DistcalibError):
         expected: str | None = None,
         choices: Iterable[object] = (),
     ) -> None:
+        choices = tuple(choices)
         parts = [f"{place}: {message}" if place is not None else message]
         if value is not None:
             parts.append(f"got {_short(value)}")
@@ -51,7 +52,14 @@ class InputError(DistcalibError):
         if near:
             parts.append("did you mean " + " or ".join(repr(n) for n in near) + "?")
         super().__init__("; ".join(parts))
-        self.place, self.value, self.expected = place, value, expected
+        self.message, self.place, self.value, self.expected = message, place, value, expected
+        self.choices = choices
+
+    def at(self, place: object) -> InputError:
+        """Return the same error of another place: what a setting is called where the user wrote it."""
+        return InputError(
+            self.message, place=place, value=self.value, expected=self.expected, choices=self.choices
+        )
 
 
 class RunError(DistcalibError):

@@ -1,5 +1,5 @@
 """Typed settings of runs and clusters."""
 
-from distcalib.config.settings import ClusterConfig, RunConfig, memory_bytes, presets
+from distcalib.config.settings import ClusterConfig, FitConfig, RunConfig, memory_bytes, presets
 
-__all__ = ["ClusterConfig", "RunConfig", "memory_bytes", "presets"]
+__all__ = ["ClusterConfig", "FitConfig", "RunConfig", "memory_bytes", "presets"]

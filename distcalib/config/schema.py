@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from distcalib.errors import InputError
 
 T = TypeVar("T")
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -34,6 +36,17 @@ def setting(
     """Declare a field of a settings dataclass: its default, what it means, and its allowed values."""
     metadata = {"doc": doc, "least": least, "most": most, "above": above, "choices": choices}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def table(doc: str, *, least: float | None = None) -> Any:
+    """Declare a field that maps names to numbers; empty by default."""
+    metadata = {"doc": doc, "least": least, "most": None, "above": None, "choices": None}
+    return dataclasses.field(default_factory=dict, metadata=metadata)
+
+
+def sections(cls: type[T], doc: str) -> Any:
+    """Declare a field that maps names to settings dataclasses; empty by default."""
+    return dataclasses.field(default_factory=dict, metadata={"doc": doc, "of": cls})
 
 
 def section(cls: type[T], doc: str) -> Any:
@@ -84,9 +97,40 @@ def read_settings(cls: type[T], raw: object, place: str, path: str = "") -> T:
         hint = hints[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             values[name] = read_settings(hint, raw[name], place, here)
+        elif "of" in field.metadata:
+            values[name] = _named(field.metadata["of"], raw[name], place, here)
+        elif typing.get_origin(hint) is dict:
+            values[name] = _numbers(raw[name], field.metadata, f"{place}: {here}")
         else:
             values[name] = _checked(raw[name], hint, field.metadata, f"{place}: {here}")
     return cls(**values)
+
+
+def _named(cls: type[T], raw: object, place: str, path: str) -> dict[str, T]:
+    """Read name -> settings; a name becomes a folder and a file."""
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise InputError(
+            "is not a table of sections", place=f"{place}: {path}", value=raw, expected="NAME: settings"
+        )
+    for name in raw:
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise InputError(
+                "is not a name",
+                place=f"{place}: {path}",
+                value=name,
+                expected="letters, digits, dots, hyphens and underscores, such as US-50k",
+            )
+    return {name: read_settings(cls, own, place, f"{path}.{name}") for name, own in raw.items()}
+
+
+def _numbers(raw: object, rules: Mapping[str, Any], where: str) -> dict[str, float]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping) or not all(isinstance(name, str) for name in raw):
+        raise InputError("is not a table of numbers", place=where, value=raw, expected="NAME: number lines")
+    return {name: _checked(value, float, rules, f"{where}.{name}") for name, value in raw.items()}
 
 
 def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from distcalib.config.schema import read_settings, section, setting
+from distcalib.config.schema import read_settings, section, sections, setting, table
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.errors import InputError
 
@@ -84,14 +85,36 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Sparse weights by hard-concrete gates and a refit of the chosen records."""
+    """Sparse weights: a selection of records, and a refit of the chosen ones."""
 
+    preset: str | None = setting(
+        None,
+        "penalty of the gates: local (1e-8, nearly all stay) or national (1e-4, few stay)",
+        choices=("local", "national"),
+    )
+    selector: str = setting(
+        "gates",
+        "what chooses: gates (L0), or reweighted (L1 down to `records`)",
+        choices=("gates", "reweighted"),
+    )
     engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "torch", "l0"))
     records: int | None = setting(
         None, "keep exactly this many columns; null: those whose gate is open", least=1
     )
     lambda_l0: float | None = setting(
-        None, "loss per expected open gate; null: the engine's default", least=0
+        None, "loss per expected open gate; null: the preset's, else the engine's default", least=0
+    )
+    lambda_l2: float = setting(0.0, "loss per squared weight over design weight, of the gates", least=0)
+    initial_keep: float = setting(0.999, "probability with which a gate starts open", above=0, most=0.999999)
+    beta: float = setting(0.35, "temperature of the gates", above=0)
+    learning_rate: float = setting(0.15, "step of the gates", above=0)
+    loss: str = setting("squared", "of a relative error", choices=("squared", "huber", "capped_mape"))
+    loss_knee: float | None = setting(
+        None, "where huber turns into a line (0.1), or where capped_mape is capped (1)", above=0
+    )
+    tolerance_bands: bool = setting(False, "errors within a target's tolerance cost nothing")
+    multipliers: dict[str, float] = table(
+        "factors of the loss of a variable's targets, or of VARIABLE@LEVEL", least=0
     )
     epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
     group_power: float = setting(0.5, "a group of n targets has n^power of the loss", least=0, most=1)
@@ -99,7 +122,17 @@ class FitConfig:
     ridge: float = setting(0.0001, "pull of the refit toward the design weights", least=0)
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
+    weight_ratio: float | None = setting(
+        None, "largest final weight over design weight before that is scaled to the mass of all", above=0
+    )
+    share_cap: float | None = setting(None, "largest share of a column in any fitted target", above=0)
+    conserve_mass: bool = setting(False, "the weights sum to the design weights")
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
+    holdout_by: str = setting(
+        "place",
+        "held out together: target; place (variable in a state and its districts); family (variable)",
+        choices=("target", "place", "family"),
+    )
     few_donors: float = setting(
         10.0, "a target of fewer effective donors is listed as weakly supported", least=0
     )
@@ -142,6 +175,9 @@ class RunConfig(_FromFile):
     geography: GeographyConfig = section(GeographyConfig, "placement of clones")
     simulation: SimulationConfig = section(SimulationConfig, "simulation tasks")
     fit: FitConfig = section(FitConfig, "weights")
+    fits: dict[str, FitConfig] = sections(
+        FitConfig, "further fits of the same matrix by name, what they do not say as in `fit`"
+    )
     areas: AreasConfig = section(AreasConfig, "files")
     verify: VerifyConfig = section(VerifyConfig, "proof")
 
@@ -155,6 +191,7 @@ class RunConfig(_FromFile):
             Names the file, the field, the value and the nearest valid choice.
         """
         raw, place = _read_yaml(name_or_path, presets())
+        raw = _inherited(raw)
         config = _of_file(read_settings(cls, raw, place), place)
         # A path in a file is relative to that file, so a run does not depend on where it is started.
         base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
@@ -200,6 +237,19 @@ class ClusterConfig(_FromFile):
         config = _of_file(read_settings(cls, raw, place), place)
         memory_bytes(config.memory_limit, f"{place}: memory_limit")
         return config
+
+
+def _inherited(raw: object) -> object:
+    """Give each further fit the settings of `fit` that it does not name."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("fits"), Mapping):
+        return raw
+    said = raw.get("fit")
+    base = said if isinstance(said, Mapping) else {}
+    fits = {
+        name: {**base, **(own or {})} if own is None or isinstance(own, Mapping) else own
+        for name, own in raw["fits"].items()
+    }
+    return {**raw, "fits": fits}
 
 
 def memory_bytes(text: str, place: object = None) -> int:

@@ -21,6 +21,8 @@ FEW_DONORS = 10
 NO_EXCESS = 1e-6
 #: Cells of the largest system that is solved: about ten seconds. Above it nothing is said of the area.
 LARGEST = 5_000_000
+#: Passes of descent that look for weights that meet all targets of an area, before a linear programme does.
+PASSES = 30
 #: Cells that are looked at together: figures of rows need no second copy of the matrix.
 PIECE = 1 << 22
 
@@ -80,8 +82,8 @@ def attainable(X: sp.csr_array, limits: tuple[Float, Float]) -> tuple[Float, Flo
 def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[Float, Float]) -> float:
     """Return the least sum over rows of what a miss has beyond its tolerance, relative to the target.
 
-    Zero when some weights within their limits meet all targets at once. A linear programme (HiGHS); NaN where
-    it finds no optimum.
+    Zero when some weights within their limits meet all targets at once: where some passes of descent find
+    such weights, they are the proof. Else a linear programme (HiGHS); NaN where that finds no optimum.
 
     Parameters
     ----------
@@ -97,6 +99,8 @@ def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[
     n, k = scaled.shape
     slack = sp.eye_array(n)
     sign, give = np.sign(value[kept]), tolerance[kept]
+    if _all_met(scaled, sign, give, limits):
+        return 0.0
     solved = linprog(
         np.r_[np.zeros(k), np.ones(n)],
         A_ub=sp.vstack([sp.hstack([scaled, -slack]), sp.hstack([-scaled, -slack])]).tocsc(),
@@ -105,6 +109,24 @@ def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[
         method="highs",
     )
     return float(solved.fun) if solved.status == 0 else np.nan
+
+
+def _all_met(scaled: sp.csr_array, sign: Float, give: Float, limits: tuple[Float, Float]) -> bool:
+    """Try to find weights within their limits that meet all targets; False says only that none was found."""
+    from distcalib.fit.descent import Descent
+
+    low, high = (np.asarray(limit, dtype=np.float64) for limit in limits)
+    path = Descent(scaled, sign)
+    path.v[:] = low
+    path.renew()
+    nothing, every = np.zeros(len(low)), np.arange(len(low))
+    for _ in range(PASSES):
+        # Inside the tolerances: what the passes leave of a miss is small, and never quite nothing.
+        if (np.abs(path.residual) <= give).all():
+            return True
+        path.walk(every, nothing, 0.0, 0.0, low, high, low)
+        path.renew()
+    return bool((np.abs(path.residual) <= give).all())
 
 
 def area_excess(
@@ -148,12 +170,24 @@ def area_excess(
     fitted = (targets["status"] == "fit").to_numpy()
     asked = fitted if only is None else fitted & np.asarray(only, dtype=bool)
 
-    def solve(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> float:
-        at, of = np.flatnonzero(rows & fitted), np.flatnonzero(columns)
-        system = sp.csr_array(matrix[at][:, of], dtype=np.float64)
-        if system.nnz > LARGEST:
+    # In the order of their districts, the columns of a district or state are a range.
+    order = np.argsort(geoid, kind="stable")
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
+    district_of, low, high = geoid[order], limits[0][order], limits[1][order]
+
+    def solve(rows: NDArray[np.bool_], first: int, last: int) -> float:
+        start, stop = np.searchsorted(district_of, (first, last + 1)).tolist()
+        at = np.flatnonzero(rows & fitted)
+        part = matrix[at]
+        place = position[part.indices] - start
+        inside = (place >= 0) & (place < stop - start)
+        if np.count_nonzero(inside) > LARGEST:
             return np.nan
-        return least_excess(system, value[at], tolerance[at], (limits[0][of], limits[1][of]))
+        row = np.repeat(np.arange(len(at)), np.diff(part.indptr))
+        cells = part.data[inside].astype(np.float64), (row[inside], place[inside])
+        system = sp.csr_array(cells, shape=(len(at), stop - start))
+        return least_excess(system, value[at], tolerance[at], (low[start:stop], high[start:stop]))
 
     out = np.full(len(targets), np.nan)
     of_state: dict[int, float] = {}
@@ -161,16 +195,16 @@ def area_excess(
     for district in np.unique(geoid):
         rows = (level == "district") & (number == district)
         if (asked & rows).any() or district // 100 in wanted:
-            lack = solve(rows, geoid == district)
+            lack = solve(rows, district, district)
             out[asked & rows] = lack
             of_state[int(district) // 100] = of_state.get(int(district) // 100, 0.0) + lack
     for fips in wanted:
         rows = (level != "national") & (state == fips)
-        lack = solve(rows, geoid // 100 == fips) - of_state.get(int(fips), 0.0)
+        lack = solve(rows, 100 * fips, 100 * fips + 99) - of_state.get(int(fips), 0.0)
         out[asked & rows & (level == "state")] = lack
     national = level == "national"
     if (asked & national).any():
-        out[asked & national] = solve(national, np.ones(len(geoid), dtype=bool))
+        out[asked & national] = solve(national, 0, int(district_of[-1]))
     return out
 
 

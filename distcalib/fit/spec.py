@@ -19,6 +19,8 @@ ADAM_EPS = 1e-8
 LOG_ALPHA_BOUND = 20.0
 #: Gate noise is clamped to (eps, 1 - eps), so that its log-odds stay finite.
 UNIFORM_EPS = 1e-6
+#: Penalties per open gate: ``local`` keeps nearly every record, ``national`` few of them.
+PRESETS = {"local": 1e-8, "national": 1e-4}
 SELECTORS = ("gates", "reweighted")
 _CHOICES = {"selector": SELECTORS, "loss": LOSSES}
 
@@ -172,12 +174,19 @@ class FitSpec:
         return low, math.log(self.upper_bound)
 
     @classmethod
-    def of(cls, **settings: Any) -> FitSpec:
-        """Build a spec from keywords; an unknown name is an `InputError` that names the nearest."""
+    def of(cls, preset: str | None = None, **settings: Any) -> FitSpec:
+        """Build a spec from keywords; an unknown name is an `InputError` that names the nearest.
+
+        A preset of `PRESETS` says the penalty, unless that or a number of records is given.
+        """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in settings:
             if name not in known:
                 raise InputError("unknown setting of a fit", place="fit", value=name, choices=known)
+        if preset is not None and preset not in PRESETS:
+            raise InputError("unknown preset of a fit", place="fit.preset", value=preset, choices=PRESETS)
+        if preset is not None and settings.get("records") is None and settings.get("lambda_l0") is None:
+            settings["lambda_l0"] = PRESETS[preset]
         return cls(**settings)
 
     def as_dict(self) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _ranges(
             expected = f"{'0 < ' if log else ''}least < most"
             raise InputError("bad range", place=f"space.{name}", value=limits, expected=expected)
         for limit in (low, high):
-            FitSpec.of(**{name: limit})
+            FitSpec.of(None, **{name: limit})
         ranges[name] = (low, high, log)
     if not ranges:
         raise InputError("names no setting", place="space", choices=SPACE)

@@ -10,111 +10,189 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from distcalib.errors import InputError
 from distcalib.matrix.blocks import read_block
 from distcalib.runs.tasks import Inputs, finished
 from distcalib.storage import publish, write_json
 
+LABELS = [
+    "target_id", "name", "variable", "geo_level", "geographic_id", "domain_variable", "group_id", "status",
+]  # fmt: skip
+#: Epochs of the selection between two looks at every target (`fit/log.csv`), and how many looks at most.
+LOOK_EVERY, MOST_LOOKS = 50, 10
+#: A state's GEOID of a district: FIPS code times this, and the district's number.
+DISTRICTS_A_STATE = 100
+
 
 @dataclass(frozen=True)
 class FitTask:
-    """Fit the weights of all columns."""
+    """Fit the weights of all columns; a further fit has a name, and a folder of its own."""
 
     inputs: Inputs
     id: str
     engine: str
     settings: dict[str, Any]
+    name: str = ""
     stage: str = "fit"
+
+    @property
+    def folder(self) -> str:
+        """The folder of its files in the run."""
+        return f"fits/{self.name}" if self.name else "fit"
 
 
 @finished
 def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     """Fit weights to the targets of status fit."""
     from distcalib.fit import fit_weights, summarise
-    from distcalib.fit.consistency import consistency, limits_before
     from distcalib.fit.diagnostics import explain, group_causes
-    from distcalib.fit.spec import FitSpec
+    from distcalib.fit.log import performance
+    from distcalib.fit.support_by_area import support_by_area
 
     run = Path(task.inputs.run)
+    folder = run / task.folder
     matrix = read_block(run / "matrix.zarr" / "X")
     targets = pd.read_parquet(run / "targets.parquet")
     columns = pd.read_parquet(run / "columns.parquet")
+    initial, donors = columns["initial_weight"].to_numpy(np.float64), columns["household_id"].to_numpy()
+    outputs, problems = ["weights.npy", "log.csv", "epochs.csv", "diagnostics.csv", "groups.csv"], None
+    if not task.name:
+        problems = _consistency(task, matrix, targets, columns)
+        _publish_table(folder / "consistency.csv", problems)
+        outputs.append("consistency.csv")
     chosen = np.flatnonzero((targets["status"] == "fit").to_numpy())
     fitted = targets.iloc[chosen]
-    settings = dict(task.settings)
-    share, few = target_shares(fitted, settings.pop("group_power")), settings.pop("few_donors")
-    folder = run / "fit"
-    problems = consistency(
-        matrix,
-        targets,
-        initial_weights=columns["initial_weight"].to_numpy(np.float64),
-        donors=columns["household_id"].to_numpy(),
-        areas=columns["cd_geoid"].to_numpy(),
-        limits=limits_before(
-            columns["initial_weight"].to_numpy(np.float64),
-            settings.get("lower_bound", FitSpec.lower_bound),
-            settings.get("upper_bound", FitSpec.upper_bound),
-            settings.get("records"),
-            bool(settings.get("lambda_l0")),
-        ),
-        few=few,
-    )
-    publish(folder / "consistency.csv", lambda path: problems.to_csv(path, index=False))
+    checkpoints = folder / "checkpoints"
     result = fit_weights(
-        matrix[chosen],
+        matrix[chosen] if len(chosen) < len(targets) else matrix,
         fitted["value"].to_numpy(np.float64),
-        target_weights=share,
-        initial_weights=columns["initial_weight"].to_numpy(np.float64),
-        donors=columns["household_id"].to_numpy(),
+        initial_weights=initial,
+        donors=donors,
         names=fitted["name"].tolist(),
         engine=task.engine,
         seed=task.inputs.seed,
-        checkpoints=folder / "checkpoints" / task.id[:16],
-        **settings,
+        checkpoints=checkpoints / task.id[:16],
+        log_every=max(LOOK_EVERY, task.settings["epochs"] // MOST_LOOKS),
+        **fit_arguments(fitted, task.settings, task.inputs.seed),
     )
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    labels = [
-        "target_id",
-        "name",
-        "variable",
-        "geo_level",
-        "geographic_id",
-        "domain_variable",
-        "group_id",
-        "status",
-    ]
+    shutil.rmtree(checkpoints, ignore_errors=True)
     table = summarise(
         matrix,
         result.weights,
         targets["value"].to_numpy(np.float64),
         tolerance=targets["tolerance"].to_numpy(np.float64),
-        labels=targets[labels],
+        labels=targets[LABELS],
     )
-    start = result.summary["mass_scale"] * columns["initial_weight"].to_numpy() * (result.weights > 0)
-    causes = explain(
-        table,
-        targets,
-        matrix,
-        result.weights,
-        donors=columns["household_id"].to_numpy(),
-        limits=(result.spec.lower_bound * start, result.spec.upper_bound * start),
-        areas=columns["cd_geoid"].to_numpy(),
-    )
+    spec, start = result.spec, result.summary["mass_scale"] * initial * (result.weights > 0)
+    limits = spec.lower_bound * start, spec.upper_bound * start
+    if spec.weight_ratio is not None:
+        limits = limits[0], np.minimum(limits[1], spec.weight_ratio * initial)
+    areas = columns["cd_geoid"].to_numpy()
+    causes = explain(table, targets, matrix, result.weights, donors=donors, limits=limits, areas=areas)
     table = pd.concat([table, causes], axis=1)
+    gross = abs(matrix[chosen]) @ initial
+    looks = performance(
+        fitted["name"].to_numpy(), fitted["value"].to_numpy(np.float64), gross, result.estimates
+    )
+    nation = np.zeros(len(areas), dtype=np.int64)
+    levels = {"national": nation, "state": areas // DISTRICTS_A_STATE, "district": areas}
+    carried = support_by_area(result.weights, levels, donors, limits)
     publish(folder / "weights.npy", lambda path: np.save(path, result.weights))
-    publish(folder / "log.csv", lambda path: result.log.to_csv(path, index=False))
-    publish(folder / "diagnostics.csv", lambda path: table.to_csv(path, index=False))
-    publish(folder / "groups.csv", lambda path: group_causes(table).to_csv(path, index=False))
+    tables = {
+        "log.csv": looks,
+        "epochs.csv": result.log,
+        "diagnostics.csv": table,
+        "groups.csv": group_causes(table),
+        "areas.csv": carried,
+    }
+    for name, frame in tables.items():
+        _publish_table(folder / name, frame)
     summary = {k: v for k, v in result.summary.items() if k != "timing"}
-    counted = problems.loc[problems["problem"] != "", "problem"].value_counts()
-    summary["problems"] = {str(k): int(n) for k, n in sorted(counted.items())}
+    summary["effective_share_of_districts"] = _spread(carried, "effective_share")
+    if problems is not None:
+        counted = problems.loc[problems["problem"] != "", "problem"].value_counts()
+        summary["problems"] = {str(k): int(n) for k, n in sorted(counted.items())}
     write_json(folder / "summary.json", summary)
-    outputs = [
-        "weights.npy", "log.csv", "consistency.csv", "diagnostics.csv", "groups.csv", "summary.json",
-    ]  # fmt: skip
-    return [f"fit/{name}" for name in outputs], {"summary": summary}
+    return [f"{task.folder}/{name}" for name in (*outputs, "areas.csv", "summary.json")], {"summary": summary}
+
+
+def _publish_table(path: Path, frame: pd.DataFrame) -> None:
+    publish(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    from distcalib.fit.consistency import consistency, limits_before
+
+    initial, settings = columns["initial_weight"].to_numpy(np.float64), task.settings
+    limits = limits_before(
+        initial,
+        settings["lower_bound"],
+        settings["upper_bound"],
+        settings["records"],
+        bool(settings["lambda_l0"]),
+    )
+    return consistency(
+        matrix,
+        targets,
+        initial_weights=initial,
+        donors=columns["household_id"].to_numpy(),
+        areas=columns["cd_geoid"].to_numpy(),
+        limits=limits,
+        few=settings["few_donors"],
+    )
+
+
+def _spread(carried: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return the least, the median and the largest of a column over districts."""
+    values = carried.loc[carried["geo_level"] == "district", column].dropna()
+    return {name: float(values.quantile(q)) for name, q in (("least", 0.0), ("median", 0.5), ("most", 1.0))}
+
+
+def fit_arguments(fitted: pd.DataFrame, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Return what `fit_weights` is told beside the matrix: settings of a run in the terms of the fit.
+
+    Parameters
+    ----------
+    fitted
+        The targets of status fit: variable, geo_level, group_id, tolerance, and what tells their places.
+    settings
+        Those of `distcalib.config.FitConfig`, without the engine.
+    seed
+        Of the choice of the holdout.
+    """
+    from distcalib.fit.folds import blocked_folds
+
+    out = {k: v for k, v in settings.items() if k not in ("group_power", "few_donors", "engine")}
+    share = target_shares(fitted, settings["group_power"])
+    out["target_weights"] = share * _multipliers(fitted, out.pop("multipliers"))
+    if out.pop("tolerance_bands"):
+        out["tolerance"] = fitted["tolerance"].to_numpy(np.float64)
+    by, held = out.pop("holdout_by"), out["holdout"]
+    if held is not None and by != "target":
+        folds = max(2, round(1 / held))
+        out["holdout"] = blocked_folds(fitted, folds, seed, by=by, at_most=True) == 0
+    return out
 
 
 def target_shares(fitted: pd.DataFrame, group_power: float) -> np.ndarray:
     """Return each target's weight in the loss: a group of n targets has n^group_power in all."""
     size = fitted.groupby("group_id")["value"].transform("size").to_numpy(np.float64)
     return size ** (group_power - 1)
+
+
+def _multipliers(fitted: pd.DataFrame, given: dict[str, float]) -> np.ndarray:
+    """Return the factor of each target's loss; VARIABLE@LEVEL goes before VARIABLE."""
+    variable = fitted["variable"].astype(str)
+    by_level = variable + "@" + fitted["geo_level"].astype(str)
+    for name in given:
+        choices = by_level if "@" in name else variable
+        if name not in set(choices):
+            raise InputError(
+                "no fitted target has this variable",
+                place="fit.multipliers",
+                value=name,
+                expected="VARIABLE or VARIABLE@LEVEL, such as " + by_level.iloc[0],
+                choices=sorted({*variable, *by_level}),
+            )
+    factor = by_level.map(given).fillna(variable.map(given)).fillna(1.0)
+    return factor.to_numpy(np.float64)

@@ -43,7 +43,7 @@ def stored_plan(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("slices", "digest", "code", "run", "inputs", "versions", "engine"):
+        for part in ("slices", "digest", "code", "run", "inputs", "versions", "engines"):
             stored[part]
     except (ValueError, KeyError, TypeError):
         raise InputError(
@@ -65,7 +65,7 @@ def require_same_plan(folder: Path, stored: dict[str, Any], plan: Plan, accept_c
     new = plan.to_json()
     if stored["digest"] == new["digest"]:
         return
-    parts = ("inputs", "versions", "engine")
+    parts = ("inputs", "versions", "engines")
     other = [p for p in parts if stored[p] != new[p]]
     settings = _differences(stored["run"], new["run"])
     for incidental in INCIDENTAL:

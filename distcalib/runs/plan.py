@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import distcalib
-from distcalib.config import ClusterConfig, RunConfig, memory_bytes
+from distcalib.config import RunConfig
 from distcalib.config.settings import GEOGRAPHY_FILES
 from distcalib.digest import code_digest, digest_arrays, digest_of
 from distcalib.errors import InputError
@@ -23,8 +23,10 @@ from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
-from distcalib.runs.costs import Costs, bundled_costs, read_costs
+from distcalib.runs.costs import bundled_costs, read_costs
+from distcalib.runs.fits import check_fits, fits_of
 from distcalib.runs.placement import chosen_districts, place_clones
+from distcalib.runs.sizes import COLUMN_BYTES, facts_of
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
@@ -49,12 +51,6 @@ ROOMS = {
     "areas": (*_PLACED, "areas"),
     "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
 }
-
-# Bytes of one kept household in one file, and of one cell of the matrix on storage; cells of a column, with
-# room (32 were measured, with 518 measures).
-FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
-# Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
-COLUMN_BYTES = 110
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,8 @@ class Plan:
         Versions of policyengine-us and distcalib, and the digest of the rules engine's files.
     code
         Stage -> digest of the rooms that it uses.
-    engine
-        The fit engine, resolved.
+    engines
+        The engine of each fit, resolved: of ``fit`` (by the name '') and of the further ones.
     slices
         The simulation tasks.
     facts
@@ -110,7 +106,7 @@ class Plan:
     inputs: dict[str, str]
     versions: dict[str, str]
     code: dict[str, str]
-    engine: str
+    engines: dict[str, str]
     slices: tuple[Slice, ...]
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -121,7 +117,7 @@ class Plan:
         for incidental in INCIDENTAL:
             section, _, key = incidental.rpartition(".")
             (run[section] if section else run).pop(key)
-        return digest_of([run, self.inputs, self.versions, self.code, self.engine])
+        return digest_of([run, self.inputs, self.versions, self.code, self.engines])
 
     def slice_id(self, state_fips: int, start: int, stop: int) -> str:
         """Return the id of the task that simulates a range of a state's columns, planned or split off."""
@@ -215,7 +211,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     columns = assignment.frame(source.ids["household"])
     columns["initial_weight"] = weights
 
-    _check_records(config, len(columns))
+    check_fits(config, targets, len(columns))
     warnings = [*targets.warnings, *notes]
     rates = config.simulation.take_up_rates
     table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
@@ -280,40 +276,18 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         inputs=inputs,
         versions=versions,
         code=_stage_code(),
-        engine=resolve_engine(config.fit.engine),
+        engines={name: resolve_engine(one.engine) for name, one in fits_of(config).items()},
         slices=tuple(Slice(_slice_id(config, inputs, versions, s, a, b), s, a, b) for s, a, b in cuts),
         warnings=tuple(warnings),
     )
     return Prepared(
-        replace(plan, facts=_facts(plan, targets, assignment, source, costs)),
+        replace(plan, facts=facts_of(plan, targets, assignment, source, costs)),
         targets,
         columns,
         assignment,
         table_of_rates,
         None if config.households is None else source,
     )
-
-
-def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
-    """Raise `InputError` when a task needs more memory than a worker has, with both numbers."""
-    if cluster.kind != "local":
-        return
-    limit = memory_bytes(cluster.memory_limit)
-    largest = max(s.size for s in plan.slices)
-    settings = {"simulate": ("simulation", largest), "verify": ("verify", plan.run.verify.slice_households)}
-    for stage, (section, households) in settings.items():
-        needed = plan.facts["task_bytes"][stage]
-        # Smaller slices help only where the worker itself fits.
-        smaller = ""
-        if plan.facts["task_bytes"]["fixed"] < limit:
-            smaller = f", or a smaller {section}.slice_households than {households}"
-        if needed > limit:
-            raise InputError(
-                f"the largest task of the stage {stage} needs more memory than a worker has",
-                place=f"{cluster.file}: memory_limit",
-                value=cluster.memory_limit,
-                expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
-            )
 
 
 def _foresight(
@@ -332,25 +306,6 @@ def _foresight(
     limits = limits_before(weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0))
     found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, drawn)
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
-
-
-def _check_records(config: RunConfig, columns: int) -> None:
-    """Refuse now a record budget that the fit would refuse after all simulation."""
-    records = config.fit.records
-    if records is not None and records > columns:
-        raise InputError(
-            "is more than the columns of the run",
-            place=f"{config.file}: fit.records",
-            value=records,
-            expected=f"at most {columns}",
-        )
-    if records is not None and records < columns and config.fit.epochs == 0:
-        raise InputError(
-            "needs gates to choose the records",
-            place=f"{config.file}: fit.epochs",
-            value=0,
-            expected="more than 0",
-        )
 
 
 def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int]]:
@@ -378,57 +333,6 @@ def _slice_id(
             "slice": [state, start, stop],
         }
     )
-
-
-def _facts(
-    plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata, costs: Costs
-) -> dict[str, Any]:
-    n = assignment.n_columns
-    variables, reforms = len(asked_variables(targets)), reform_count(targets)
-    at_once = plan.run.verify.slice_households
-    in_state = np.unique(assignment.state_fips, return_counts=True)[1]
-    opened = [min(k, at_once) for k in in_state.tolist()]
-    measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
-    check = targets.rows[targets.rows["status"] == "check"]
-    wanted = plan.run.areas
-    districts = len(np.unique(assignment.cd_geoid))
-    states = len(np.unique(assignment.state_fips))
-    # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
-    matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
-    return {
-        "households": source.count(),
-        "persons": source.count("person"),
-        "columns": n,
-        "targets_fit": int((targets.rows["status"] == "fit").sum()),
-        "targets_check": len(check),
-        "targets_excluded": len(targets.excluded),
-        "measures": len(measures),
-        "districts": districts,
-        "states": states,
-        "tasks": {
-            "simulate": len(plan.slices),
-            "fit": 1,
-            "areas": states * int(wanted.states or wanted.districts) + int(wanted.national),
-            "verify": (states + int(wanted.national)) * int(wanted.states),
-        },
-        "task_bytes": {
-            "fixed": costs.bytes(0) + COLUMN_BYTES * n,
-            "simulate": costs.bytes(max(s.size for s in plan.slices)) + COLUMN_BYTES * n,
-            "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
-        },
-        "cpu_seconds": round(
-            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
-            + sum(
-                k / part * costs.seconds(part, variables, reforms, verify=True)
-                for k, part in zip(in_state.tolist(), opened, strict=True)
-            )
-        ),
-        "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
-        "far": [
-            {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}
-            for (v, d, r), k in check.groupby(["variable", "domain_variable", "reason"]).size().items()
-        ],
-    }
 
 
 def _some(names: list[str], n: int = 8) -> str:

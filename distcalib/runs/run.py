@@ -25,8 +25,9 @@ from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecut
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import SAMPLE, keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
-from distcalib.runs.plan import Plan, Prepared, check_resources, make_plan, microdata_path
+from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
+from distcalib.runs.sizes import check_resources
 from distcalib.runs.split import splitting, standing_tasks
 from distcalib.runs.tasks import AreaTask, Inputs, simulate_slice, write_areas
 from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
@@ -175,7 +176,7 @@ class Run:
         matrix_digest = self._assemble(blocks, plan.code["assemble"])
         if until == "assemble":
             return None
-        weights_receipt = self._fit(plan, inputs, matrix_digest)
+        fits = self._fit(plan, inputs, matrix_digest)
         if until == "fit":
             return None
         weights = np.load(self.folder / "fit" / "weights.npy")
@@ -192,7 +193,8 @@ class Run:
             "weights": weights_digest,
             "versions": plan.versions,
             "code": plan.code,
-            "fit": weights_receipt.facts["summary"],
+            "fit": fits[""],
+            "fits": {name: summary for name, summary in fits.items() if name},
             "verification": verification,
             "warnings": list(plan.warnings),
             "areas": {"districts": sum(len(d) for _, d in states), "states": len(states)},
@@ -225,22 +227,26 @@ class Run:
         self._used |= {f"receipts/assemble/{task_id}.json"}
         return done.outputs["matrix.zarr/X"]
 
-    def _fit(self, plan: Plan, inputs: Inputs, matrix_digest: str) -> Receipt:
-        settings = {k: v for k, v in asdict(plan.run.fit).items() if k != "engine"}
-        task_id = digest_of(
-            {
+    def _fit(self, plan: Plan, inputs: Inputs, matrix_digest: str) -> dict[str, dict[str, Any]]:
+        """Fit, and carry the further fits out; return the summary of each by name, the first one's ''."""
+        tasks = []
+        for name, config in {"": plan.run.fit, **plan.run.fits}.items():
+            settings = {k: v for k, v in asdict(config).items() if k != "engine"}
+            engine = plan.engines[name]
+            depends = {
                 "stage": "fit",
+                "name": name,
                 "code": plan.code["fit"],
                 "matrix": matrix_digest,
                 "values": plan.inputs["values"],
                 "initial_weights": plan.inputs["initial_weights"],
-                "engine": plan.engine,
+                "engine": engine,
                 "settings": settings,
                 "seed": plan.run.seed,
             }
-        )
-        task = FitTask(inputs, task_id, plan.engine, settings)
-        return self._stage("fit", fit, [task], fit_resource=True)[0]
+            tasks.append(FitTask(inputs, digest_of(depends), engine, settings, name))
+        receipts = self._stage("fit", fit, tasks, fit_resource=True)
+        return {task.name: r.facts["summary"] for task, r in zip(tasks, receipts, strict=True)}
 
     def _areas(
         self,

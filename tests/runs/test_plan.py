@@ -18,7 +18,8 @@ from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
 from distcalib.runs.folder import write_plan
-from distcalib.runs.plan import check_resources, make_plan
+from distcalib.runs.plan import make_plan
+from distcalib.runs.sizes import check_resources
 from distcalib.runs.tasks import take_up_of
 from distcalib.simulation.takeup import rates
 

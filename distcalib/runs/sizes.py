@@ -1,0 +1,99 @@
+"""How large a run is: what its plan says of memory, storage and time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distcalib.config import ClusterConfig, memory_bytes
+from distcalib.errors import InputError
+from distcalib.geography.assignment import GeographyAssignment
+from distcalib.microdata.model import Microdata
+from distcalib.runs.asked import asked_variables, reform_count
+from distcalib.runs.costs import Costs
+from distcalib.runs.fits import fits_of
+from distcalib.targets.choose import Targets
+
+if TYPE_CHECKING:
+    from distcalib.runs.plan import Plan
+
+# Bytes of one kept household in one file, and of one cell of the matrix on storage; cells of a column, with
+# room (32 were measured, with 518 measures).
+FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
+# Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
+COLUMN_BYTES = 110
+
+
+def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
+    """Raise `InputError` when a task needs more memory than a worker has, with both numbers."""
+    if cluster.kind != "local":
+        return
+    limit = memory_bytes(cluster.memory_limit)
+    largest = max(s.size for s in plan.slices)
+    settings = {"simulate": ("simulation", largest), "verify": ("verify", plan.run.verify.slice_households)}
+    for stage, (section, households) in settings.items():
+        needed = plan.facts["task_bytes"][stage]
+        # Smaller slices help only where the worker itself fits.
+        smaller = ""
+        if plan.facts["task_bytes"]["fixed"] < limit:
+            smaller = f", or a smaller {section}.slice_households than {households}"
+        if needed > limit:
+            raise InputError(
+                f"the largest task of the stage {stage} needs more memory than a worker has",
+                place=f"{cluster.file}: memory_limit",
+                value=cluster.memory_limit,
+                expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
+            )
+
+
+def facts_of(
+    plan: Plan, targets: Targets, assignment: GeographyAssignment, source: Microdata, costs: Costs
+) -> dict[str, Any]:
+    """Return the sizes of a run: rows, tasks, memory, seconds and bytes, for people and for the checks."""
+    n = assignment.n_columns
+    variables, reforms = len(asked_variables(targets)), reform_count(targets)
+    at_once = plan.run.verify.slice_households
+    in_state = np.unique(assignment.state_fips, return_counts=True)[1]
+    opened = [min(k, at_once) for k in in_state.tolist()]
+    measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
+    check = targets.rows[targets.rows["status"] == "check"]
+    wanted = plan.run.areas
+    districts = len(np.unique(assignment.cd_geoid))
+    states = len(np.unique(assignment.state_fips))
+    # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
+    matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
+    return {
+        "households": source.count(),
+        "persons": source.count("person"),
+        "columns": n,
+        "targets_fit": int((targets.rows["status"] == "fit").sum()),
+        "targets_check": len(check),
+        "targets_excluded": len(targets.excluded),
+        "measures": len(measures),
+        "districts": districts,
+        "states": states,
+        "tasks": {
+            "simulate": len(plan.slices),
+            "fit": len(fits_of(plan.run)),
+            "areas": states * int(wanted.states or wanted.districts) + int(wanted.national),
+            "verify": (states + int(wanted.national)) * int(wanted.states),
+        },
+        "task_bytes": {
+            "fixed": costs.bytes(0) + COLUMN_BYTES * n,
+            "simulate": costs.bytes(max(s.size for s in plan.slices)) + COLUMN_BYTES * n,
+            "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
+        },
+        "cpu_seconds": round(
+            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
+            + sum(
+                k / part * costs.seconds(part, variables, reforms, verify=True)
+                for k, part in zip(in_state.tolist(), opened, strict=True)
+            )
+        ),
+        "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
+        "far": [
+            {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}
+            for (v, d, r), k in check.groupby(["variable", "domain_variable", "reason"]).size().items()
+        ],
+    }
