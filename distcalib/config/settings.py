@@ -93,9 +93,9 @@ class FitConfig:
         choices=("local", "national"),
     )
     selector: str = setting(
-        "gates",
-        "what chooses: gates (L0), or reweighted (L1 down to `records`)",
-        choices=("gates", "reweighted"),
+        "auto",
+        "what chooses: gates (L0), or reweighted (L1 down to `records`); auto: the latter with `records`",
+        choices=("auto", "gates", "reweighted"),
     )
     engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "torch", "l0"))
     records: int | None = setting(
@@ -118,14 +118,17 @@ class FitConfig:
     )
     epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
     group_power: float = setting(0.5, "a group of n targets has n^power of the loss", least=0, most=1)
-    refit_epochs: int = setting(6000, "the most steps of the refit", least=0)
-    ridge: float = setting(0.0001, "pull of the refit toward the design weights", least=0)
+    refit_epochs: int = setting(2000, "the most steps of the refit", least=0)
+    ridge: float = setting(0.001, "pull of the refit toward the design weights", least=0)
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)
     upper_bound: float = setting(50.0, "largest final weight over design weight", least=1)
     weight_ratio: float | None = setting(
         None, "largest final weight over design weight before that is scaled to the mass of all", above=0
     )
     share_cap: float | None = setting(None, "largest share of a column in any fitted target", above=0)
+    effective_share: float | None = setting(
+        None, "least effective sample size of a district, as a share of its records", above=0, most=0.95
+    )
     conserve_mass: bool = setting(False, "the weights sum to the design weights")
     holdout: float | None = setting(None, "share of targets held out to stop the refit", above=0, most=0.5)
     holdout_by: str = setting(

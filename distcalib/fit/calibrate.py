@@ -66,6 +66,7 @@ def fit_weights(
     seed: int = 0,
     holdout: float | ArrayLike | None = None,
     donors: ArrayLike | None = None,
+    areas: ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
     group_multipliers: Mapping[Any, float] | None = None,
     tolerance: ArrayLike = 0.0,
@@ -101,6 +102,8 @@ def fit_weights(
         their error is least.
     donors
         Donor id of each column, (n_columns,), for the effective sample size by donor.
+    areas
+        Area of each column, (n_columns,), for `effective_share`.
     target_weights
         (n_targets,), >= 0, for example 1 / tolerance^2: divides the share of a group (or of all) among its
         targets.
@@ -145,6 +148,7 @@ def fit_weights(
         initial_weights=initial_weights,
         holdout=holdout,
         donors=donors,
+        areas=areas,
         target_weights=target_weights,
         group_multipliers=group_multipliers,
         tolerance=tolerance,
@@ -166,6 +170,7 @@ def fit_with_spec(
     initial_weights: ArrayLike | None = None,
     holdout: float | ArrayLike | None = None,
     donors: ArrayLike | None = None,
+    areas: ArrayLike | None = None,
     target_weights: ArrayLike | None = None,
     group_multipliers: Mapping[Any, float] | None = None,
     tolerance: ArrayLike = 0.0,
@@ -178,6 +183,7 @@ def fit_with_spec(
 ) -> FitResult:
     """Fit with stored settings, as a run does; the other arguments are those of `fit_weights`."""
     began = time.perf_counter()
+    spec = spec.resolved(plain=not np.any(tolerance))
     spec = FitSpec(**{**spec.as_dict(), "engine": resolve_engine(spec.engine)})
     if log_every < 1:
         raise InputError("out of range", place="log_every", value=log_every, expected="1 or more")
@@ -198,6 +204,15 @@ def fit_with_spec(
         raise InputError("wrong length", place="names", value=len(names), expected=str(n_targets))
     if donors is not None:
         donors = column_vector(donors, n_columns, "donors")
+    if areas is not None:
+        areas = column_vector(areas, n_columns, "areas")
+    elif spec.effective_share is not None:
+        raise InputError(
+            "is asked for in each area, and there are none",
+            place="fit.effective_share",
+            value=spec.effective_share,
+            expected="areas=, the area of each column",
+        )
     log = FitLog(problem, progress)
     saved = None
     if checkpoints is not None:
@@ -207,12 +222,13 @@ def fit_with_spec(
 
     support, reached = select(problem, spec, log, log_every, saved)
     selected = time.perf_counter()
-    weighed = weigh(problem, spec, support, log)
+    weighed = weigh(problem, spec, support, log, areas)
     finished = time.perf_counter()
 
     summary = summary_of(
         problem, spec, reached, weighed.solution, weighed.weights, weighed.mass_scale, donors, names
     )
+    summary["areas_below_effective_share"] = weighed.uneven
     summary["timing"] = {
         "prepare_seconds": round(prepared - began, 3),
         "selection_seconds": round(selected - prepared, 3),

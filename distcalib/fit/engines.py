@@ -110,13 +110,13 @@ class Steps(Protocol):
 class CpuGates:
     """Adam steps of gates and weights by the fused kernel: one pass over the columns an epoch.
 
-    48 bytes a column of state, and 8 for the gate of the sample. Any number of threads gives the same bits.
+    48 bytes a column of state, and 4 for the gate of the sample. Any number of threads gives the same bits.
     """
 
     def __init__(self, problem: FitProblem, spec: FitSpec, start: dict[str, Float]) -> None:
         self.problem, self.spec, self.state = problem, spec, start
         n_targets, n = problem.usable.shape
-        self._drawn = np.zeros(n)
+        self._drawn = np.zeros(n, dtype=np.float32)
         self._parts = np.empty((len(problem.usable.borders) - 1, n_targets))
         self._sums = np.empty((len(self._parts), 3))
         self._goal = problem.goal

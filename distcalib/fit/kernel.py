@@ -8,7 +8,9 @@ Import this module when a fit begins: numba takes half a second.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -26,85 +28,87 @@ ADAM_MOMENTS, ADAM_EPS, LOG_ALPHA_BOUND, UNIFORM_EPS = (0.9, 0.999), 1e-8, 20.0,
 #: Columns handled at once: their state and their cells stay in the first and second cache.
 BLOCK = 256
 
-# Rows of a block's working memory. One array with constant distances: with an array for each, the compiler
-# gives up proving that they do not overlap and does not vectorise.
-_G, _LW, _LA, _MW, _VW, _MA, _VA, _S, _Z, _PI, _REL = (BLOCK * i for i in range(11))
+# Gates, and what they make of a gradient, are computed in float32, where a vector holds twice as many and exp
+# costs half: relative errors of 1e-7 beside noise of order 1. The state and every sum are float64.
+_G, _Z = 0, BLOCK  # rows of a block's working memory: gradients by log weight; by log alpha, and weights
 _B1, _B2 = ADAM_MOMENTS
-_LARGEST, _FLAT = 700.0, 200.0  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
-_LOG2E, _LN2_HI, _LN2_LO = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-_ROUND = 6755399441055744.0  # 1.5 * 2^52: adding it rounds to an integer, which the low bits then hold
-_SQRT_HALF = np.int64(0x3FE6A09E667F3BCD)  # bits of sqrt(1/2)
+_f = np.float32
+_ONE, _EPS = _f(1.0), _f(ADAM_EPS)
+_LARGEST, _FLAT = _f(87.0), _f(60.0)  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
+_STEEPEST = 1e18  # of a gradient: its square is a float32, and Adam's step does not depend on its size
+_LOG2E, _LN2, _LN2_HI, _LN2_LO = _f(1.44269504), _f(0.69314718), _f(0.693359375), _f(-2.12194440e-4)
+_ROUND = _f(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
+_E2, _E3, _E4, _E5, _E6, _E7 = (_f(1 / math.factorial(i)) for i in range(2, 8))
+_L3, _L5, _L7, _L9 = (_f(1 / i) for i in (3, 5, 7, 9))
+_SQRT_HALF = np.int32(0x3F3504F3)  # bits of sqrt(1/2)
 _GOLDEN, _M1, _M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_S1, _S2, _S3, _S11 = (np.uint64(c) for c in (30, 27, 31, 11))
+_U1, _S1, _S2, _S3, _S11 = (np.uint64(c) for c in (1, 30, 27, 31, 11))
 
 
+_HOW = {"nogil": True, "error_model": "numpy"}
 # A product and a sum in one instruction where the processor has it; no other liberty with arithmetic.
-_HOW = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_FUSED = {"contract"}
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], liberties: set[str] = _FUSED) -> Callable[..., Any]:
     """Compile, keeping the code on disk where there is a place for it: by the source, or the user's own."""
     try:
-        return numba.njit(cache=True, **_HOW)(function)
+        return numba.njit(cache=True, fastmath=liberties, **_HOW)(function)
     except RuntimeError:  # neither the installation nor the home folder can be written
-        return numba.njit(**_HOW)(function)
+        return numba.njit(fastmath=liberties, **_HOW)(function)
+
+
+# A call hands over every field of every array and counts references, which takes as long as a dozen cells.
+_inlined = numba.njit(forceinline=True, fastmath=_FUSED, **_HOW)
+# One sum for each place of a vector: an order that the compiled code fixes.
+_in_vectors = partial(_compiled, liberties=_FUSED | {"reassoc"})
 
 
 @intrinsic
 def _bits(typing: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(64))
+        return builder.bitcast(args[0], ir.IntType(32))
 
-    return types.int64(types.float64), generate
+    return types.int32(types.float32), generate
 
 
 @intrinsic
 def _from_bits(typing: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
+        return builder.bitcast(args[0], ir.FloatType())
 
-    return types.float64(types.int64), generate
+    return types.float32(types.int32), generate
 
 
 @_compiled
-def _exp(x: float) -> float:
-    """exp of x in [-700, 700], to within 1e-15: x = k ln 2 + r, then Taylor's series to r^12."""
+def _exp(x: Any) -> Any:
+    """exp of a float32 in [-87, 87], to within 2e-7: x = k ln 2 + r, then Taylor's series to r^7."""
     shifted = x * _LOG2E + _ROUND
     k = shifted - _ROUND
     r = (x - k * _LN2_HI) - k * _LN2_LO
-    p = r * (1 / 479001600) + (1 / 39916800)
-    p = p * r + (1 / 3628800)
-    p = p * r + (1 / 362880)
-    p = p * r + (1 / 40320)
-    p = p * r + (1 / 5040)
-    p = p * r + (1 / 720)
-    p = p * r + (1 / 120)
-    p = p * r + (1 / 24)
-    p = p * r + (1 / 6)
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * _from_bits((_bits(shifted) + np.int64(1023)) << np.int64(52))
+    p = r * _E7 + _E6
+    p = p * r + _E5
+    p = p * r + _E4
+    p = p * r + _E3
+    p = p * r + _E2
+    p = p * r + _ONE
+    p = p * r + _ONE
+    return p * _from_bits(np.int32((_bits(shifted) + 127) << 23))
 
 
 @_compiled
-def _log(x: float) -> float:
-    """log of a positive normal x, to within 1e-15: x = 2^k m, then 2 atanh((m - 1) / (m + 1))."""
+def _log(x: Any) -> Any:
+    """log of a positive normal float32, to within 2e-7: x = 2^k m, then 2 atanh((m - 1) / (m + 1))."""
     bits = _bits(x)
-    k = (bits - _SQRT_HALF) >> np.int64(52)
-    m = _from_bits(bits - (k << np.int64(52)))
-    f = (m - 1.0) / (m + 1.0)
+    k = np.int32((bits - _SQRT_HALF) >> 23)
+    m = _from_bits(np.int32(bits - (k << 23)))
+    f = (m - _ONE) / (m + _ONE)
     q = f * f
-    p = q * (1 / 19) + (1 / 17)
-    p = p * q + (1 / 15)
-    p = p * q + (1 / 13)
-    p = p * q + (1 / 11)
-    p = p * q + (1 / 9)
-    p = p * q + (1 / 7)
-    p = p * q + (1 / 5)
-    p = p * q + (1 / 3)
-    p = p * q + 1.0
-    return float(k) * _LN2_HI + (2.0 * f * p + float(k) * _LN2_LO)
+    p = q * _L9 + _L7
+    p = p * q + _L5
+    p = p * q + _L3
+    p = p * q + _ONE
+    return np.float32(k) * _LN2 + (f + f) * p
 
 
 @_compiled
@@ -124,29 +128,20 @@ def noise_key(seed: int, epoch: int) -> np.uint64:
     return np.uint64(_keyed(stream_key(seed, "gate"), np.uint64(epoch)))
 
 
-@_compiled
+@_inlined
 def _dot(rows: Any, values: Any, start: int, stop: int, r: Any) -> float:
     a, b = 0.0, 0.0
-    if start >= 0:  # always; it spares a test for Python's negative indices at each cell
-        # Two sums in turn: the next addition need not wait for the last. Their total does not tell which of
-        # them came last, so a cell of no weight at the end of a column changes nothing.
-        for k in range(start, stop):
-            a, b = b, a + values[k] * r[rows[k]]
+    # Two sums in turn: the next addition need not wait for the last. Their total does not tell which of
+    # them came last, so a cell of no weight at the end of a column changes nothing.
+    for k in range(np.uint64(start), np.uint64(stop)):
+        a, b = b, a + values[k] * r[rows[k]]
     return a + b
 
 
-@_compiled
+@_inlined
 def _add(rows: Any, values: Any, start: int, stop: int, w: float, out: Any) -> None:
-    if start >= 0:
-        for k in range(start, stop):
-            out[rows[k]] += values[k] * w
-
-
-@_compiled
-def _copy(source: Any, start: int, target: Any, at: int, n: int) -> None:
-    if start >= 0 and at >= 0:  # always; with Python's negative indices possible it is not vectorised
-        for i in range(n):
-            target[at + i] = source[start + i]
+    for k in range(np.uint64(start), np.uint64(stop)):
+        out[rows[k]] += values[k] * w
 
 
 @_compiled
@@ -237,71 +232,105 @@ def repeats(ptr: Any, rows: Any) -> bool:
     return False
 
 
-@_compiled
-def _gradients(matrix: Any, initial: Any, slope: Any, closed: float, w: Any, first: int, n: int) -> None:
-    """Derive the loss by the relative weights of a block, where gates are open: others pass no gradient."""
-    ptr, rows, values, columns = matrix
-    for i in range(n):
-        g = 0.0
-        if w[_S + i] > closed:
-            c = columns[first + i] if len(columns) else first + i
-            g = initial[c] * _dot(rows, values, ptr[c], ptr[c + 1], slope)
-        w[_G + i] = g
+@_inlined
+def _used(ptr: Any, ids: Any, values: Any, least: float, found: Any) -> Any:
+    """List the columns of a block that have cells and a value above `least` (or NaN).
+
+    Without branches: which columns these are cannot be foreseen, and a wrong guess costs as much as six do.
+    """
+    count = np.uint64(0)
+    for i in range(np.uint64(len(values))):
+        found[count] = i
+        c = ids[i]
+        count += np.uint64((ptr[c + _U1] > ptr[c]) & (not (values[i] <= least)))
+    return count
+
+
+@_inlined
+def _gradients(matrix: Any, initial: Any, slope: Any, ids: Any, found: Any, count: int, g: Any) -> None:
+    """Derive the loss by the relative weights of the columns of a block that were found; others have none."""
+    ptr, rows, values, _ = matrix
+    g[:] = 0.0
+    for k in range(count):
+        c = ids[found[k]]
+        g[found[k]] = initial[c] * _dot(rows, values, ptr[c], ptr[c + _U1], slope)
+
+
+@_inlined
+def _estimates(matrix: Any, initial: Any, ids: Any, found: Any, count: int, z: Any, out: Any) -> None:
+    """Add the part of the columns that were found to the estimate `out`."""
+    ptr, rows, values, _ = matrix
+    for k in range(count):
+        c = ids[found[k]]
+        _add(rows, values, ptr[c], ptr[c + _U1], initial[c] * z[found[k]], out)
 
 
 @_compiled
-def _estimates(matrix: Any, initial: Any, w: Any, first: int, n: int, out: Any) -> None:
-    """Add a block's part of the estimate to `out`."""
-    ptr, rows, values, columns = matrix
-    for i in range(n):
-        if w[_Z + i] != 0.0:
-            c = columns[first + i] if len(columns) else first + i
-            _add(rows, values, ptr[c], ptr[c + 1], initial[c] * w[_Z + i], out)
+def _within(x: Any, bound: Any) -> Any:
+    return min(max(np.float32(x), -bound), bound)
 
 
 @_compiled
-def _move(w: Any, settings: Any) -> None:
-    """Take one Adam step of log weight and log alpha of a block from the gradients of its weights."""
-    beta, gamma, zeta, shift, low, high, penalty, l2, rate, second = settings
-    slope, correction = (zeta - gamma) / beta, 1.0 / second
-    for i in range(BLOCK):
-        rel = _exp(min(max(w[_LW + i], -_LARGEST), _LARGEST))
-        s, g = w[_S + i], w[_G + i]
-        bar = s * (zeta - gamma) + gamma
-        d = g * rel * min(max(bar, 0.0), 1.0) + 2.0 * l2 * rel * rel
-        m = w[_MW + i] * _B1 + d * (1 - _B1)
-        v = w[_VW + i] * _B2 + d * d * (1 - _B2)
-        w[_MW + i], w[_VW + i] = m, v
-        w[_LW + i] = min(max(w[_LW + i] - rate * m / (np.sqrt(v * correction) + ADAM_EPS), low), high)
-        la = w[_LA + i]
-        pi = 1.0 / (1.0 + _exp(-min(max(la, -LOG_ALPHA_BOUND), LOG_ALPHA_BOUND) - shift))
-        d = g * rel * slope * s * (1.0 - s) if (bar >= 0.0) & (bar <= 1.0) else 0.0
-        d = d + penalty * pi * (1.0 - pi) if abs(la) <= LOG_ALPHA_BOUND else 0.0
-        m = w[_MA + i] * _B1 + d * (1 - _B1)
-        v = w[_VA + i] * _B2 + d * d * (1 - _B2)
-        w[_MA + i], w[_VA + i] = m, v
-        w[_LA + i] = la - rate * m / (np.sqrt(v * correction) + ADAM_EPS)
+def _slopes(log_weight: Any, log_alpha: Any, drawn: Any, w: Any, settings: Any) -> None:
+    """Derive the loss by log weight (row G of `w`, which comes in by weight) and log alpha (row Z)."""
+    beta, gamma, zeta, shift, _, _, penalty, l2 = settings[:8]
+    reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
+    steep, cost, ridge = np.float32((zeta - gamma) / beta), np.float32(penalty), np.float32(2.0 * l2)
+    moved, zero = np.float32(shift), np.float32(0.0)
+    for i in range(len(log_weight)):
+        rel = _exp(_within(log_weight[i], _LARGEST))
+        s, la = drawn[i], np.float32(log_alpha[i])
+        bar = s * reach + least
+        g = w[_G + i] * np.float64(rel)
+        w[_G + i] = g * np.float64(min(max(bar, zero), _ONE)) + np.float64(ridge * rel * rel)
+        e = _exp(-_within(la, bound) - moved)
+        inner = steep * s * (_ONE - s) if (bar >= zero) & (bar <= _ONE) else zero
+        d = g * np.float64(inner) + np.float64(cost * e / ((_ONE + e) * (_ONE + e)))
+        w[_Z + i] = d if abs(la) <= bound else 0.0
 
 
 @_compiled
-def _draw(w: Any, ids: Any, key: int, settings: Any) -> None:
-    """Sample the gates of a block for the noise of `key`, and its relative weights and keep probabilities."""
+def _adam(x: Any, mean: Any, square: Any, w: Any, row: int, settings: Any, low: float, high: float) -> None:
+    """Take one Adam step of a block's parameters, by the gradients in a row of `w`."""
+    rate, correction = np.float32(settings[8]), 1.0 / settings[9]
+    if row >= 0:
+        for i in range(len(x)):
+            d = min(max(w[row + i], -_STEEPEST), _STEEPEST)
+            m = mean[i] * _B1 + d * (1 - _B1)
+            v = square[i] * _B2 + d * d * (1 - _B2)
+            mean[i], square[i] = m, v
+            step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
+            x[i] = min(max(x[i] - np.float64(step), low), high)
+
+
+@_in_vectors
+def _draw(
+    log_weight: Any, log_alpha: Any, drawn: Any, ids: Any, key: int, w: Any, settings: Any
+) -> tuple[float, float, float]:
+    """Sample the gates of a block for the noise of `key`; return the block's sums (see `epoch_of_chunk`)."""
     beta, gamma, zeta, shift = settings[:4]
-    colder = 1.0 / beta
-    for i in range(BLOCK):
+    reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
+    colder, moved, zero = np.float32(1.0 / beta), np.float32(shift), np.float32(0.0)
+    shut = beta * np.log(-gamma / zeta)
+    for i in range(len(ids)):
         u = (float(np.int64(_keyed(key, ids[i]) >> _S11)) + 0.5) * 2.0**-53
         w[_Z + i] = min(max(u, UNIFORM_EPS), 1.0 - UNIFORM_EPS)
-    for i in range(BLOCK):
+    expected, squares, still = 0.0, 0.0, 0.0
+    for i in range(len(log_weight)):
         u = w[_Z + i]
-        la = min(max(w[_LA + i], -LOG_ALPHA_BOUND), LOG_ALPHA_BOUND)
-        logit = (_log(u / (1.0 - u)) + la) * colder
-        a = 1.0 + _exp(-min(max(logit, -_FLAT), _FLAT))
-        b = 1.0 + _exp(-la - shift)
-        both = 1.0 / (a * b)
+        la = _within(log_alpha[i], bound)
+        logit = (_log(np.float32(u) / np.float32(1.0 - u)) + la) * colder
+        a = _ONE + _exp(-min(max(logit, -_FLAT), _FLAT))
+        b = _ONE + _exp(-la - moved)
+        both = _ONE / (a * b)
         s = both * b
-        rel = _exp(min(max(w[_LW + i], -_LARGEST), _LARGEST))
-        w[_S + i], w[_PI + i], w[_REL + i] = s, both * a, rel
-        w[_Z + i] = rel * min(max(s * (zeta - gamma) + gamma, 0.0), 1.0)
+        rel = _exp(_within(log_weight[i], _LARGEST))
+        drawn[i] = s
+        w[_Z + i] = rel * min(max(s * reach + least, zero), _ONE)
+        expected += np.float64(both * a)
+        squares += np.float64(rel) * np.float64(rel)
+        still += 1.0 if log_alpha[i] > shut else 0.0
+    return expected, squares, still
 
 
 @_compiled
@@ -327,8 +356,8 @@ def epoch_of_chunk(
     initial
         Initial weights of the matrix's columns.
     state
-        log weight, log alpha, the two moments of each, and the concrete variable that the last draw gave;
-        float64 (n,) each, changed in place.
+        log weight, log alpha, the two moments of each, float64 (n,), and the concrete variable that the last
+        draw gave, float32 (n,); changed in place.
     key
         `noise_key` of the next epoch.
     settings
@@ -343,41 +372,28 @@ def epoch_of_chunk(
     move
         False: no step, only the draw; the start of a fit, and of a resumed one.
     """
-    columns = matrix[3]
+    ptr, columns = matrix[0], matrix[3]
     log_weight, log_alpha, mw, vw, ma, va, drawn = state
-    beta, gamma, zeta = settings[0], settings[1], settings[2]
-    subset = len(columns) > 0
-    closed = -gamma / (zeta - gamma)
-    shut = beta * np.log(-gamma / zeta)
+    gamma, zeta, low, high = settings[1], settings[2], settings[4], settings[5]
+    closed = np.float32(-gamma / (zeta - gamma))
     out[:] = 0.0
     expected, squares, still = 0.0, 0.0, 0.0
-    w = np.zeros(11 * BLOCK)
-    ids = np.zeros(BLOCK, dtype=np.uint64)
+    w = np.zeros(2 * BLOCK)
+    ids, found = np.zeros(BLOCK, dtype=np.uint64), np.zeros(BLOCK, dtype=np.uint64)
     for first in range(start, stop, BLOCK):
         n = min(BLOCK, stop - first)
-        _copy(log_weight, first, w, _LW, n)
-        _copy(log_alpha, first, w, _LA, n)
+        part = slice(first, first + n)
+        lw, la, s = log_weight[part], log_alpha[part], drawn[part]
         for i in range(n):
-            ids[i] = np.uint64(columns[first + i] if subset else first + i)
+            ids[i] = np.uint64(columns[first + i] if len(columns) else first + i)
         if move:
-            _copy(mw, first, w, _MW, n)
-            _copy(vw, first, w, _VW, n)
-            _copy(ma, first, w, _MA, n)
-            _copy(va, first, w, _VA, n)
-            _copy(drawn, first, w, _S, n)
-            _gradients(matrix, initial, residual, closed, w, first, n)
-            _move(w, settings)
-            _copy(w, _LW, log_weight, first, n)
-            _copy(w, _LA, log_alpha, first, n)
-            _copy(w, _MW, mw, first, n)
-            _copy(w, _VW, vw, first, n)
-            _copy(w, _MA, ma, first, n)
-            _copy(w, _VA, va, first, n)
-        _draw(w, ids, key, settings)
-        _copy(w, _S, drawn, first, n)
-        for i in range(n):
-            expected += w[_PI + i]
-            squares += w[_REL + i] * w[_REL + i]
-            still += 1.0 if w[_LA + i] > shut else 0.0
-        _estimates(matrix, initial, w, first, n, out)
+            count = _used(ptr, ids, s, closed, found)
+            _gradients(matrix, initial, residual, ids, found, count, w[_G : _G + n])
+            _slopes(lw, la, s, w, settings)
+            _adam(lw, mw[part], vw[part], w, _G, settings, low, high)
+            _adam(la, ma[part], va[part], w, _Z, settings, -np.inf, np.inf)
+        a, b, c = _draw(lw, la, s, ids[:n], key, w, settings)
+        expected, squares, still = expected + a, squares + b, still + c
+        count = _used(ptr, ids, w[_Z : _Z + n], 0.0, found)
+        _estimates(matrix, initial, ids, found, count, w[_Z : _Z + n], out)
     sums[0], sums[1], sums[2] = expected, squares, still

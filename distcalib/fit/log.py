@@ -81,7 +81,7 @@ class FitLog:
             "held_out_error": p.held_out_error_of(estimate) if p.held_out.any() else float("nan"),
         }
         if keep:
-            self.estimates.append((self._before(stage, attempt) + epoch, loss, estimate))
+            self._keep(self._before(stage, attempt) + epoch, loss, estimate)
         self.rows.append(row)
         if self.progress is not None:
             self.progress(dict(row))
@@ -89,9 +89,12 @@ class FitLog:
     def end(self, weights: Float, steps: int) -> None:
         """Keep the estimates of the final weights, after so many steps of the refit."""
         estimate = self.problem.X.estimate(weights)
-        epoch = self._before("refit", 1) + steps
-        self.estimates = [kept for kept in self.estimates if kept[0] != epoch]
-        self.estimates.append((epoch, self.problem.loss_of(estimate), estimate))
+        self._keep(self._before("refit", 1) + steps, self.problem.loss_of(estimate), estimate)
+
+    def _keep(self, epoch: int, loss: float, estimate: Float) -> None:
+        # The refit begins where the selection ended: the later word holds.
+        self.estimates[:] = [kept for kept in self.estimates if kept[0] != epoch]
+        self.estimates.append((epoch, loss, estimate))
 
     def _before(self, stage: str, attempt: int) -> int:
         """Return the epochs of the stages and attempts that came before."""

@@ -47,16 +47,18 @@ def refit(
     matrix: Matrix,
     goal: Float,
     *,
-    ridge: float,
+    ridge: Bound,
     bounds: tuple[Bound, Bound],
     max_steps: int,
     tolerance: float,
     patience: int,
+    center: Bound = 1.0,
+    start: Float | None = None,
     objective: Loss | None = None,
     held_out_error: Callable[[Float], float] | None = None,
     observe: Callable[[int, Float], None] = lambda steps, ratio: None,
 ) -> Refit:
-    """Minimise loss(matrix @ v - goal) + ridge * ||v - 1||^2 subject to lo <= v <= hi, from v = 1.
+    """Minimise loss(matrix @ v - goal) + sum ridge (v - center)^2 subject to lo <= v <= hi.
 
     The loss is the sum of squares, or that of `objective`, of which each round minimises the quadratic that
     touches it at the round's start. Rounds of conjugate gradients on the free variables, each followed by a
@@ -72,15 +74,19 @@ def refit(
     goal
         float64 (rows,).
     ridge
-        Weight of the pull toward 1, 0 or more.
+        Weight of the pull toward the center, 0 or more; scalar or (columns,).
     bounds
-        lo <= hi, scalars or (columns,); a column that may not stay at 1 starts at its bound.
+        lo <= hi, scalars or (columns,).
     max_steps
         Bound on steps; each reads the matrix and its transpose once.
     tolerance
         Converged when the norm of the projected gradient is down to this share of the first.
     patience
         Rounds without a better held-out error before stopping; the best round is returned.
+    center
+        Scalar or (columns,).
+    start
+        float64 (columns,), clipped to the bounds; None: 1.
     objective
         Loss of the same rows.
     held_out_error
@@ -92,15 +98,15 @@ def refit(
     transpose = matrix.T
 
     def value_and_gradient(v: Float) -> tuple[float, Float, Float | None]:
-        residual, change = matrix @ v - goal, v - 1.0
+        residual, change = matrix @ v - goal, v - center
         terms, slope, curvature = residual * residual, 2.0 * residual, None
         if objective is not None and not objective.plain:
             terms, slope = objective.terms_of(residual), objective.slope_of(residual)
             curvature = objective.curvature_of(residual)
-        value = float(np.sum(terms) + ridge * np.sum(change * change))
+        value = float(np.sum(terms) + np.sum(ridge * change * change))
         return value, transpose @ slope + 2.0 * ridge * change, curvature
 
-    v = np.clip(np.ones(matrix.shape[1]), lo, hi)
+    v = np.clip(np.ones(matrix.shape[1]) if start is None else start, lo, hi)
     value, gradient, curvature = value_and_gradient(v)
     best, best_error, waited = v, np.inf, 0
     if held_out_error is not None:
@@ -169,14 +175,14 @@ def _search(
 
 
 def _cauchy_step(
-    matrix: Matrix, gradient: Float, free: NDArray[np.bool_], ridge: float, weight: Float | None
+    matrix: Matrix, gradient: Float, free: NDArray[np.bool_], ridge: Bound, weight: Float | None
 ) -> Float:
     """Return the step down the projected gradient that is exact where no further bound is met."""
     search = np.where(free, -gradient, 0.0)
     image = matrix @ search
     squared = float(np.sum(search * search))
     bent = image if weight is None else weight * image
-    curvature = 2.0 * float(np.sum(image * bent) + ridge * squared)
+    curvature = 2.0 * float(np.sum(image * bent) + np.sum(ridge * search * search))
     return search * (squared / curvature) if curvature > 0 else search
 
 
@@ -185,7 +191,7 @@ def _face_direction(
     transpose: Matrix,
     gradient: Float,
     free: NDArray[np.bool_],
-    ridge: float,
+    ridge: Bound,
     weight: Float | None,
     max_steps: int,
 ) -> tuple[Float, int]:
@@ -201,7 +207,7 @@ def _face_direction(
     while steps < min(FACE_STEPS, max(max_steps, 1)):
         image = matrix @ search
         bent = image if weight is None else weight * image
-        curvature = 2.0 * float(np.sum(image * bent) + ridge * np.sum(search * search))
+        curvature = 2.0 * float(np.sum(image * bent) + np.sum(ridge * search * search))
         if curvature <= 0:
             break
         length = squared / curvature

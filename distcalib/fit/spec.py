@@ -21,7 +21,7 @@ LOG_ALPHA_BOUND = 20.0
 UNIFORM_EPS = 1e-6
 #: Penalties per open gate: ``local`` keeps nearly every record, ``national`` few of them.
 PRESETS = {"local": 1e-8, "national": 1e-4}
-SELECTORS = ("gates", "reweighted")
+SELECTORS = ("auto", "gates", "reweighted")
 _CHOICES = {"selector": SELECTORS, "loss": LOSSES}
 
 
@@ -40,7 +40,8 @@ class FitSpec:
         Of gate noise, jitter and the choice of a fractional holdout.
     selector
         What chooses the columns: ``"gates"`` (L0), or ``"reweighted"``, a reweighted L1 penalty that goes
-        down to a number of records (`distcalib.fit.reweighted`).
+        down to a number of records (`distcalib.fit.reweighted`). ``"auto"``: reweighted where a number of
+        records and no penalty is given, the loss is squared and no engine of the gates is named.
     loss, loss_knee
         Penalty of a relative error e: ``"squared"`` e^2, ``"huber"`` e^2 up to the knee (0.1) and a line from
         there, ``"capped_mape"`` min(|e|, knee) (1).
@@ -77,6 +78,9 @@ class FitSpec:
     share_cap
         Largest share of a target that any one column may have, ``w |x| <= share_cap |target|``, for fitted
         targets other than zero. Exact. None: no cap.
+    effective_share
+        Least effective sample size of an area's kept columns, as a share of their number. The refit pulls the
+        weights of areas below it toward their mean, as little as need be. None: no pull.
     conserve_mass
         Whether the final weights sum to the initial ones (to float32's rounding of each).
     ridge
@@ -95,7 +99,7 @@ class FitSpec:
 
     engine: str = "auto"
     seed: int = 0
-    selector: str = "gates"
+    selector: str = "auto"
     loss: str = "squared"
     loss_knee: float | None = None
     records: int | None = None
@@ -115,6 +119,7 @@ class FitSpec:
     upper_bound: float = 50.0
     weight_ratio: float | None = None
     share_cap: float | None = None
+    effective_share: float | None = None
     conserve_mass: bool = False
     ridge: float = 0.005
     refit_epochs: int = 500
@@ -158,10 +163,12 @@ class FitSpec:
                 "setting out of range", place="fit.conserve_mass", value=self.conserve_mass,
                 expected="true or false",
             )  # fmt: skip
-        for name in ("loss_knee", "weight_ratio", "share_cap"):
+        for name in ("loss_knee", "weight_ratio", "share_cap", "effective_share"):
             value = getattr(self, name)
             _require(name, value, value is None or value > 0, "more than 0")
         _require("lambda_l0", self.lambda_l0, self.lambda_l0 is None or self.lambda_l0 >= 0, "0 or more")
+        share = self.effective_share
+        _require("effective_share", share, share is None or share < 1, "less than 1")
         _require("gamma", self.gamma, self.gamma < 0, "less than 0")
         _require("zeta", self.zeta, self.zeta > 1, "more than 1")
         _require("initial_keep", self.initial_keep, 0 < self.initial_keep < 1, "between 0 and 1, exclusive")
@@ -188,6 +195,14 @@ class FitSpec:
         if preset is not None and settings.get("records") is None and settings.get("lambda_l0") is None:
             settings["lambda_l0"] = PRESETS[preset]
         return cls(**settings)
+
+    def resolved(self, plain: bool) -> FitSpec:
+        """Return the settings with the selector that ``auto`` stands for; `plain`: a loss without bands."""
+        if self.selector != "auto":
+            return self
+        able = self.records is not None and self.lambda_l0 is None and plain and self.loss == "squared"
+        chosen = "reweighted" if able and self.engine in ("auto", "cpu") else "gates"
+        return dataclasses.replace(self, selector=chosen)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as a JSON-able dict, in the order of the class."""

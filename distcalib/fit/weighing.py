@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, warn
 from distcalib.fit.columns import Columns, Scaled, WithSum
 from distcalib.fit.constraints import conserve_mass, within_share
 from distcalib.fit.log import FitLog
@@ -17,21 +20,43 @@ from distcalib.fit.spec import FitSpec
 
 Float = NDArray[np.float64]
 
+#: Rounds that even out areas, steps of the refit in each, what the first pulls with, and how far above the
+#: asked share of effective records the rounds aim.
+EVEN_ROUNDS, EVEN_STEPS, FIRST_PULL, EVEN_MARGIN = 15, 500, 1e-3, 1e-3
 #: Share of the loss, in shares of all targets, of a relative error in the sum of weights that is to be kept.
 MASS_SHARE = 100.0
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Final weights (n_columns,), the refit that gave them, and initial mass over the kept columns' mass."""
+    """What the weighing gave.
+
+    Attributes
+    ----------
+    weights
+        float64 (n_columns,).
+    solution
+        Of the refit.
+    mass_scale
+        Initial mass over the kept columns' mass.
+    uneven
+        Areas whose effective share stayed below the one that was asked for.
+    """
 
     weights: Float
     solution: Refit
     mass_scale: float
+    uneven: list[object]
 
 
-def weigh(problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], log: FitLog) -> Weighed:
-    """Weight the usable columns `support` (ascending numbers).
+def weigh(
+    problem: FitProblem,
+    spec: FitSpec,
+    support: NDArray[np.int64],
+    log: FitLog,
+    areas: NDArray[Any] | None = None,
+) -> Weighed:
+    """Weight the usable columns `support` (ascending numbers); `areas`: that of each column, (n_columns,).
 
     Raises
     ------
@@ -64,18 +89,33 @@ def weigh(problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], log: F
     if spec.conserve_mass:
         objective = objective.with_target(total, total, MASS_SHARE * float(np.sum(objective.share)))
         operator = WithSum(matrix, objective.factor[-1] * start)
-    solution = refit(
-        operator,
-        objective.goal,
-        ridge=spec.ridge * float(np.sum(problem.share[rows])) / len(columns),
-        bounds=bounds,
-        max_steps=spec.refit_epochs,
-        tolerance=spec.refit_tolerance,
-        patience=spec.refit_patience,
-        objective=objective,
-        held_out_error=(lambda v: problem.held_out_error(weights_of(v))) if problem.held_out.any() else None,
-        observe=observe,
-    )
+    base = spec.ridge * float(np.sum(problem.share[rows])) / len(columns)
+
+    def judged(ratio: Float) -> float:
+        return problem.held_out_error(weights_of(ratio))
+
+    def solve(ridge: Bound, center: Bound, ratio: Float | None, most: int) -> Refit:
+        return refit(
+            operator,
+            objective.goal,
+            ridge=ridge,
+            center=center,
+            start=ratio,
+            bounds=bounds,
+            max_steps=most,
+            tolerance=spec.refit_tolerance,
+            patience=spec.refit_patience,
+            objective=objective,
+            held_out_error=(lambda v: problem.held_out_error(weights_of(v)))
+            if problem.held_out.any()
+            else None,
+            observe=observe,
+        )
+
+    solution, uneven = solve(base, 1.0, None, spec.refit_epochs), list[object]()
+    if spec.effective_share is not None and areas is not None:
+        unit = float(np.sum(problem.share[rows])) / len(columns)
+        solution, uneven = _evened(solution, solve, areas[columns], start, base, unit, spec)
     low, high = (np.broadcast_to(bound * start, start.shape) for bound in bounds)
     final = np.clip(solution.ratio * start, low, high)
     if spec.conserve_mass:
@@ -83,7 +123,50 @@ def weigh(problem: FitProblem, spec: FitSpec, support: NDArray[np.int64], log: F
     weights = np.zeros(problem.X.shape[1])
     weights[columns] = round_within(final, low, high)
     log.end(weights, solution.steps)
-    return Weighed(weights, solution, mass_scale)
+    return Weighed(weights, solution, mass_scale, uneven)
+
+
+def _evened(
+    solution: Refit,
+    solve: Callable[[Bound, Bound, Float | None, int], Refit],
+    areas: NDArray[Any],
+    start: Float,
+    base: float,
+    unit: float,
+    spec: FitSpec,
+) -> tuple[Refit, list[object]]:
+    """Raise the effective sample size of areas below `effective_share` of their records.
+
+    A term pull * unit * (w / mean - 1)^2 a column, mean that of the area's weights in the last round: its sum
+    over an area is what the effective share lacks. Each round adjusts the pulls by how far the shares are.
+    """
+    floor = float(spec.effective_share or 0.0)
+    codes, names = pd.factorize(areas, sort=True)
+    size = np.bincount(codes)
+    pull, ratio, steps, rounds = np.zeros(len(size)), solution.ratio, solution.steps, solution.rounds
+    for turn in range(EVEN_ROUNDS + 1):
+        weight = ratio * start
+        total, squares = np.bincount(codes, weights=weight), np.bincount(codes, weights=weight * weight)
+        share = total * total / (squares * size)
+        below = share < floor + EVEN_MARGIN
+        if not below.any() or turn == EVEN_ROUNDS:
+            break
+        gap = (1 / share - 1) / (1 / (floor + 5 * EVEN_MARGIN) - 1)
+        pull *= np.clip(gap, 1 / 1.2, 4.0) ** 4
+        pull[below & (pull == 0)] = FIRST_PULL
+        even = (total / size)[codes] / start
+        toward = pull[codes] * unit / (even * even)
+        ridge = base + toward
+        center = np.divide(base + toward * even, ridge, out=np.ones_like(ridge), where=ridge > 0)
+        found = solve(ridge, center, ratio, min(spec.refit_epochs, EVEN_STEPS))
+        ratio, steps, rounds = found.ratio, steps + found.steps, rounds + found.rounds
+    uneven = names[share < floor].tolist()
+    if uneven:
+        warn(
+            f"{len(uneven)} areas keep an effective sample size below {floor:.0%} of their records, for "
+            f"example {uneven[0]} ({share[share < floor][0]:.1%})"
+        )
+    return Refit(ratio, steps, rounds, solution.ended), uneven
 
 
 def ratio_bounds(
@@ -93,12 +176,13 @@ def ratio_bounds(
     low, high = spec.lower_bound, spec.upper_bound
     if spec.weight_ratio is not None:
         high = min(high, spec.weight_ratio / mass_scale)
-        if low > high:
+        if high < 1:
             raise InputError(
-                f"is below lower_bound ({low:g}) times the mass scale ({mass_scale:.3g}) of the kept columns",
+                f"is too small: the kept columns weigh {mass_scale:.3g} times as much as at first where they "
+                "stand for all",
                 place="fit.weight_ratio",
                 value=spec.weight_ratio,
-                expected=f"at least {low * mass_scale:.3g}, or a smaller lower_bound",
+                expected=f"more than {mass_scale:.3g}, or more records",
             )
     if spec.share_cap is None:
         return low, high

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distcalib.config import FitConfig, RunConfig
 from distcalib.errors import InputError
 from distcalib.runs.fitting import fit_arguments
 from distcalib.targets.choose import Targets
+
+Float = NDArray[np.float64]
 
 
 def fits_of(config: RunConfig) -> dict[str, FitConfig]:
@@ -15,10 +20,11 @@ def fits_of(config: RunConfig) -> dict[str, FitConfig]:
     return {"": config.fit, **config.fits}
 
 
-def check_fits(config: RunConfig, targets: Targets, columns: int) -> None:
+def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> None:
     """Refuse now what a fit would refuse after all simulation."""
     from distcalib.fit import FitSpec
 
+    columns, total = len(initial_weights), float(np.sum(initial_weights))
     fitted = targets.rows[targets.rows["status"] == "fit"]
     for name, fit in fits_of(config).items():
         section = f"fits.{name}" if name else "fit"
@@ -45,6 +51,15 @@ def check_fits(config: RunConfig, targets: Targets, columns: int) -> None:
                 value=0,
                 expected="more than 0",
             )
+        if records is not None and fit.weight_ratio is not None:
+            most = fit.weight_ratio * float(np.sum(np.sort(initial_weights)[-records:]))
+            if most < total:
+                raise InputError(
+                    f"lets {records:,} records stand for {most / total:.0%} of the households at most",
+                    place=f"{config.file}: {section}.weight_ratio",
+                    value=fit.weight_ratio,
+                    expected=f"more than {fit.weight_ratio * total / most:.3g}, null, or more records",
+                )
         if fit.selector == "reweighted" and records is None:
             raise InputError(
                 "the reweighted selector goes down to a number of records, and none is given",

@@ -68,6 +68,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         fitted["value"].to_numpy(np.float64),
         initial_weights=initial,
         donors=donors,
+        areas=columns["cd_geoid"].to_numpy(),
         names=fitted["name"].tolist(),
         engine=task.engine,
         seed=task.inputs.seed,

@@ -211,7 +211,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     columns = assignment.frame(source.ids["household"])
     columns["initial_weight"] = weights
 
-    check_fits(config, targets, len(columns))
+    check_fits(config, targets, columns["initial_weight"].to_numpy(np.float64))
     warnings = [*targets.warnings, *notes]
     rates = config.simulation.take_up_rates
     table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None

@@ -31,7 +31,7 @@ _NEEDED = {
     "columns.parquet": ("household_id", "initial_weight", "cd_geoid"),
 }
 # Arguments of a fit with a value a target or a column; the others are settings.
-_ARRAYS = ("target_weights", "tolerance", "holdout", "initial_weights")
+_ARRAYS = ("target_weights", "tolerance", "holdout", "initial_weights", "areas")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,19 @@ class RunFit:
         if not len(chosen):
             place = f"{folder / 'targets.parquet'}: status"
             raise InputError("no target is fitted", place=place, expected="fit in some rows")
-        fitted = matrix.targets.iloc[chosen].reset_index(drop=True)
+        fitted = matrix.targets.iloc[chosen]
+        for file, table, column in (
+            ("targets.parquet", fitted, "value"),
+            ("targets.parquet", fitted, "tolerance"),
+            ("columns.parquet", matrix.columns, "initial_weight"),
+        ):
+            numbers = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+            bad = np.flatnonzero(~np.isfinite(numbers) | ((numbers < 0) & (column != "value")))
+            if len(bad):
+                expected = "a number" if column == "value" else "a number of 0 or more"
+                place = f"{folder / file}: {column}, row {table.index[bad[0]]}"
+                raise InputError("is no number of a fit", place=place, value=table[column].iloc[bad[0]],
+                                 expected=expected)  # fmt: skip
         engine = plan["engines"][name]
         if "engine" in (changes or {}):
             from distcalib.fit import resolve_engine
@@ -115,8 +127,9 @@ class RunFit:
         how = fit_arguments(fitted, asdict(config), seed)
         how |= {"engine": engine, "seed": seed}
         how["initial_weights"] = matrix.columns["initial_weight"].to_numpy(np.float64)
+        how["areas"] = matrix.columns["cd_geoid"].to_numpy()
         X = sparse.csr_array(matrix.X[chosen], dtype=np.float64)
-        return cls(folder, X, fitted, matrix.columns, config, how)
+        return cls(folder, X, fitted.reset_index(drop=True), matrix.columns, config, how)
 
     @property
     def values(self) -> Float:
@@ -139,16 +152,17 @@ class RunFit:
         return int(np.count_nonzero(self.initial))
 
     def spec(self) -> FitSpec:
-        """Return the settings in the terms of the fit."""
+        """Return the settings in the terms of the fit, the selector resolved."""
         from distcalib.fit.spec import FitSpec
 
-        return FitSpec.of(**{key: value for key, value in self.how.items() if key not in _ARRAYS})
+        plain = {key: value for key, value in self.how.items() if key not in _ARRAYS}
+        return FitSpec.of(**plain).resolved(plain="tolerance" not in self.how)
 
     def problem(self) -> FitProblem:
         """Return what the run's fit solves."""
         from distcalib.fit.problem import build_problem
 
-        arrays = {key: self.how[key] for key in _ARRAYS if self.how.get(key) is not None}
+        arrays = {key: self.how[key] for key in _ARRAYS if key != "areas" and self.how.get(key) is not None}
         return build_problem(self.X, self.values, self.spec(), **arrays)
 
     def within(self, estimate: Float, gross: Float) -> NDArray[np.bool_]:
@@ -213,7 +227,7 @@ def fit_space(fit: RunFit) -> dict[str, tuple[float, float] | None]:
     from distcalib.fit.tune import SPACE
 
     config = fit.config
-    gates = config.selector == "gates" and config.epochs > 0 and config.records != fit.usable
+    gates = fit.spec().selector == "gates" and config.epochs > 0 and config.records != fit.usable
     # A number of records finds its own penalty.
     out = [] if not gates else ["initial_keep", "beta", "learning_rate"]
     out += ["lambda_l0"] if gates and config.records is None else []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distcalib import ClusterConfig, RunConfig
-from distcalib.config import memory_bytes, presets
+from distcalib.config import FitConfig, memory_bytes, presets
 from distcalib.errors import InputError
 from distcalib.runs import make_plan
 
@@ -20,7 +20,8 @@ def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
 
 def test_the_demo_preset_states_every_default():
     demo = RunConfig.load("demo")
-    assert demo == RunConfig(name="demo")
+    other = FitConfig(records=18_000, weight_ratio=10.0, effective_share=0.5)
+    assert demo == RunConfig(name="demo", fit=other)
     assert "demo" in presets()
 
 

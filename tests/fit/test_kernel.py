@@ -36,10 +36,10 @@ def test_compiled_constants_are_those_of_the_settings() -> None:
 def test_exp_and_log_are_those_of_the_library() -> None:
     from distcalib.fit import kernel
 
-    x = np.linspace(-700, 700, 2001)
-    np.testing.assert_allclose([kernel._exp(v) for v in x], np.exp(x), rtol=1e-15)
-    y = np.logspace(-7, 7, 2001)
-    np.testing.assert_allclose([kernel._log(v) for v in y], np.log(y), rtol=1e-15, atol=1e-16)
+    x = np.linspace(-87, 87, 2001, dtype=np.float32)
+    np.testing.assert_allclose([kernel._exp(v) for v in x], np.exp(x.astype(np.float64)), rtol=2e-7)
+    y = np.logspace(-7, 7, 2001, dtype=np.float32)
+    np.testing.assert_allclose([kernel._log(v) for v in y], np.log(y.astype(np.float64)), rtol=2e-7)
 
 
 def test_the_noise_is_that_of_counter_based_draws() -> None:
@@ -107,10 +107,11 @@ def test_the_torch_engine_takes_the_same_steps(nested) -> None:
         steps.begin(0)
         fits.append(([steps.step(e, 1e-3) for e in range(1, 61)], steps))
     (ours, fused), (theirs, torch_) = fits
-    np.testing.assert_allclose(ours, theirs, rtol=1e-9)
-    np.testing.assert_allclose(fused.state["log_alpha"], torch_.state["log_alpha"], rtol=1e-7, atol=1e-9)
+    # The kernel computes gates in float32, and PyTorch in float64.
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(fused.state["log_alpha"], torch_.state["log_alpha"], rtol=1e-4, atol=1e-4)
     assert fused.open == torch_.open < len(problem.columns)
-    assert fused.expected_open == pytest.approx(torch_.expected_open, rel=1e-9)
+    assert fused.expected_open == pytest.approx(torch_.expected_open, rel=1e-6)
 
 
 @pytest.mark.parametrize("settings", [{"records": 300}, {"lambda_l0": 1e-3}])
