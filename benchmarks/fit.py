@@ -1,12 +1,20 @@
-"""Epochs of the gate stage: the fused kernel against l0-python, on one matrix and one thread each.
+"""The fit against public packages, on one matrix and one thread each.
 
     python benchmarks/fit.py [--sizes demo middle nation] [--epochs 20] [--peer-epochs 4]
+    python benchmarks/fit.py --microcalibrate PYTHON [--tables dense wide]
 
-The matrices have the shape of real ones: households cloned into districts, and rows for the nation, 51 states
-and 436 districts. A line states CPU milliseconds an epoch (the median; l0-python stays within one call of its
-own `fit`), peak resident memory beyond the caller's matrix, and how fast the kernel moves what an epoch has
-to move, as a share of the bandwidth at which this machine reads a large array. Every measurement has a
-process of its own.
+The first: epochs of the gate stage, the fused kernel against l0-python. The matrices have the shape of real
+ones: households cloned into districts, and rows for the nation, 51 states and 436 districts. A line states
+CPU milliseconds an epoch (the median; l0-python stays within one call of its own `fit`), peak resident memory
+beyond the caller's matrix, and how fast the kernel moves what an epoch has to move, as a share of the
+bandwidth at which this machine reads a large array.
+
+The second: whole calibrations against microcalibrate, which PYTHON (an interpreter of its own environment,
+with scipy) can import. It trains all weights and then, for twice as many epochs, weights and gates. A line
+states CPU seconds of both, the loss they come to (mean squared relative error), and milliseconds an epoch;
+ours keeps as many records as the peer kept.
+
+Every measurement has a process of its own.
 """
 
 from __future__ import annotations
@@ -29,11 +37,26 @@ SIZES = {
     "middle": (5_066, 500_000, 10_400_000),
     "nation": (9_264, 3_000_000, 101_000_000),
 }
+#: Tables for microcalibrate: targets, households, cells; and the epochs and learning rate that it gets.
+TABLES = {"dense": ((10, 100_000, 1_000_000), 300, 0.1), "wide": ((5_066, 20_000, 400_000), 100, 0.1)}
+#: For its gates: at its own 0.2 they end at a loss of 0.6 on the dense table, at this one at 0.003.
+GATE_RATE = 0.02
+
+
+def table(name: str) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+    """Return X, targets and initial weights: ``dense`` without a cell of 0, ``wide`` as `matrix`."""
+    if name != "dense":
+        return matrix(name)
+    rows, n, _ = TABLES[name][0]
+    rng = np.random.default_rng(7)
+    X = sp.csr_array(rng.lognormal(0, 1, (rows, n)).astype(np.float32))
+    initial = (132e6 / n) * rng.lognormal(0, 0.4, n)
+    return X, (X @ initial) * rng.normal(1, 0.1, rows), initial
 
 
 def matrix(size: str) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
     """Return X (CSR, float32), targets and initial weights: measures of the nation, states and districts."""
-    rows, n, cells = SIZES[size]
+    rows, n, cells = SIZES[size] if size in SIZES else TABLES[size][0]
     rng = np.random.default_rng(7)
     k = round(rows / (1 + STATES + DISTRICTS))
     state_of = np.sort(np.r_[np.arange(STATES), rng.integers(0, STATES, DISTRICTS - STATES)])
@@ -118,6 +141,66 @@ def peers(size: str, epochs: int) -> dict[str, float]:
     return {"ms": 1e3 * float(np.median(np.diff(ends))), "memory": memory("VmHWM") - before}
 
 
+def calibrated(name: str, kept: int) -> dict[str, float]:
+    """Calibrate a table with all households, and with `kept` of them."""
+    from distcalib.fit import FitSpec, fit_weights
+    from distcalib.fit.engines import CpuGates, starting_state
+    from distcalib.fit.problem import build_problem
+
+    X, targets, initial = table(name)
+    settings = {"initial_weights": initial, "threads": 1, "ridge": 1e-6, "lower_bound": 0.0}
+    small = {**settings, "initial_weights": initial[:300], "records": 100}
+    fit_weights(X[:, :300], X[:, :300] @ initial[:300], **small)  # loads and compiles everything
+    found = {}
+    for stage, given in (("all", {"epochs": 0}), ("some", {"records": kept})):
+        start = time.process_time()
+        weights = fit_weights(X, targets, **settings, **given).weights
+        found[f"{stage}_s"] = time.process_time() - start
+        found[f"{stage}_loss"] = float(np.mean(((X @ weights) / targets - 1) ** 2))
+        found["kept"] = int(np.count_nonzero(weights))
+    spec, seconds = FitSpec(lambda_l0=1e-5), []
+    problem = build_problem(X, targets, spec, initial_weights=initial, threads=1)
+    steps = CpuGates(problem, spec, starting_state(problem, spec))
+    steps.begin(0)
+    for epoch in range(1, 40):
+        start = time.process_time()
+        steps.step(epoch, spec.lambda_l0)
+        seconds.append(time.process_time() - start)
+    return {**found, "ms": 1e3 * float(np.median(seconds))}
+
+
+def microcalibrated(name: str) -> dict[str, float]:
+    """Calibrate a table by microcalibrate: all households, then gates."""
+    import logging
+
+    import pandas as pd
+    import torch
+    from microcalibrate import Calibration
+
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)  # a line or two a target
+    X, targets, initial = table(name)
+    _, epochs, rate = TABLES[name]
+    households = pd.DataFrame(X.toarray().T, columns=[f"target {i}" for i in range(len(targets))])
+    optimiser_step, ends = torch.optim.Adam.step, {1: [], 2: []}
+
+    def step(self: torch.optim.Adam) -> None:
+        optimiser_step(self)
+        ends[len(self.param_groups[0]["params"])].append(time.process_time())
+
+    torch.optim.Adam.step = step
+    settings = {"epochs": epochs, "learning_rate": rate, "sparse_learning_rate": GATE_RATE}
+    settings |= {"regularize_with_l0": True, "estimate_matrix": households}
+    peer = Calibration(weights=initial, targets=targets, **settings)
+    start = time.process_time()
+    peer.calibrate()
+    found = {"all_s": ends[1][-1] - start, "some_s": time.process_time() - ends[1][-1]}
+    for stage, weights in (("all", peer.weights), ("some", peer.sparse_weights)):
+        found[f"{stage}_loss"] = float(np.mean(((X @ weights.astype(np.float64)) / targets - 1) ** 2))
+    kept = int(np.count_nonzero(peer.sparse_weights))
+    return {**found, "kept": kept, "ms": 1e3 * float(np.median(np.diff(ends[2])))}
+
+
 def bandwidth() -> dict[str, float]:
     """Return bytes a CPU second of reading a large array (a sum of float64, the best of five)."""
     large, seconds = np.ones(1 << 26), []
@@ -128,10 +211,11 @@ def bandwidth() -> dict[str, float]:
     return {"bytes_s": large.nbytes / min(seconds)}
 
 
-def measured(*arguments: str) -> dict[str, float]:
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    command = [sys.executable, __file__, "--one", *arguments]
-    done = subprocess.run(command, env={**os.environ, **threads}, stdout=subprocess.PIPE, check=True)
+def measured(*arguments: str, python: str = sys.executable) -> dict[str, float]:
+    ones = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TQDM_DISABLE")
+    command = [python, __file__, "--one", *arguments]
+    environment = os.environ | dict.fromkeys(ones, "1")
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -140,20 +224,43 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--peer-epochs", type=int, default=4)
+    parser.add_argument("--microcalibrate", metavar="PYTHON")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
         what, *rest = chosen.one
-        if what == "bandwidth":
-            print(json.dumps(bandwidth()))
-        else:
-            print(json.dumps({"ours": ours, "peers": peers}[what](rest[0], int(rest[1]))))
-        return
+        known = (ours, peers, bandwidth, calibrated, microcalibrated)
+        measure = next(function for function in known if function.__name__ == what)
+        print(json.dumps(measure(*rest[:1], *map(int, rest[1:]))))
+    elif chosen.microcalibrate:
+        against_microcalibrate(chosen.microcalibrate, chosen.tables)
+    else:
+        against_l0(chosen.sizes, str(chosen.epochs), str(chosen.peer_epochs))
+
+
+def against_microcalibrate(python: str, tables: list[str]) -> None:
+    print(f"{'targets x households, cells':>36} {'':>14} {'all s':>8} {'loss':>8} {'kept':>8} {'some s':>8} "
+          f"{'loss':>8} {'ms/epoch':>9}")  # fmt: skip
+    for name in tables:
+        X, *_ = table(name)
+        theirs = measured("microcalibrated", name, python=python)
+        mine = measured("calibrated", name, str(int(theirs["kept"])))
+        shape = f"{X.shape[0]:,} x {X.shape[1]:,}, {X.nnz:,}"
+        for who, found in (("microcalibrate", theirs), ("distcalib", mine)):
+            figures = (
+                f"{found['all_s']:8.2f} {found['all_loss']:8.2e} {found['kept']:8,.0f}",
+                f"{found['some_s']:8.2f} {found['some_loss']:8.2e} {found['ms']:9.2f}",
+            )
+            print(f"{shape:>36} {who:>14}", *figures, flush=True)
+
+
+def against_l0(sizes: list[str], epochs: str, peer_epochs: str) -> None:
     print(f"{'targets x columns, cells':>36} {'l0 ms':>9} {'ours ms':>9} {'ratio':>6} {'l0 MB':>8} "
           f"{'ours MB':>8} {'B/cell':>7} {'allowed':>8} {'of bandwidth':>12}")  # fmt: skip
-    for size in chosen.sizes:
-        mine = measured("ours", size, str(chosen.epochs))
-        theirs = measured("peers", size, str(chosen.peer_epochs))
+    for size in sizes:
+        mine = measured("ours", size, epochs)
+        theirs = measured("peers", size, peer_epochs)
         speed = mine["bytes"] / (mine["ms"] / 1e3) / measured("bandwidth")["bytes_s"]
         shape = f"{mine['rows']:,} x {mine['columns']:,}, {mine['cells']:,}"
         allowed = 10 * mine["cells"] + 60 * mine["columns"]

@@ -34,14 +34,20 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from distcalib.config.settings import FitConfig
 from distcalib.fit import FitSpec, effective_sample_size, fit_weights
 from distcalib.fit.diagnostics import achievable_rows, relative_error
 from distcalib.fit.engines import cpu_engine, l0_engine
 from distcalib.fit.folds import blocked_folds
 from distcalib.fit.problem import FitProblem, build_problem
 
-#: What a run gives `fit_weights`.
-RUN = {"ridge": 1e-4, "refit_epochs": 6000, "epochs": 200}
+#: What a run gives `fit_weights` unless told otherwise.
+RUN = {
+    name: getattr(FitConfig(), name)
+    for name in (
+        "epochs", "ridge", "refit_epochs", "lower_bound", "upper_bound", "weight_ratio", "effective_share"
+    )
+}  # fmt: skip
 PEER_EPOCHS = 500
 RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 #: How many more records than asked l0-python may keep; logarithms of the penalties searched; how often their
@@ -279,8 +285,8 @@ def line(name: str, r: dict[str, Any]) -> None:
 def budgets(case: str, n: int, asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     print(HEADER)
     line("no calibration", measured(case, "no calibration", {}, asked.folds))
-    dense = {"epochs": 0, "refit_epochs": 6000, "ridge": 0.0}
-    line("dense, no ridge", measured(case, "own", dense, asked.folds))
+    attainable = {"epochs": 0, "refit_epochs": 6000, "ridge": 0.0}
+    line("dense, no ridge", measured(case, "own", attainable, asked.folds))
     line("dense", measured(case, "own", {**settings, "epochs": 0}, asked.folds))
     for share in asked.records:
         for selector in ("reweighted", "gates"):
@@ -292,7 +298,8 @@ def ridges(case: str, n: int, asked: argparse.Namespace, settings: dict[str, Any
     print(HEADER)
     common = {"selector": "reweighted", **settings, "records": n // 2, "weight_ratio": 10.0}
     for ridge in RIDGES:
-        line(f"ridge {ridge:g}", measured(case, "own", {**common, "ridge": ridge}, asked.folds))
+        uneven = {**common, "ridge": ridge, "effective_share": None}
+        line(f"ridge {ridge:g}", measured(case, "own", uneven, asked.folds))
     for ridge in RIDGES[:4]:
         even = {**common, "ridge": ridge, "effective_share": 0.5}
         line(f"{ridge:g}, half effective", measured(case, "own", even, asked.folds))

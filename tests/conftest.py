@@ -43,6 +43,7 @@ seed: 3
 geography: {{districts: [WY-01, NH-01, 3302]}}
 simulation: {{slice_households: 120}}
 fit: {{epochs: 20, refit_epochs: 200}}
+fits: {{few: {{records: 60}}}}
 """
     )
     return path

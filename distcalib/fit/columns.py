@@ -87,9 +87,9 @@ class Columns:
         # Other formats may hold a cell in parts, which a conversion sums in the matrix's own type.
         matrix = X if X.format == "csr" else sp.csr_array(X if X.format == "csc" else X.astype(np.float64))
         made = cls(*_by_columns(matrix), matrix.shape[0], threads=threads)
-        from distcalib.fit import kernel
+        from distcalib.fit import sorting
 
-        if kernel.repeats(*made.arrays[:2]):
+        if sorting.repeats(*made.arrays[:2]):
             # Cells given in parts: their sum is taken once, in float64 and in one order.
             matrix = sp.csr_array(X, dtype=np.float64, copy=True)
             matrix.sum_duplicates()
@@ -140,10 +140,10 @@ class Columns:
 
     def signs(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which rows have a positive cell, and which a negative one (over all columns)."""
-        from distcalib.fit import kernel
+        from distcalib.fit import sorting
 
         positive, negative = np.zeros((2, self.shape[0]), dtype=bool)
-        kernel.signs(*self.arrays[1:3], positive, negative)
+        sorting.signs(*self.arrays[1:3], positive, negative)
         return positive, negative
 
     def digest(self) -> str:
@@ -282,7 +282,7 @@ def _by_columns(
     X: sp.csr_array,
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
     """Sort the cells of a CSR matrix by column: a counting sort that keeps the order of rows."""
-    from distcalib.fit import kernel
+    from distcalib.fit import sorting
 
     n_rows, n_columns = X.shape
     # Two too many: while cells are placed, element c + 1 says where the next cell of column c goes, and in
@@ -294,7 +294,7 @@ def _by_columns(
             raise InputError(
                 "column number out of range", place="X.indices", expected=f"0 to {n_columns - 1}"
             )
-        bad, fits = kernel.count(indices, data, until[2:])
+        bad, fits = sorting.count(indices, data, until[2:])
         if bad >= 0:
             at = row + int(np.searchsorted(pointers - pointers[0], bad, side="right")) - 1
             number = int(np.count_nonzero(~np.isfinite(X.data)))
@@ -308,5 +308,5 @@ def _by_columns(
     rows = np.empty(int(until[-1]), dtype=np.uint16 if n_rows <= 65_535 else np.uint32)
     values = np.empty(len(rows), dtype=np.float32 if exact else np.float64)
     for row, pointers, indices, data in _pieces(X):
-        kernel.place(pointers, indices, data, row, until[1:], rows, values)
+        sorting.place(pointers, indices, data, row, until[1:], rows, values)
     return until[:-1], rows, values

@@ -30,12 +30,14 @@ BLOCK = 256
 
 # Gates, and what they make of a gradient, are computed in float32, where a vector holds twice as many and exp
 # costs half: relative errors of 1e-7 beside noise of order 1. The state and every sum are float64.
-_G, _Z = 0, BLOCK  # rows of a block's working memory: gradients by log weight; by log alpha, and weights
-_B1, _B2 = ADAM_MOMENTS
 _f = np.float32
-_ONE, _EPS = _f(1.0), _f(ADAM_EPS)
+# Rows of a block's working memory. One array with constant distances: with an array for each, the compiler
+# gives up proving that they do not overlap and does not vectorise.
+_LW, _LA, _DW, _DA, _Z, _PI, _REL = (BLOCK * i for i in range(7))
+_B1, _B2 = ADAM_MOMENTS
+_ZERO, _ONE, _EPS = _f(0.0), _f(1.0), _f(ADAM_EPS)
 _LARGEST, _FLAT = _f(87.0), _f(60.0)  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
-_STEEPEST = 1e18  # of a gradient: its square is a float32, and Adam's step does not depend on its size
+_STEEPEST = _f(1e18)  # of a gradient: its square is a float32, and Adam's step does not depend on its size
 _LOG2E, _LN2, _LN2_HI, _LN2_LO = _f(1.44269504), _f(0.69314718), _f(0.693359375), _f(-2.12194440e-4)
 _ROUND = _f(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
 _E2, _E3, _E4, _E5, _E6, _E7 = (_f(1 / math.factorial(i)) for i in range(2, 8))
@@ -50,7 +52,7 @@ _HOW = {"nogil": True, "error_model": "numpy"}
 _FUSED = {"contract"}
 
 
-def _compiled(function: Callable[..., Any], liberties: set[str] = _FUSED) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], liberties: set[str] = _FUSED) -> Callable[..., Any]:
     """Compile, keeping the code on disk where there is a place for it: by the source, or the user's own."""
     try:
         return numba.njit(cache=True, fastmath=liberties, **_HOW)(function)
@@ -61,7 +63,7 @@ def _compiled(function: Callable[..., Any], liberties: set[str] = _FUSED) -> Cal
 # A call hands over every field of every array and counts references, which takes as long as a dozen cells.
 _inlined = numba.njit(forceinline=True, fastmath=_FUSED, **_HOW)
 # One sum for each place of a vector: an order that the compiled code fixes.
-_in_vectors = partial(_compiled, liberties=_FUSED | {"reassoc"})
+_in_vectors = partial(compiled, liberties=_FUSED | {"reassoc"})
 
 
 @intrinsic
@@ -80,7 +82,7 @@ def _from_bits(typing: Any, x: Any) -> Any:
     return types.float32(types.int32), generate
 
 
-@_compiled
+@compiled
 def _exp(x: Any) -> Any:
     """exp of a float32 in [-87, 87], to within 2e-7: x = k ln 2 + r, then Taylor's series to r^7."""
     shifted = x * _LOG2E + _ROUND
@@ -96,7 +98,7 @@ def _exp(x: Any) -> Any:
     return p * _from_bits(np.int32((_bits(shifted) + 127) << 23))
 
 
-@_compiled
+@compiled
 def _log(x: Any) -> Any:
     """log of a positive normal float32, to within 2e-7: x = 2^k m, then 2 atanh((m - 1) / (m + 1))."""
     bits = _bits(x)
@@ -111,14 +113,14 @@ def _log(x: Any) -> Any:
     return np.float32(k) * _LN2 + (f + f) * p
 
 
-@_compiled
+@compiled
 def _mix(z: Any) -> Any:
     z = (z ^ (z >> _S1)) * _M1
     z = (z ^ (z >> _S2)) * _M2
     return z ^ (z >> _S3)
 
 
-@_compiled
+@compiled
 def _keyed(key: Any, part: Any) -> Any:
     return _mix((key ^ _mix(part + _GOLDEN)) + _GOLDEN)
 
@@ -144,7 +146,7 @@ def _add(rows: Any, values: Any, start: int, stop: int, w: float, out: Any) -> N
         out[rows[k]] += values[k] * w
 
 
-@_compiled
+@compiled
 def gather(matrix: Any, r: Any, out: Any, start: int, stop: int) -> None:
     """Write X.T @ r of columns start to stop into `out`."""
     ptr, rows, values, columns = matrix
@@ -153,7 +155,7 @@ def gather(matrix: Any, r: Any, out: Any, start: int, stop: int) -> None:
         out[j] = _dot(rows, values, ptr[c], ptr[c + 1], r)
 
 
-@_compiled
+@compiled
 def scatter(matrix: Any, w: Any, out: Any, start: int, stop: int) -> None:
     """Write X @ w of columns start to stop into `out`."""
     ptr, rows, values, columns = matrix
@@ -164,7 +166,7 @@ def scatter(matrix: Any, w: Any, out: Any, start: int, stop: int) -> None:
             _add(rows, values, ptr[c], ptr[c + 1], w[j], out)
 
 
-@_compiled
+@compiled
 def scatter_absolute(matrix: Any, w: Any, out: Any, start: int, stop: int) -> None:
     """Write abs(X) @ w of columns start to stop into `out`."""
     ptr, rows, values, columns = matrix
@@ -175,7 +177,7 @@ def scatter_absolute(matrix: Any, w: Any, out: Any, start: int, stop: int) -> No
             out[rows[k]] += abs(values[k]) * w[j]
 
 
-@_compiled
+@compiled
 def least(matrix: Any, limit: Any, out: Any, start: int, stop: int) -> None:
     """Write the least of limit / abs(cell) of columns start to stop into `out`."""
     ptr, rows, values, columns = matrix
@@ -188,55 +190,11 @@ def least(matrix: Any, limit: Any, out: Any, start: int, stop: int) -> None:
         out[j] = smallest
 
 
-@_compiled
-def signs(rows: Any, values: Any, positive: Any, negative: Any) -> None:
-    """Mark the rows that have a positive and those that have a negative cell."""
-    for k in range(len(rows)):
-        if values[k] > 0:
-            positive[rows[k]] = True
-        elif values[k] < 0:
-            negative[rows[k]] = True
-
-
-@_compiled
-def count(indices: Any, data: Any, counts: Any) -> tuple[int, bool]:
-    """Count cells by column; return the first that is not finite (or -1), and whether float32 holds all."""
-    exact, bad = True, -1
-    for k in range(len(indices)):
-        counts[indices[k]] += 1
-        if not np.isfinite(data[k]) and bad < 0:
-            bad = k
-        exact = exact and np.float64(np.float32(data[k])) == data[k]
-    return bad, exact
-
-
-@_compiled
-def place(indptr: Any, indices: Any, data: Any, row: int, until: Any, rows: Any, values: Any) -> None:
-    """Put the cells of successive rows, from `row` on, at the ends of their columns."""
-    offset = indptr[0]
-    for i in range(len(indptr) - 1):
-        for k in range(indptr[i] - offset, indptr[i + 1] - offset):
-            p = until[indices[k]]
-            rows[p] = row + i
-            values[p] = data[k]
-            until[indices[k]] = p + 1
-
-
-@_compiled
-def repeats(ptr: Any, rows: Any) -> bool:
-    """Say whether a column names a row twice (rows ascending)."""
-    for j in range(len(ptr) - 1):
-        for k in range(ptr[j] + 1, ptr[j + 1]):
-            if rows[k] == rows[k - 1]:
-                return True
-    return False
-
-
 @_inlined
 def _used(ptr: Any, ids: Any, values: Any, least: float, found: Any) -> Any:
     """List the columns of a block that have cells and a value above `least` (or NaN).
 
-    Without branches: which columns these are cannot be foreseen, and a wrong guess costs as much as six do.
+    Without branches: which columns these are cannot be foreseen, and a wrong guess costs some 20 cycles.
     """
     count = np.uint64(0)
     for i in range(np.uint64(len(values))):
@@ -250,10 +208,11 @@ def _used(ptr: Any, ids: Any, values: Any, least: float, found: Any) -> Any:
 def _gradients(matrix: Any, initial: Any, slope: Any, ids: Any, found: Any, count: int, g: Any) -> None:
     """Derive the loss by the relative weights of the columns of a block that were found; others have none."""
     ptr, rows, values, _ = matrix
-    g[:] = 0.0
+    g[:] = np.float32(0.0)
     for k in range(count):
         c = ids[found[k]]
-        g[found[k]] = initial[c] * _dot(rows, values, ptr[c], ptr[c + _U1], slope)
+        d = initial[c] * _dot(rows, values, ptr[c], ptr[c + _U1], slope)
+        g[found[k]] = np.float32(min(max(d, -_STEEPEST), _STEEPEST))
 
 
 @_inlined
@@ -262,78 +221,90 @@ def _estimates(matrix: Any, initial: Any, ids: Any, found: Any, count: int, z: A
     ptr, rows, values, _ = matrix
     for k in range(count):
         c = ids[found[k]]
-        _add(rows, values, ptr[c], ptr[c + _U1], initial[c] * z[found[k]], out)
+        _add(rows, values, ptr[c], ptr[c + _U1], initial[c] * np.float64(z[found[k]]), out)
 
 
-@_compiled
+@compiled
 def _within(x: Any, bound: Any) -> Any:
-    return min(max(np.float32(x), -bound), bound)
+    return min(max(x, -bound), bound)
 
 
-@_compiled
-def _slopes(log_weight: Any, log_alpha: Any, drawn: Any, w: Any, settings: Any) -> None:
-    """Derive the loss by log weight (row G of `w`, which comes in by weight) and log alpha (row Z)."""
+@compiled
+def _rounded(x: Any, w: Any, row: int) -> None:
+    """Copy a block's parameters to a row of `w`."""
+    if row >= 0:
+        for i in range(len(x)):
+            w[row + i] = np.float32(x[i])
+
+
+@compiled
+def _slopes(drawn: Any, w: Any, settings: Any) -> None:
+    """Derive the loss of a block by log weight (row DW, which comes in by weight) and log alpha (row DA)."""
     beta, gamma, zeta, shift, _, _, penalty, l2 = settings[:8]
     reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
     steep, cost, ridge = np.float32((zeta - gamma) / beta), np.float32(penalty), np.float32(2.0 * l2)
-    moved, zero = np.float32(shift), np.float32(0.0)
-    for i in range(len(log_weight)):
-        rel = _exp(_within(log_weight[i], _LARGEST))
-        s, la = drawn[i], np.float32(log_alpha[i])
+    moved = np.float32(shift)
+    for i in range(len(drawn)):
+        rel = _exp(_within(w[_LW + i], _LARGEST))
+        s, la, g = drawn[i], w[_LA + i], w[_DW + i]
         bar = s * reach + least
-        g = w[_G + i] * np.float64(rel)
-        w[_G + i] = g * np.float64(min(max(bar, zero), _ONE)) + np.float64(ridge * rel * rel)
+        w[_DW + i] = g * (rel * min(max(bar, _ZERO), _ONE)) + ridge * rel * rel
         e = _exp(-_within(la, bound) - moved)
-        inner = steep * s * (_ONE - s) if (bar >= zero) & (bar <= _ONE) else zero
-        d = g * np.float64(inner) + np.float64(cost * e / ((_ONE + e) * (_ONE + e)))
-        w[_Z + i] = d if abs(la) <= bound else 0.0
+        inner = steep * s * (_ONE - s) if (bar >= _ZERO) & (bar <= _ONE) else _ZERO
+        d = g * (rel * inner) + cost * e / ((_ONE + e) * (_ONE + e))
+        w[_DA + i] = d if abs(la) <= bound else _ZERO
 
 
-@_compiled
-def _adam(x: Any, mean: Any, square: Any, w: Any, row: int, settings: Any, low: float, high: float) -> None:
-    """Take one Adam step of a block's parameters, by the gradients in a row of `w`."""
+@compiled
+def _adam(
+    x: Any, mean: Any, square: Any, w: Any, by: int, row: int, settings: Any, low: float, high: float
+) -> None:
+    """Take one Adam step of a block's parameters by the gradients in row `by` of `w`; copy them to `row`."""
     rate, correction = np.float32(settings[8]), 1.0 / settings[9]
-    if row >= 0:
+    if by >= 0 and row >= 0:
         for i in range(len(x)):
-            d = min(max(w[row + i], -_STEEPEST), _STEEPEST)
+            d = np.float64(_within(w[by + i], _STEEPEST))
             m = mean[i] * _B1 + d * (1 - _B1)
             v = square[i] * _B2 + d * d * (1 - _B2)
             mean[i], square[i] = m, v
             step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
-            x[i] = min(max(x[i] - np.float64(step), low), high)
+            new = min(max(x[i] - np.float64(step), low), high)
+            x[i] = new
+            w[row + i] = np.float32(new)
+
+
+@compiled
+def _draw(drawn: Any, ids: Any, key: int, w: Any, settings: Any) -> None:
+    """Sample the gates of a block for the noise of `key`: rows Z (relative weight), PI and REL of `w`."""
+    beta, gamma, zeta, shift = settings[:4]
+    reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
+    colder, moved = np.float32(1.0 / beta), np.float32(shift)
+    for i in range(len(ids)):
+        u = (float(np.int64(_keyed(key, ids[i]) >> _S11)) + 0.5) * 2.0**-53
+        u = min(max(u, UNIFORM_EPS), 1.0 - UNIFORM_EPS)
+        w[_Z + i] = np.float32(u) / np.float32(1.0 - u)
+    for i in range(len(drawn)):
+        la = _within(w[_LA + i], bound)
+        a = _ONE + _exp(-_within((_log(w[_Z + i]) + la) * colder, _FLAT))
+        b = _ONE + _exp(-la - moved)
+        both = _ONE / (a * b)
+        s, rel = both * b, _exp(_within(w[_LW + i], _LARGEST))
+        drawn[i], w[_PI + i], w[_REL + i] = s, both * a, rel
+        w[_Z + i] = rel * min(max(s * reach + least, _ZERO), _ONE)
 
 
 @_in_vectors
-def _draw(
-    log_weight: Any, log_alpha: Any, drawn: Any, ids: Any, key: int, w: Any, settings: Any
-) -> tuple[float, float, float]:
-    """Sample the gates of a block for the noise of `key`; return the block's sums (see `epoch_of_chunk`)."""
-    beta, gamma, zeta, shift = settings[:4]
-    reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
-    colder, moved, zero = np.float32(1.0 / beta), np.float32(shift), np.float32(0.0)
-    shut = beta * np.log(-gamma / zeta)
-    for i in range(len(ids)):
-        u = (float(np.int64(_keyed(key, ids[i]) >> _S11)) + 0.5) * 2.0**-53
-        w[_Z + i] = min(max(u, UNIFORM_EPS), 1.0 - UNIFORM_EPS)
+def _sums(log_alpha: Any, w: Any, shut: float) -> tuple[float, float, float]:
+    """Return the block's share of `sums` (see `epoch_of_chunk`)."""
     expected, squares, still = 0.0, 0.0, 0.0
-    for i in range(len(log_weight)):
-        u = w[_Z + i]
-        la = _within(log_alpha[i], bound)
-        logit = (_log(np.float32(u) / np.float32(1.0 - u)) + la) * colder
-        a = _ONE + _exp(-min(max(logit, -_FLAT), _FLAT))
-        b = _ONE + _exp(-la - moved)
-        both = _ONE / (a * b)
-        s = both * b
-        rel = _exp(_within(log_weight[i], _LARGEST))
-        drawn[i] = s
-        w[_Z + i] = rel * min(max(s * reach + least, zero), _ONE)
-        expected += np.float64(both * a)
-        squares += np.float64(rel) * np.float64(rel)
+    for i in range(len(log_alpha)):
+        expected += np.float64(w[_PI + i])
+        squares += np.float64(w[_REL + i]) * np.float64(w[_REL + i])
         still += 1.0 if log_alpha[i] > shut else 0.0
     return expected, squares, still
 
 
-@_compiled
+@compiled
 def epoch_of_chunk(
     matrix: Any,
     initial: Any,
@@ -373,27 +344,34 @@ def epoch_of_chunk(
         False: no step, only the draw; the start of a fit, and of a resumed one.
     """
     ptr, columns = matrix[0], matrix[3]
+    subset = len(columns) > 0
     log_weight, log_alpha, mw, vw, ma, va, drawn = state
     gamma, zeta, low, high = settings[1], settings[2], settings[4], settings[5]
-    closed = np.float32(-gamma / (zeta - gamma))
+    closed, shut = np.float32(-gamma / (zeta - gamma)), settings[0] * np.log(-gamma / zeta)
     out[:] = 0.0
     expected, squares, still = 0.0, 0.0, 0.0
-    w = np.zeros(2 * BLOCK)
+    w = np.zeros(7 * BLOCK, dtype=np.float32)
     ids, found = np.zeros(BLOCK, dtype=np.uint64), np.zeros(BLOCK, dtype=np.uint64)
     for first in range(start, stop, BLOCK):
         n = min(BLOCK, stop - first)
         part = slice(first, first + n)
         lw, la, s = log_weight[part], log_alpha[part], drawn[part]
-        for i in range(n):
-            ids[i] = np.uint64(columns[first + i] if len(columns) else first + i)
+        if subset:
+            ids[:n] = columns[part]
+        else:
+            for i in range(np.uint64(n)):
+                ids[i] = np.uint64(first) + i
+        _rounded(lw, w, _LW)
+        _rounded(la, w, _LA)
         if move:
             count = _used(ptr, ids, s, closed, found)
-            _gradients(matrix, initial, residual, ids, found, count, w[_G : _G + n])
-            _slopes(lw, la, s, w, settings)
-            _adam(lw, mw[part], vw[part], w, _G, settings, low, high)
-            _adam(la, ma[part], va[part], w, _Z, settings, -np.inf, np.inf)
-        a, b, c = _draw(lw, la, s, ids[:n], key, w, settings)
+            _gradients(matrix, initial, residual, ids, found, count, w[_DW : _DW + n])
+            _slopes(s, w, settings)
+            _adam(lw, mw[part], vw[part], w, _DW, _LW, settings, low, high)
+            _adam(la, ma[part], va[part], w, _DA, _LA, settings, -np.inf, np.inf)
+        _draw(s, ids[:n], key, w, settings)
+        a, b, c = _sums(la, w, shut)
         expected, squares, still = expected + a, squares + b, still + c
-        count = _used(ptr, ids, w[_Z : _Z + n], 0.0, found)
-        _estimates(matrix, initial, ids, found, count, w[_Z : _Z + n], out)
+        z = w[_Z : _Z + n]
+        _estimates(matrix, initial, ids, found, _used(ptr, ids, z, _ZERO, found), z, out)
     sums[0], sums[1], sums[2] = expected, squares, still

@@ -24,12 +24,12 @@ from distcalib.fit.checkpoint import Checkpoint
 offer = Checkpoint.offer
 def offer_and_die(self, at, state):
     offer(self, at, state)
-    if (at["attempt"], at["epoch"]) == (int(sys.argv[3]), int(sys.argv[4])):
+    if (at.get("attempt", 1), at.get("epoch", at.get("passes"))) == (int(sys.argv[3]), int(sys.argv[4])):
         os.kill(os.getpid(), signal.SIGKILL)
 Checkpoint.offer = offer_and_die
 p = nested_problem(n_donors=400, n_clones=2, n_districts=8, n_states=2)
 fit_weights(p.X, p.targets, groups=p.groups, initial_weights=p.initial, records=300, epochs=50, log_every=10,
-            checkpoints=sys.argv[2], checkpoint_seconds=0)
+            selector=sys.argv[5], checkpoints=sys.argv[2], checkpoint_seconds=0)
 """
 
 
@@ -46,6 +46,7 @@ def fit(p: Problem, **settings):
             "groups": p.groups,
             "initial_weights": p.initial,
             "records": 300,
+            "selector": "gates",
             "epochs": 50,
             "log_every": 10,
             **settings,
@@ -53,8 +54,8 @@ def fit(p: Problem, **settings):
     )
 
 
-def killed(folder: Path, attempt: int, epoch: int) -> None:
-    arguments = [str(Path(__file__).parent), str(folder), str(attempt), str(epoch)]
+def killed(folder: Path, attempt: int, epoch: int, selector: str = "gates") -> None:
+    arguments = [str(Path(__file__).parent), str(folder), str(attempt), str(epoch), selector]
     done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=False, env=os.environ)
     assert done.returncode == -9
 
@@ -69,6 +70,21 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_bits(small, tmp_path: Path, e
     assert resumed.log.equals(whole.log)
     assert len([row for row in heard if row["stage"] == "gates"]) == 5 - epoch // 10
     assert list(tmp_path.iterdir()) == []  # done: nothing to go on from
+
+
+@pytest.mark.parametrize("passes", [1, 3, 4, 33])
+def test_a_reweighted_selection_that_was_killed_goes_on_to_the_same_bits(
+    small, tmp_path: Path, passes
+) -> None:
+    killed(tmp_path, 1, passes, "reweighted")
+    whole, heard = fit(small, selector="reweighted"), []
+    resumed = fit(small, selector="reweighted", checkpoints=tmp_path, progress=heard.append)
+    np.testing.assert_array_equal(resumed.weights, whole.weights)
+    assert resumed.log.equals(whole.log)
+    assert [e for e, _, _ in resumed.estimates] == [e for e, _, _ in whole.estimates]
+    said = len(whole.log[whole.log["stage"] == "reweighted"])
+    assert len([row for row in heard if row["stage"] == "reweighted"]) == said - passes // 10
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("engine", ["cpu", "torch"])

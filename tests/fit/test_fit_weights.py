@@ -63,7 +63,7 @@ def test_a_record_budget_is_exact(nested, records: int) -> None:
 
 
 def test_gates_choose_better_records_than_chance_and_the_refit_better_weights_than_the_gates(nested) -> None:
-    result = fit_nested(nested, records=750, epochs=300)
+    result = fit_nested(nested, records=750, epochs=300, selector="gates")
     chance = np.zeros(nested.X.shape[1])
     drawn = np.sort(np.random.default_rng(1).permutation(len(chance))[:750])
     by_chance = fit_weights(

@@ -254,7 +254,7 @@ def test_microdata_without_ages_are_refused_and_absent_inputs_are_said(config, s
     assert "real_estate_taxes" in words
 
 
-@pytest.mark.parametrize(("records", "epochs", "words"), [(301, 20, "at most 300"), (10, 0, "needs gates")])
+@pytest.mark.parametrize(("records", "epochs", "words"), [(301, 20, "at most 300"), (10, 0, "needs epochs")])
 def test_a_record_budget_that_cannot_be_is_refused_before_anything_is_simulated(
     config, records, epochs, words
 ):

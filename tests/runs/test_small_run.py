@@ -287,3 +287,39 @@ def test_the_receipts_tell_what_each_task_cost(small_run):
     assert sum(r["facts"]["columns"] for r in receipts) == 300
     assert all(0 < r["seconds"] < 120 and 5e8 < r["peak_bytes"] < 4.3e9 for r in receipts)
     assert {r["facts"]["state_fips"] for r in receipts} == {33, 56}
+
+
+def test_a_further_fit_of_the_same_matrix_has_its_own_weights_and_tables(small_run):
+    weights = np.load(small_run / "fits/few/weights.npy")
+    summary = json.loads((small_run / "fits/few/summary.json").read_text())
+    assert np.count_nonzero(weights) == summary["records_kept"] == 60
+    assert np.count_nonzero(np.load(small_run / "fit/weights.npy")) > 60
+    assert facts(small_run)["fits"]["few"] == summary
+    assert not (small_run / "fits/few/consistency.csv").exists()  # it is of the matrix, and said once
+
+
+@pytest.mark.parametrize("folder", ["fit", "fits/few"])
+def test_the_log_says_the_way_of_every_fitted_target(small_run, folder: str):
+    log = pd.read_csv(small_run / folder / "log.csv")
+    assert list(log) == [
+        "epoch", "loss", "target_name", "target", "estimate", "error", "abs_error", "rel_abs_error",
+    ]  # fmt: skip
+    diagnostics = pd.read_csv(small_run / folder / "diagnostics.csv")
+    fitted = diagnostics[diagnostics["status"] == "fit"].reset_index(drop=True)
+    last = log[log["epoch"] == log["epoch"].max()].reset_index(drop=True)
+    assert last["target_name"].tolist() == fitted["name"].tolist()
+    np.testing.assert_allclose(last["estimate"], fitted["estimate"], rtol=1e-9, atol=1e-6)
+    assert len(pd.unique(log["epoch"])) > 2
+
+
+def test_what_carries_each_area_is_told(small_run):
+    carried = pd.read_csv(small_run / "fit/areas.csv")
+    columns, weights = pd.read_parquet(small_run / "columns.parquet"), np.load(small_run / "fit/weights.npy")
+    one = carried[(carried["geo_level"] == "district") & (carried["area"] == 5601)].iloc[0]
+    here = weights[(columns["cd_geoid"] == 5601).to_numpy()]
+    assert one["columns"] == len(here)
+    assert one["records"] == np.count_nonzero(here)
+    assert one["effective_sample_size"] == pytest.approx(here.sum() ** 2 / (here**2).sum())
+    nation = carried[carried["geo_level"] == "national"].iloc[0]
+    assert nation["weight"] == pytest.approx(weights.sum())
+    assert nation["donors"] == columns.loc[weights > 0, "household_id"].nunique()

@@ -1,0 +1,117 @@
+"""The fits of a run: what a further one inherits, and settings that are refused by the plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distcalib import RunConfig
+from distcalib.errors import InputError
+from distcalib.runs.fitting import fit_arguments
+from distcalib.runs.plan import make_plan
+
+
+def with_fits(settings: Path, text: str) -> RunConfig:
+    lines = [line for line in settings.read_text().splitlines() if not line.startswith(("fit:", "fits:"))]
+    settings.write_text("\n".join([*lines, text]))
+    return RunConfig.load(settings)
+
+
+def test_a_further_fit_is_as_the_first_but_for_what_it_names(settings):
+    config = with_fits(settings, "fit: {epochs: 33, ridge: 0.5}\nfits: {a: {records: 9}, b: null}")
+    assert config.fits["a"].epochs == config.fits["b"].epochs == 33
+    assert config.fits["a"].records == 9
+    assert config.fits["b"] == config.fit
+    prepared = make_plan(config)
+    assert prepared.plan.engines == {"": "cpu", "a": "cpu", "b": "cpu"}
+    assert prepared.plan.facts["tasks"]["fit"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fits: [a]", ["run.yaml: fits", "table of sections"]),
+        ("fits: {../a: {records: 9}}", ["run.yaml: fits", "'../a'", "US-50k"]),
+        ("fits: {a: {record: 9}}", ["run.yaml: fits.a", "did you mean 'records'"]),
+        ("fits: {a: {records: 0}}", ["run.yaml: fits.a.records", "at least 1"]),
+        ("fit: {multipliers: [snap]}", ["run.yaml: fit.multipliers", "NAME: number"]),
+        ("fit: {multipliers: {snap: -1}}", ["run.yaml: fit.multipliers.snap", "at least 0"]),
+        ("fit: {selector: gate}", ["run.yaml: fit.selector", "did you mean 'gates'"]),
+    ],
+)
+def test_wrong_fits_are_refused_when_read(settings, text: str, words: list[str]):
+    with pytest.raises(InputError) as error:
+        with_fits(settings, text)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fits: {a: {records: 99999999}}", ["run.yaml: fits.a.records", "at most"]),
+        ("fits: {a: {records: 9, epochs: 0}}", ["run.yaml: fits.a.epochs", "more than 0"]),
+        ("fits: {a: {selector: reweighted}}", ["run.yaml: fits.a.records", "selector gates"]),
+        ("fits: {a: {records: 3, weight_ratio: 2}}", ["run.yaml: fits.a.weight_ratio", "more than"]),
+        (
+            "fit: {multipliers: {person_cout: 2}}",
+            ["fit.multipliers", "did you mean 'person_count'"],
+        ),
+        ("fit: {multipliers: {person_count@county: 2}}", ["run.yaml: fit.multipliers", "person_count@"]),
+    ],
+)
+def test_fits_that_cannot_be_are_refused_by_the_plan(settings, text: str, words: list[str]):
+    config = with_fits(settings, text)
+    with pytest.raises(InputError) as error:
+        make_plan(config)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def targets() -> pd.DataFrame:
+    places = [
+        ("state", "56"),
+        ("state", "33"),
+        ("district", "5600"),
+        ("district", "3301"),
+        ("district", "3302"),
+    ]
+    rows = [(v, level, area) for v in ("snap", "person_count", "tanf") for level, area in places]
+    frame = pd.DataFrame(rows, columns=["variable", "geo_level", "geographic_id"])
+    frame["group_id"] = frame.groupby(["variable", "geo_level"]).ngroup()
+    return frame.assign(value=1.0, tolerance=0.07, domain_variable="", constraints="", reform_id=0)
+
+
+def settings_of(**changes) -> dict:
+    from dataclasses import asdict
+
+    from distcalib.config import FitConfig
+
+    return {**asdict(FitConfig()), **changes}
+
+
+def test_multipliers_of_a_level_go_before_those_of_a_variable():
+    told = settings_of(group_power=1.0, multipliers={"snap": 3.0, "snap@district": 5.0})
+    frame = targets()
+    weights = fit_arguments(frame, told, 0)["target_weights"]
+    snap, district = frame["variable"] == "snap", frame["geo_level"] == "district"
+    np.testing.assert_array_equal(weights, np.select([snap & district, snap], [5.0, 3.0], 1.0))
+
+
+def test_tolerance_bands_are_those_of_the_targets_and_off_by_default():
+    assert "tolerance" not in fit_arguments(targets(), settings_of(), 0)
+    np.testing.assert_array_equal(
+        fit_arguments(targets(), settings_of(tolerance_bands=True), 0)["tolerance"], 0.07
+    )
+
+
+def test_a_blocked_holdout_takes_a_variable_of_a_state_with_its_districts():
+    frame = targets()
+    held = fit_arguments(frame, settings_of(holdout=0.34), 0)["holdout"]
+    assert held.dtype == bool
+    assert 0 < held.sum() < len(frame)
+    state = frame["geographic_id"].str[:2]
+    whole = pd.Series(held).groupby([frame["variable"], state]).nunique()
+    assert (whole == 1).all()
+    assert fit_arguments(frame, settings_of(holdout=0.34, holdout_by="target"), 0)["holdout"] == 0.34
