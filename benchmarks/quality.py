@@ -206,7 +206,7 @@ def penalty(case: Case, records: int) -> float:
     problem = build_problem(case.X, case.targets, FitSpec(), threads=1, **case.fit)
 
     def kept(engine: Any, exponent: float) -> int:
-        return np.count_nonzero(trained(engine, problem, math.exp(exponent)))
+        return int(np.count_nonzero(trained(engine, problem, math.exp(exponent))))
 
     wanted = (1 + SLACK / 2) * records
     low, high = SEARCHED

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibWarning, InputError
 from distcalib.fit.calibrate import fit_with_spec
 from distcalib.fit.spec import FitSpec
 from distcalib.random import uniform
@@ -105,7 +107,9 @@ def refitted_weights(
     spec: FitSpec,
     *,
     target_weights: ArrayLike | None = None,
-    holdout: float | None = None,
+    tolerance: ArrayLike = 0.0,
+    holdout: float | ArrayLike | None = None,
+    areas: ArrayLike | None = None,
 ) -> Float:
     """Return a replicate that is calibrated like the run: its own refit, from the replicate's design weights.
 
@@ -114,7 +118,7 @@ def refitted_weights(
 
     Parameters
     ----------
-    X, targets, target_weights, holdout
+    X, targets, target_weights, tolerance, holdout, areas
         As the run gave them to `fit_weights`: (n_targets, n_columns) and (n_targets,).
     initial_weights
         Design weights of the columns, (n_columns,).
@@ -134,11 +138,24 @@ def refitted_weights(
     if not start.any():
         raise InputError("no donor that the run kept is in this replicate", place="replicates")
     # Like the run, start at the mass of all design weights, so that few columns can stand for all.
-    start *= np.sum(initial) / np.sum(start)
-    refit_only = FitSpec(**{**spec.as_dict(), "epochs": 0, "records": None})
-    return fit_with_spec(
-        X, targets, refit_only, initial_weights=start, target_weights=target_weights, holdout=holdout
-    ).weights
+    scale = float(np.sum(initial) / np.sum(start))
+    start *= scale
+    # The limit is to the design weights themselves; where few donors were drawn, they need more.
+    ratio = None if spec.weight_ratio is None else max(spec.weight_ratio / scale, 1.0)
+    refit_only = FitSpec(**{**spec.as_dict(), "epochs": 0, "records": None, "weight_ratio": ratio})
+    with warnings.catch_warnings():
+        # An area that a replicate leaves uneven is a matter of its draw, not of the run.
+        warnings.simplefilter("ignore", DistcalibWarning)
+        return fit_with_spec(
+            X,
+            targets,
+            refit_only,
+            initial_weights=start,
+            target_weights=target_weights,
+            tolerance=tolerance,
+            holdout=holdout,
+            areas=areas,
+        ).weights
 
 
 def standard_error(estimates: ArrayLike, replicates: ArrayLike, perturbation: float = 1.0) -> Float:

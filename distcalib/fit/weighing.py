@@ -144,6 +144,7 @@ def _evened(
     codes, names = pd.factorize(areas, sort=True)
     size = np.bincount(codes)
     pull, ratio, steps, rounds = np.zeros(len(size)), solution.ratio, solution.steps, solution.rounds
+    ended = solution.ended
     for turn in range(EVEN_ROUNDS + 1):
         weight = ratio * start
         total, squares = np.bincount(codes, weights=weight), np.bincount(codes, weights=weight * weight)
@@ -160,13 +161,14 @@ def _evened(
         center = np.divide(base + toward * even, ridge, out=np.ones_like(ridge), where=ridge > 0)
         found = solve(ridge, center, ratio, min(spec.refit_epochs, EVEN_STEPS))
         ratio, steps, rounds = found.ratio, steps + found.steps, rounds + found.rounds
+        ended = found.ended
     uneven = names[share < floor].tolist()
     if uneven:
         warn(
             f"{len(uneven)} areas keep an effective sample size below {floor:.0%} of their records, for "
             f"example {uneven[0]} ({share[share < floor][0]:.1%})"
         )
-    return Refit(ratio, steps, rounds, solution.ended), uneven
+    return Refit(ratio, steps, rounds, ended), uneven
 
 
 def ratio_bounds(

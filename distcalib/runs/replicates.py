@@ -24,7 +24,7 @@ from distcalib.fit.spec import FitSpec
 from distcalib.matrix.calibration import CalibrationMatrix
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.model import Microdata
-from distcalib.runs.fitting import target_shares
+from distcalib.runs.fitting import fit_arguments
 from distcalib.runs.folder import stored_plan
 from distcalib.storage import publish, writable
 
@@ -97,7 +97,8 @@ def write_replicates(
     fitted = matrix.targets.iloc[chosen]
     rows = matrix.X[chosen]
     values = fitted["value"].to_numpy(np.float64)
-    share = target_shares(fitted, plan["run"]["fit"]["group_power"])
+    told = fit_arguments(fitted, plan["run"]["fit"], plan["run"]["seed"])
+    share = told["target_weights"]
     spec = FitSpec(**json.loads((source / "fit" / "summary.json").read_text(encoding="utf-8"))["settings"])
     key = digest_of(
         {
@@ -132,7 +133,9 @@ def write_replicates(
                     factors,
                     spec,
                     target_weights=share,
-                    holdout=plan["run"]["fit"]["holdout"],
+                    tolerance=told.get("tolerance", 0.0),
+                    holdout=told["holdout"],
+                    areas=columns["cd_geoid"].to_numpy(),
                 )
                 if calibrate
                 else scaled_weights(weights, factors)

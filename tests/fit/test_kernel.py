@@ -114,6 +114,21 @@ def test_the_torch_engine_takes_the_same_steps(nested) -> None:
     assert fused.expected_open == pytest.approx(torch_.expected_open, rel=1e-6)
 
 
+def test_columns_without_cells_and_the_steepest_gradients_pass_as_in_torch(nested) -> None:
+    from distcalib.fit.gates import TorchGates
+
+    X = nested.X.tocsc()
+    X.data[np.repeat(np.arange(X.shape[1]) % 3 == 0, np.diff(X.indptr))] = 0.0
+    X.eliminate_zeros()
+    assert (np.diff(X.indptr) == 0).any()
+    spec = FitSpec(scale_floor=1e-20)  # an estimate 1e12 times its target: gradients of 1e20 and more
+    targets = nested.targets * 1e-12
+    problem = build_problem(sp.csr_array(X), targets, spec, initial_weights=nested.initial)
+    ours, theirs = (losses(engine, problem, spec, 5, 1e-3) for engine in (CpuGates, TorchGates))
+    assert ours[0] > 1e20
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{"records": 300}, {"lambda_l0": 1e-3}])
 def test_one_two_and_three_threads_give_the_same_bits(nested, settings: dict, monkeypatch) -> None:
     monkeypatch.setattr(columns_module, "_LEAST", 4000)  # ten chunks
