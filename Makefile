@@ -23,7 +23,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m "$(QUICK)"
 
 test-full: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "(slow or slurm or browser or postgres) and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check distcalib tests benchmarks peer

@@ -231,7 +231,7 @@ class WithoutFold:
         Arguments of `distcalib.fit.fit_weights`; those with one value a target are cut with it.
     """
 
-    PER_TARGET = ("groups", "target_weights")
+    PER_TARGET = ("groups", "target_weights", "tolerance")
 
     def __init__(
         self, X: sp.spmatrix | sp.sparray, targets: ArrayLike, folds: ArrayLike, **common: Any
@@ -256,7 +256,7 @@ class WithoutFold:
         fitted, rows = self.folds != fold, np.flatnonzero(self.folds == fold)
         how = {**self.common, **settings}
         for name in self.PER_TARGET:
-            if how.get(name) is not None:
+            if isinstance(how.get(name), np.ndarray):  # one value for all needs no cut
                 how[name] = np.asarray(how[name])[fitted]
         if how.get("lambda_l0") is not None and how.get("groups") is None:
             how["lambda_l0"] = how["lambda_l0"] * float(np.mean(fitted))

@@ -317,7 +317,6 @@ def test_two_processes_give_the_same_bytes(run, tmp_path):
         (["robustness", "run", "--set", "ridgee=1"], ["--set", "did you mean 'ridge'"]),
         (["robustness", "run", "--set", "ridge=-1"], ["--set: ridge", "-1"]),
         (["robustness", "run", "--set", "ridge"], ["--set", "KEY=VALUE"]),
-        (["robustness", "run", "--set", "tolerance_bands=true"], ["run.fit.tolerance_bands"]),
         (["robustness", "run", "--set", "holdout=0.2"], ["run.fit.holdout", "--set holdout=null"]),
         (["robustness", "run", "--folds", "9"], ["folds", "got 9", "2 to 5"]),
         (["robustness", "run", "--targets", "taken.csv"], ["taken.csv", "--force"]),
