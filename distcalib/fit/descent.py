@@ -6,6 +6,7 @@ caller stores it. Serial and in a fixed order: the bits do not depend on threads
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -18,6 +19,14 @@ from distcalib.errors import InputError, RunError
 Float = NDArray[np.float64]
 #: Column pointers, row of each cell, value of each cell; any integer and float types.
 Compressed = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile, keeping the code on disk where there is a place for it."""
+    try:
+        return numba.njit(cache=True)(function)
+    except RuntimeError:  # neither the installation nor the home folder can be written
+        return numba.njit(function)
 
 
 class Descent:
@@ -102,7 +111,7 @@ class Descent:
             raise RunError("coordinate descent diverged: the loss is infinite or NaN")
 
 
-@numba.njit(cache=True)
+@_compiled
 def _walk(
     cells: Compressed, unit: Float, weight: Float, squares: Float, pull: Float, v: Float,
     columns: NDArray[np.int64], penalty: Float, ridge: float, center: float, low: Float, high: Float,
@@ -129,7 +138,7 @@ def _walk(
                 pull[rows[p]] += weight[rows[p]] * values[p] * move
 
 
-@numba.njit(cache=True)
+@_compiled
 def _squares(cells: Compressed, factor: Float, unit: Float) -> Float:
     ptr, rows, values = cells
     out = np.zeros(len(unit))
@@ -139,7 +148,7 @@ def _squares(cells: Compressed, factor: Float, unit: Float) -> Float:
     return out
 
 
-@numba.njit(cache=True)
+@_compiled
 def _estimate(cells: Compressed, weights: Float, n_rows: int) -> Float:
     ptr, rows, values = cells
     out = np.zeros(n_rows)
@@ -149,7 +158,7 @@ def _estimate(cells: Compressed, weights: Float, n_rows: int) -> Float:
     return out
 
 
-@numba.njit(cache=True)
+@_compiled
 def _gather(cells: Compressed, r: Float) -> Float:
     ptr, rows, values = cells
     out = np.zeros(len(ptr) - 1)

@@ -44,12 +44,15 @@ class FitLog:
     estimates
         (epoch, loss, estimate of every target) where `write` was told to keep them. Epochs count on through
         restarts and through the steps of the refit.
+    selection_epochs
+        Where they stand when the refit begins; None: as the rows say.
     """
 
     def __init__(self, problem: FitProblem, progress: Progress | None) -> None:
         self.problem, self.progress = problem, progress
         self.rows: list[dict[str, Any]] = []
         self.estimates: list[tuple[int, float, Float]] = []
+        self.selection_epochs: int | None = None
 
     def write(
         self,
@@ -98,6 +101,8 @@ class FitLog:
 
     def _before(self, stage: str, attempt: int) -> int:
         """Return the epochs of the stages and attempts that came before."""
+        if stage == "refit" and self.selection_epochs is not None:
+            return self.selection_epochs
         last: dict[tuple[Any, Any], int] = {}
         for row in self.rows:
             last[row["stage"], row["attempt"]] = row["epoch"]

@@ -125,6 +125,8 @@ def select_reweighted(
     at: dict[str, Any] = {"passes": 0, "mu": mu, "began": False, "ended": False}
     if saved is not None:
         at = saved.load(state) or at
+    if at["ended"]:
+        observe(at["passes"], path.v)
     nothing, low, high = np.zeros(n), np.full(n, bounds[0]), np.minimum(bounds[1], most)
     kept = np.flatnonzero(path.v > 0) if at["passes"] > WARM_PASSES else np.arange(n)
     while not at["ended"]:

@@ -96,7 +96,8 @@ def _reweighted(
 
     def observe(passes: int, ratio: Float) -> None:
         reached["epochs"] = passes
-        if passes % log_every == 0:
+        said = bool(log.rows) and log.rows[-1]["epoch"] == passes  # before a restart
+        if passes % log_every == 0 and not said:
             weights = np.zeros(problem.X.shape[1])
             weights[problem.columns] = ratio * initial
             log.write("reweighted", 1, passes, weights, float(np.count_nonzero(ratio)))
@@ -114,4 +115,5 @@ def _reweighted(
         observe=observe,
         saved=saved,
     )
+    log.selection_epochs = reached["epochs"]
     return support, reached

@@ -94,8 +94,13 @@ def weigh(
     def judged(ratio: Float) -> float:
         return problem.held_out_error(weights_of(ratio))
 
+    done = 0
+
     def solve(ridge: Bound, center: Bound, ratio: Float | None, most: int) -> Refit:
-        return refit(
+        nonlocal done
+        # Early stopping belongs to the first solve: a round that evens out areas is not to be thrown away.
+        early = ratio is None and problem.held_out.any()
+        found = refit(
             operator,
             objective.goal,
             ridge=ridge,
@@ -106,11 +111,11 @@ def weigh(
             tolerance=spec.refit_tolerance,
             patience=spec.refit_patience,
             objective=objective,
-            held_out_error=(lambda v: problem.held_out_error(weights_of(v)))
-            if problem.held_out.any()
-            else None,
-            observe=observe,
+            held_out_error=judged if early else None,
+            observe=lambda steps, v: observe(done + steps, v),
         )
+        done += found.steps
+        return found
 
     solution, uneven = solve(base, 1.0, None, spec.refit_epochs), list[object]()
     if spec.effective_share is not None and areas is not None:
@@ -148,14 +153,15 @@ def _evened(
     for turn in range(EVEN_ROUNDS + 1):
         weight = ratio * start
         total, squares = np.bincount(codes, weights=weight), np.bincount(codes, weights=weight * weight)
-        share = total * total / (squares * size)
+        # An area without weight lacks nothing.
+        share = np.divide(total * total, squares * size, out=np.ones(len(size)), where=squares > 0)
         below = share < floor + EVEN_MARGIN
         if not below.any() or turn == EVEN_ROUNDS:
             break
         gap = (1 / share - 1) / (1 / (floor + 5 * EVEN_MARGIN) - 1)
         pull *= np.clip(gap, 1 / 1.2, 4.0) ** 4
         pull[below & (pull == 0)] = FIRST_PULL
-        even = (total / size)[codes] / start
+        even = np.where(total > 0, total / size, 1.0)[codes] / start
         toward = pull[codes] * unit / (even * even)
         ridge = base + toward
         center = np.divide(base + toward * even, ridge, out=np.ones_like(ridge), where=ridge > 0)
@@ -178,7 +184,7 @@ def ratio_bounds(
     low, high = spec.lower_bound, spec.upper_bound
     if spec.weight_ratio is not None:
         high = min(high, spec.weight_ratio / mass_scale)
-        if high < 1:
+        if high < 1 - 1e-12:  # not for the last bit of a sum
             raise InputError(
                 f"is too small: the kept columns weigh {mass_scale:.3g} times as much as at first where they "
                 "stand for all",

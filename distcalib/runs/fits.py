@@ -24,14 +24,14 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
     """Refuse now what a fit would refuse after all simulation."""
     from distcalib.fit import FitSpec
 
-    columns, total = len(initial_weights), float(np.sum(initial_weights))
+    columns, total = np.count_nonzero(initial_weights), float(np.sum(initial_weights))
     fitted = targets.rows[targets.rows["status"] == "fit"]
     for name, fit in fits_of(config).items():
         section = f"fits.{name}" if name else "fit"
         records = fit.records
         try:
             told = fit_arguments(fitted, asdict(fit), config.seed)
-            FitSpec.of(
+            spec = FitSpec.of(
                 **{k: v for k, v in told.items() if k not in ("target_weights", "tolerance", "holdout")}
             )
         except InputError as error:
@@ -60,9 +60,38 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
                     value=fit.weight_ratio,
                     expected=f"more than {fit.weight_ratio * total / most:.3g}, null, or more records",
                 )
-        if fit.selector == "reweighted" and records is None:
+        plain = spec.loss == "squared" and "tolerance" not in told
+        gates = spec.resolved(plain).selector == "gates"
+        if not gates and records is None:
             raise InputError(
                 "the reweighted selector goes down to a number of records, and none is given",
                 place=f"{config.file}: {section}.records",
                 expected="a number, or selector gates",
+            )
+        if not gates and not plain:
+            raise InputError(
+                "the reweighted selector knows the squared loss without tolerance bands alone",
+                place=f"{config.file}: {section}.selector",
+                value=fit.selector,
+                expected="selector gates, or loss squared and tolerance_bands false",
+            )
+        if gates and fit.engine == "l0" and (not plain or (records is not None and fit.lambda_l0 is None)):
+            raise InputError(
+                "engine l0 knows the squared loss and a penalty alone",
+                place=f"{config.file}: {section}.engine",
+                value=fit.engine,
+                expected="engine auto, or loss squared and lambda_l0",
+            )
+        if fit.weight_ratio is not None and fit.weight_ratio < 1:
+            raise InputError(
+                "lets no weights stand for all households",
+                place=f"{config.file}: {section}.weight_ratio",
+                value=fit.weight_ratio,
+                expected="1 or more",
+            )
+        if not np.any(told["target_weights"]):
+            raise InputError(
+                "leave no target a share of the loss",
+                place=f"{config.file}: {section}.multipliers",
+                expected="one above 0",
             )

@@ -130,7 +130,7 @@ def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.
         settings["lower_bound"],
         settings["upper_bound"],
         settings["records"],
-        bool(settings["lambda_l0"]),
+        bool(settings["lambda_l0"] or settings["preset"]),
     )
     return consistency(
         matrix,

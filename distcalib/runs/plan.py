@@ -303,7 +303,9 @@ def _foresight(
     from distcalib.runs.foresight import apart, known_problems, warnings_of
 
     fit = config.fit
-    limits = limits_before(weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0))
+    limits = limits_before(
+        weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0 or fit.preset)
+    )
     found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, drawn)
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
 

@@ -87,6 +87,29 @@ def test_a_reweighted_selection_that_was_killed_goes_on_to_the_same_bits(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("selector", ["gates", "reweighted"])
+def test_a_fit_stopped_in_its_refit_goes_on_to_say_the_same(
+    small, tmp_path: Path, selector: str, monkeypatch
+) -> None:
+    from distcalib.fit import calibrate
+
+    whole = fit(small, selector=selector)
+    with monkeypatch.context() as patch:
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(calibrate, "weigh", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small, selector=selector, checkpoints=tmp_path)
+    resumed = fit(small, selector=selector, checkpoints=tmp_path)
+    np.testing.assert_array_equal(resumed.weights, whole.weights)
+    assert resumed.log.equals(whole.log)
+    said = [{k: v for k, v in one.summary.items() if k != "timing"} for one in (resumed, whole)]
+    assert said[0] == said[1]
+    assert [e for e, _, _ in resumed.estimates] == [e for e, _, _ in whole.estimates]
+
+
 @pytest.mark.parametrize("engine", ["cpu", "torch"])
 def test_every_epoch_is_a_place_to_go_on_from(small, tmp_path: Path, engine: str, monkeypatch) -> None:
     whole = fit(small, engine=engine, epochs=24)

@@ -71,6 +71,16 @@ def test_areas_below_the_asked_effective_share_are_evened_out_and_others_left(ne
     assert even.summary["loss_after"] < 3 * free.summary["loss_after"]
 
 
+def test_areas_are_evened_out_after_a_refit_that_a_holdout_stopped(nested) -> None:
+    even = fitted(nested, records=1500, areas=nested.district, effective_share=0.78, holdout=0.3)
+    table = support_by_area(even.weights, {"district": nested.district}, nested.donors, (0.0, np.inf))
+    assert table["effective_share"].min() >= 0.78
+    refit = even.log[even.log["stage"] == "refit"]
+    assert refit["epoch"].is_monotonic_increasing
+    epochs = [epoch for epoch, _, _ in even.estimates]
+    assert epochs == sorted(set(epochs))
+
+
 def test_areas_that_cannot_be_even_are_named(nested) -> None:
     # Bounds that leave the design weights no room: four of these are tenfold in one district.
     tilted = nested.initial.copy()

@@ -54,6 +54,9 @@ def test_wrong_fits_are_refused_when_read(settings, text: str, words: list[str])
         ("fits: {a: {records: 99999999}}", ["run.yaml: fits.a.records", "at most"]),
         ("fits: {a: {records: 9, epochs: 0}}", ["run.yaml: fits.a.epochs", "more than 0"]),
         ("fits: {a: {selector: reweighted}}", ["run.yaml: fits.a.records", "selector gates"]),
+        ("fits: {a: {records: 9, selector: reweighted, loss: huber}}", ["run.yaml: fits.a.selector"]),
+        ("fit: {engine: l0, records: 9}", ["run.yaml: fit.engine", "engine auto"]),
+        ("fit: {weight_ratio: 0.5}", ["run.yaml: fit.weight_ratio", "1 or more"]),
         ("fits: {a: {records: 3, weight_ratio: 2}}", ["run.yaml: fits.a.weight_ratio", "more than"]),
         (
             "fit: {multipliers: {person_cout: 2}}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import sparse
 import distcalib.runs.replicates as replicates
 from distcalib import RunConfig
 from distcalib.cli import main
+from distcalib.config import FitConfig
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import write_block
 from distcalib.microdata import bundled_microdata
@@ -38,7 +40,7 @@ def run(small_settings, tmp_path_factory) -> Path:
     cells = inside * (rng.random(inside.shape) < 0.4) * rng.lognormal(0, 1, inside.shape)
     write_block(folder / "matrix.zarr" / "X", sparse.csr_array(cells.astype(np.float32)))
     nowhere = Inputs(str(folder), "", "", "", "", 2024, 3, True)
-    settings = {"group_power": 0.5, "epochs": 0, "refit_epochs": 50, "ridge": 0.1, "few_donors": 10.0}
+    settings = asdict(FitConfig(epochs=0, refit_epochs=50, ridge=0.1))
     fit(FitTask(nowhere, "0", "torch", settings))
     return folder
 
