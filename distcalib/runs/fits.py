@@ -31,9 +31,8 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
         records = fit.records
         try:
             told = fit_arguments(fitted, asdict(fit), config.seed)
-            spec = FitSpec.of(
-                **{k: v for k, v in told.items() if k not in ("target_weights", "tolerance", "holdout")}
-            )
+            own = {k: v for k, v in told.items() if k not in ("target_weights", "tolerance", "holdout")}
+            spec = FitSpec.of(engine=fit.engine, **own)
         except InputError as error:
             where = str(error.place).removeprefix("fit.")
             raise error.at(f"{config.file}: {section}.{where}") from None
