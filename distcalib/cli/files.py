@@ -1,0 +1,20 @@
+"""Files that commands write: new ones, or replaced where that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from distcalib.errors import InputError
+from distcalib.storage import writable
+
+force_option = click.option("--force", is_flag=True, help="Replace a file that exists.")
+
+
+def need_new(files: list[Path], force: bool, expected: str = "a new file, or --force") -> None:
+    """Raise `InputError` unless files can be written, and are new or may be replaced; before any work."""
+    for file in files:
+        writable(file)
+        if file.exists() and not force:
+            raise InputError("exists", place=file, expected=expected)
