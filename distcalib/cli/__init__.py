@@ -42,6 +42,12 @@ def _run_options(function: click.decorators.FC) -> click.decorators.FC:
             "--workers", type=click.IntRange(1), help="Worker processes; overrides the cluster file."
         ),
         click.option("--accept-code", is_flag=True, help="Go on with a folder that other code began."),
+        click.option(
+            "--force",
+            metavar="STAGE",
+            help="Do simulate, assemble, fit, areas or verify again with all that follows; their settings "
+            "may differ from those that the folder was begun with.",
+        ),
     ):
         function = option(function)
     return function
@@ -58,6 +64,7 @@ def run(
     cluster: Path | None,
     workers: int | None,
     accept_code: bool,
+    force: str | None,
     until: str | None,
 ) -> None:
     """Build, fit, write and verify; continue what an earlier attempt left.
@@ -67,7 +74,7 @@ def run(
     from distcalib.report.console import Progressing, make_console, print_plan, print_summary
 
     console = make_console()
-    work = _open_run(settings, output, cluster, workers, accept_code)
+    work = _open_run(settings, output, cluster, workers, accept_code, force)
     work.subscribers = [Progressing(console)]
     prepared = work.prepare()
     print_plan(prepared.plan, console, work.workers)
@@ -78,23 +85,35 @@ def run(
 
 @main.command()
 @_run_options
-def plan(settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool) -> None:
+def plan(
+    settings: str,
+    output: Path,
+    cluster: Path | None,
+    workers: int | None,
+    accept_code: bool,
+    force: str | None,
+) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
     from distcalib.report.console import make_console, print_plan
 
-    work = _open_run(settings, output, cluster, workers, accept_code)
+    work = _open_run(settings, output, cluster, workers, accept_code, force)
     print_plan(work.prepare().plan, make_console(), work.workers)
 
 
 def _open_run(
-    settings: str, output: Path, cluster: Path | None, workers: int | None, accept_code: bool
+    settings: str,
+    output: Path,
+    cluster: Path | None,
+    workers: int | None,
+    accept_code: bool,
+    force: str | None,
 ) -> distcalib.Run:
     from distcalib import ClusterConfig, Run, RunConfig
 
     where = ClusterConfig.load(cluster)
     if workers is not None:
         where = where.changed(workers=workers)
-    return Run(RunConfig.load(settings), output, where, accept_code=accept_code)
+    return Run(RunConfig.load(settings), output, where, accept_code=accept_code, force=force)
 
 
 @main.command()

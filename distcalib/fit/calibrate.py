@@ -19,7 +19,7 @@ from distcalib.fit.engines import resolve_engine
 from distcalib.fit.log import LOG_COLUMNS, FitLog, Progress, summary_of
 from distcalib.fit.problem import build_problem, column_vector
 from distcalib.fit.selection import select
-from distcalib.fit.spec import FitSpec
+from distcalib.fit.spec import FitSpec, refuse_unused
 from distcalib.fit.weighing import weigh
 
 Float = NDArray[np.float64]
@@ -44,6 +44,9 @@ class FitResult:
     estimates
         (epoch, loss, estimate of every target, float64 (n_targets,)) of some epochs and of the end; see
         `distcalib.fit.log.performance`.
+    limits
+        Least and largest weight that each column could have had by the bounds, `weight_ratio` and
+        `share_cap`, float64 (n_columns,) each; 0 where not kept.
     """
 
     weights: Float
@@ -51,6 +54,7 @@ class FitResult:
     log: pd.DataFrame
     spec: FitSpec
     estimates: list[tuple[int, float, Float]]
+    limits: tuple[Float, Float]
 
 
 def fit_weights(
@@ -183,6 +187,7 @@ def fit_with_spec(
 ) -> FitResult:
     """Fit with stored settings, as a run does; the other arguments are those of `fit_weights`."""
     began = time.perf_counter()
+    refuse_unused(spec)
     spec = spec.resolved(plain=not np.any(tolerance))
     spec = FitSpec(**{**spec.as_dict(), "engine": resolve_engine(spec.engine)})
     if log_every < 1:
@@ -238,4 +243,4 @@ def fit_with_spec(
     if saved is not None:
         saved.remove()
     rows = pd.DataFrame(log.rows, columns=list(LOG_COLUMNS))
-    return FitResult(weighed.weights, summary, rows, spec, log.estimates)
+    return FitResult(weighed.weights, summary, rows, spec, log.estimates, weighed.limits)

@@ -214,6 +214,7 @@ def limits_before(
     upper: float,
     records: int | None = None,
     selects: bool = False,
+    weight_ratio: float | None = None,
 ) -> tuple[Float, Float]:
     """Return the least and largest weight that a fit may give each column, as far as known before it.
 
@@ -227,15 +228,45 @@ def limits_before(
         How many columns are kept, where that is given: at least the lightest ones, so the scale is at most
         the mass of all over theirs.
     selects
-        Whether a penalty decides how many are kept: then no largest weight is known.
+        Whether a penalty decides how many are kept: then the scale is not known.
+    weight_ratio
+        Largest weight over the design weight itself; None: no limit.
     """
     start = np.asarray(initial_weights, dtype=np.float64)
-    if records is not None and records < len(start):
-        scale = start.sum() / np.partition(start, records - 1)[:records].sum()
-        return np.zeros_like(start), upper * scale * start
-    if selects:
-        return np.zeros_like(start), np.where(start > 0, np.inf, 0.0)
-    return lower * start, np.multiply(upper, start, out=np.zeros_like(start), where=start > 0)
+    some = start > 0
+    columns = int(np.count_nonzero(some))
+    least, scale = lower, 1.0
+    if records is not None and records < columns:
+        least, scale = 0.0, float(start.sum() / np.partition(start[some], records - 1)[:records].sum())
+    elif selects:
+        least, scale = 0.0, np.inf
+    ratio = upper * scale if weight_ratio is None else min(upper * scale, weight_ratio)
+    return least * start, np.multiply(ratio, start, out=np.zeros_like(start), where=some)
+
+
+def within_cap(
+    X: sp.csr_array, targets: pd.DataFrame, limits: tuple[Float, Float], cap: float | None
+) -> tuple[Float, Float]:
+    """Return limits with the largest weights cut to the largest share `cap` of any fitted target.
+
+    Parameters
+    ----------
+    X, targets, limits
+        As `consistency` takes them.
+    cap
+        ``w |x| <= cap |target|``, for targets other than zero; None: no cap.
+    """
+    if cap is None:
+        return limits
+    value = np.where(targets["status"] == "fit", targets["value"], 0.0).astype(np.float64)
+    share, first = np.zeros(X.shape[1]), 0
+    for rows in rows_in_pieces(X):
+        goal = np.repeat(np.abs(value[first : first + rows.shape[0]]), np.diff(rows.indptr))
+        part = np.divide(np.abs(rows.data), goal, out=np.zeros_like(rows.data), where=goal > 0)
+        np.maximum.at(share, rows.indices, part)
+        first += rows.shape[0]
+    most = np.divide(cap, share, out=np.full_like(share, np.inf), where=share > 0)
+    return limits[0], np.minimum(limits[1], most)
 
 
 def consistency(

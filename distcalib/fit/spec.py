@@ -209,6 +209,22 @@ class FitSpec:
         return dataclasses.asdict(self)
 
 
+def refuse_unused(spec: FitSpec) -> None:
+    """Raise `InputError` where the reweighted selector is asked for with what belongs to the gates alone."""
+    if spec.selector != "reweighted":
+        return
+    if spec.lambda_l0 is not None:
+        raise InputError(
+            "is a penalty of the gates, and the selector is reweighted", place="fit.lambda_l0",
+            value=spec.lambda_l0, expected="null and a number of records, or selector gates",
+        )  # fmt: skip
+    if spec.engine not in ("auto", "cpu"):
+        raise InputError(
+            "is an engine of the gates, and the selector is reweighted", place="fit.engine",
+            value=spec.engine, expected="auto, or selector gates",
+        )  # fmt: skip
+
+
 def _require(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds or isinstance(value, bool):
         raise InputError("setting out of range", place=f"fit.{name}", value=value, expected=expected)

@@ -41,12 +41,15 @@ class Weighed:
         Initial mass over the kept columns' mass.
     uneven
         Areas whose effective share stayed below the one that was asked for.
+    limits
+        Least and largest weight that each column could have had, float64 (n_columns,) each; 0 where not kept.
     """
 
     weights: Float
     solution: Refit
     mass_scale: float
     uneven: list[object]
+    limits: tuple[Float, Float]
 
 
 def weigh(
@@ -125,10 +128,10 @@ def weigh(
     final = np.clip(solution.ratio * start, low, high)
     if spec.conserve_mass:
         final = conserve_mass(final, total, lower=low, upper=high)
-    weights = np.zeros(problem.X.shape[1])
-    weights[columns] = round_within(final, low, high)
+    weights, least, most = np.zeros((3, problem.X.shape[1]))
+    weights[columns], least[columns], most[columns] = round_within(final, low, high), low, high
     log.end(weights, solution.steps)
-    return Weighed(weights, solution, mass_scale, uneven)
+    return Weighed(weights, solution, mass_scale, uneven, (least, most))
 
 
 def _evened(

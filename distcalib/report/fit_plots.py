@@ -36,7 +36,7 @@ def frontier_svg(table: pd.DataFrame, title: str) -> str:
         An SVG document of its own; equal tables give equal text. Both axes of the losses are logarithmic,
         bars are one standard error over folds, the dashed line is the attainable loss.
     """
-    table = table.sort_values("records")
+    table = table.dropna(subset="records").sort_values("records")
     low = np.log10(table["records"].min()) - 0.1
     high = np.log10(table["records"].max()) + 0.1
     size = {"by column": "effective_sample_size", "by donor": "effective_sample_size_by_donor"}
@@ -144,9 +144,9 @@ def print_frontier(table: pd.DataFrame, console: Console) -> None:
     names = ("loss", "within tol.", "eff. size", "by donor", "least district", "ratio", "held-out error")
     for name in ("records", *names):
         shown.add_column(name, justify="right", no_wrap=True)
-    for row in table.itertuples(index=False):
+    for row in table[table["note"] == ""].itertuples(index=False):
         shown.add_row(
-            f"{row.records:,}", f"{row.loss:,.4g}", f"{row.within_tolerance:.1%}",
+            f"{row.records:,.0f}", f"{row.loss:,.4g}", f"{row.within_tolerance:.1%}",
             f"{row.effective_sample_size:,.0f}", f"{row.effective_sample_size_by_donor:,.0f}",
             f"{row.least_effective_share:.0%}", f"{row.largest_ratio:.3g}",
             _error(row.held_out_error, row.held_out_std_error),

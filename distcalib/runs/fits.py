@@ -20,9 +20,30 @@ def fits_of(config: RunConfig) -> dict[str, FitConfig]:
     return {"": config.fit, **config.fits}
 
 
+#: A limit of weights below this many times the average weight of the records leaves a fit little to choose.
+ROOM = 1.5
+
+
+def little_room(config: RunConfig, initial_weights: Float) -> list[str]:
+    """Return a warning for each fit whose records can hardly stand for all within its `weight_ratio`."""
+    columns, out = int(np.count_nonzero(initial_weights)), []
+    for name, fit in fits_of(config).items():
+        if fit.records is None or fit.weight_ratio is None or fit.records >= columns:
+            continue
+        average = columns / fit.records
+        if fit.weight_ratio < ROOM * average:
+            section = f"fits.{name}" if name else "fit"
+            out.append(
+                f"{section}.weight_ratio: {fit.records:,} of {columns:,} columns weigh {average:.3g} times "
+                f"as much as at first where they stand for all, and {fit.weight_ratio:g} times is the most: "
+                "the fit has little to choose from, or fails"
+            )
+    return out
+
+
 def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> None:
     """Refuse now what a fit would refuse after all simulation."""
-    from distcalib.fit import FitSpec
+    from distcalib.fit.spec import FitSpec, refuse_unused
 
     columns, total = np.count_nonzero(initial_weights), float(np.sum(initial_weights))
     fitted = targets.rows[targets.rows["status"] == "fit"]
@@ -33,6 +54,7 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
             told = fit_arguments(fitted, asdict(fit), config.seed)
             own = {k: v for k, v in told.items() if k not in ("target_weights", "tolerance", "holdout")}
             spec = FitSpec.of(engine=fit.engine, **own)
+            refuse_unused(spec)
         except InputError as error:
             where = str(error.place).removeprefix("fit.")
             raise error.at(f"{config.file}: {section}.{where}") from None

@@ -20,6 +20,8 @@ LABELS = [
 ]  # fmt: skip
 #: Epochs of the selection between two looks at every target (`fit/log.csv`), and how many looks at most.
 LOOK_EVERY, MOST_LOOKS = 50, 10
+#: Folds of which a holdout takes some: its share is met to half a fold.
+HOLDOUT_FOLDS = 20
 #: A state's GEOID of a district: FIPS code times this, and the district's number.
 DISTRICTS_A_STATE = 100
 
@@ -84,10 +86,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         tolerance=targets["tolerance"].to_numpy(np.float64),
         labels=targets[LABELS],
     )
-    spec, start = result.spec, result.summary["mass_scale"] * initial * (result.weights > 0)
-    limits = spec.lower_bound * start, spec.upper_bound * start
-    if spec.weight_ratio is not None:
-        limits = limits[0], np.minimum(limits[1], spec.weight_ratio * initial)
+    limits = result.limits
     areas = columns["cd_geoid"].to_numpy()
     causes = explain(table, targets, matrix, result.weights, donors=donors, limits=limits, areas=areas)
     table = pd.concat([table, causes], axis=1)
@@ -122,7 +121,7 @@ def _publish_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    from distcalib.fit.consistency import consistency, limits_before
+    from distcalib.fit.consistency import consistency, limits_before, within_cap
 
     initial, settings = columns["initial_weight"].to_numpy(np.float64), task.settings
     limits = limits_before(
@@ -131,6 +130,7 @@ def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.
         settings["upper_bound"],
         settings["records"],
         bool(settings["lambda_l0"] or settings["preset"]),
+        settings["weight_ratio"],
     )
     return consistency(
         matrix,
@@ -138,7 +138,7 @@ def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.
         initial_weights=initial,
         donors=columns["household_id"].to_numpy(),
         areas=columns["cd_geoid"].to_numpy(),
-        limits=limits,
+        limits=within_cap(matrix, targets, limits, settings["share_cap"]),
         few=settings["few_donors"],
     )
 
@@ -161,8 +161,6 @@ def fit_arguments(fitted: pd.DataFrame, settings: dict[str, Any], seed: int) -> 
     seed
         Of the choice of the holdout.
     """
-    from distcalib.fit.folds import blocked_folds
-
     out = {k: v for k, v in settings.items() if k not in ("group_power", "few_donors", "engine")}
     share = target_shares(fitted, settings["group_power"])
     out["target_weights"] = share * _multipliers(fitted, out.pop("multipliers"))
@@ -170,9 +168,27 @@ def fit_arguments(fitted: pd.DataFrame, settings: dict[str, Any], seed: int) -> 
         out["tolerance"] = fitted["tolerance"].to_numpy(np.float64)
     by, held = out.pop("holdout_by"), out["holdout"]
     if held is not None and by != "target":
-        folds = max(2, round(1 / held))
-        out["holdout"] = blocked_folds(fitted, folds, seed, by=by, at_most=True) == 0
+        out["holdout"] = held_out(fitted, held, by, seed)
     return out
+
+
+def held_out(fitted: pd.DataFrame, share: float, by: str, seed: int) -> np.ndarray:
+    """Choose blocks of targets that come nearest to a share of all, boolean (n fitted targets,).
+
+    Raises
+    ------
+    InputError
+        When there are not two blocks.
+    """
+    from distcalib.fit.folds import blocked_folds
+
+    try:
+        fold = blocked_folds(fitted, max(HOLDOUT_FOLDS, round(1 / share)), seed, by=by, at_most=True)
+    except InputError as error:
+        raise error.at("fit.holdout") from None
+    # At least one fold, and at least one that stays.
+    reached = np.cumsum(np.bincount(fold[fold >= 0])) / len(fold)
+    return (fold >= 0) & (fold <= int(np.argmin(np.abs(reached[:-1] - share))))
 
 
 def target_shares(fitted: pd.DataFrame, group_power: float) -> np.ndarray:

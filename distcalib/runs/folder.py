@@ -14,15 +14,17 @@ from distcalib.errors import InputError, RunError
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
 from distcalib.storage import publish, write_json, write_text
 
+#: Stages of a run, in their order.
+STAGES = ("simulate", "assemble", "fit", "areas", "verify")
 #: Households that a trial drew of its microdata.
 SAMPLE = "microdata.h5"
 
 
-def write_plan(folder: Path, prepared: Prepared, accept_code: bool) -> None:
-    """Write the plan, unless it is there, and its tables."""
+def write_plan(folder: Path, prepared: Prepared, replace: bool) -> None:
+    """Write the plan, unless one is there and not to be replaced, and its tables."""
     # The plan first: a folder with a plan can be taken up whatever else is missing. The tables are
     # written anew each time, since equal plans give equal tables and a damaged one is mended so.
-    if stored_plan(folder) is None or accept_code:
+    if replace or stored_plan(folder) is None:
         write_json(folder / "plan.json", prepared.plan.to_json())
     for name, table in (
         ("targets.parquet", prepared.targets.rows),
@@ -52,8 +54,19 @@ def stored_plan(folder: Path) -> dict[str, Any] | None:
     return stored
 
 
-def require_same_plan(folder: Path, stored: dict[str, Any], plan: Plan, accept_code: bool) -> None:
+def require_same_plan(
+    folder: Path, stored: dict[str, Any], plan: Plan, accept_code: bool, force: str | None = None
+) -> None:
     """Raise unless `plan` is the plan that the folder was begun with.
+
+    Parameters
+    ----------
+    folder, stored, plan
+        The run folder, the plan in it as JSON values, and the plan now.
+    accept_code
+        Whether other code may have begun it.
+    force
+        A stage that is to be done anew with all that follow: what only they depend on may differ.
 
     Raises
     ------
@@ -70,26 +83,44 @@ def require_same_plan(folder: Path, stored: dict[str, Any], plan: Plan, accept_c
     settings = _differences(stored["run"], new["run"])
     for incidental in INCIDENTAL:
         settings.pop(incidental, None)
-    if other or settings:
-        what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()]
-        for part in other:
-            what += [f"{part}.{k}" for k in _differences({"": stored[part]}, {"": new[part]})]
+    changed_parts = [f"{p}.{k}" for p in other for k in _differences({"": stored[p]}, {"": new[p]})]
+    first = min((_stage_of(k) for k in [*settings, *changed_parts]), key=STAGES.index, default=None)
+    if first is not None and (force is None or STAGES.index(first) < STAGES.index(force)):
+        what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()] + changed_parts
         ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
         raise InputError(
             f"the output folder belongs to another plan ({ids}); different: {'; '.join(what)}",
             place=folder,
-            expected="another --output, or the settings that the folder was begun with",
+            expected="another --output, the settings that the folder was begun with, or --force "
+            f"{first}: that stage and what follows is done anew with the new settings, in place of the old",
         )
-    if not accept_code:
-        changed = [
-            f"{s}: {stored['code'][s][:12]} there, {c[:12]} now"
-            for s, c in new["code"].items()
-            if stored["code"].get(s) != c
-        ]
+    standing = STAGES if force is None else STAGES[: STAGES.index(force)]
+    changed = [
+        f"{s}: {stored['code'].get(s, 'none')[:12]} there, {new['code'][s][:12]} now"
+        for s in standing
+        if stored["code"].get(s) != new["code"][s]
+    ]
+    if changed and not accept_code:
         raise RunError(
             f"{folder} was begun by other code ({'; '.join(changed)}); "
             "use --accept-code to go on: what that code changed is done again"
         )
+
+
+def _stage_of(name: str) -> str:
+    """Return the first stage that depends on a setting or input."""
+    section = name.split(".")[0]
+    if section in ("fit", "fits", "engines") or name in ("inputs.values", "inputs.initial_weights"):
+        return "fit"
+    if section == "targets":  # its rows and values have digests of their own among the inputs
+        return "fit"
+    return section if section in ("areas", "verify") else "simulate"
+
+
+def forget(folder: Path, stage: str) -> None:
+    """Remove the receipts of a stage and of all that follow, so that they are done again."""
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(folder / "receipts" / later, ignore_errors=True)
 
 
 def keep_only(folder: Path, used: set[str]) -> None:

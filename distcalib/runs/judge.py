@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Float = NDArray[np.float64]
 
+#: Settings that only some numbers of records can keep.
+BY_BUDGET = ("fit.weight_ratio", "fit.share_cap")
 _SQLITE, _DATABASES = b"SQLite format 3\0", (".db", ".sqlite", ".sqlite3")
 ROBUSTNESS_COLUMNS = (
     "fold",
@@ -42,7 +44,10 @@ ROBUSTNESS_COLUMNS = (
 
 
 class Fitting:
-    """Call with a `Job`: the weights of a fit of all targets, or the `Outcome` of one without a fold."""
+    """Call with a `Job`: the weights of a fit of all targets, or the `Outcome` of one without a fold.
+
+    Where the limits of weights allow no fit of so few records, the answer is the error that says so.
+    """
 
     def __init__(self, fit: RunFit, folds: NDArray[np.int64] | None) -> None:
         from distcalib.fit.folds import WithoutFold
@@ -55,10 +60,16 @@ class Fitting:
         from distcalib.fit import fit_weights
 
         fold, settings = job
-        if fold is None:
-            return fit_weights(self.X, self.values, **{**self.how, **settings}).weights
-        assert self.without is not None
-        return self.without((fold, settings))
+        try:
+            if fold is None:
+                return fit_weights(self.X, self.values, **{**self.how, **settings}).weights
+            assert self.without is not None
+            return self.without((fold, settings))
+        except InputError as error:
+            # So few records cannot stand for all within these limits: nothing is wrong with the others.
+            if error.place not in BY_BUDGET:
+                raise
+            return error
 
 
 def judge_frontier(
@@ -101,7 +112,9 @@ def judge_frontier(
           of the row and with those of attainable_loss;
         - ``held_out_std_error``: standard error of held_out_error over folds;
         - ``least_effective_share``: the least, over districts, of effective sample size over records;
-        - ``largest_ratio``: the largest weight over its design weight.
+        - ``largest_ratio``: the largest weight over its design weight;
+        - ``note``: empty, or why there is no fit with so few records within weight_ratio or share_cap: then
+          the figures are NaN.
 
         The attainable columns are empty where the loss is not the plain squared one.
     """
@@ -123,9 +136,16 @@ def judge_frontier(
     with stage(report, "frontier", len(jobs)) as done, spread(workers, done) as each:
         answers = list(each(fitting, jobs))
     by_budget = {k: answers[i * len(seen) : (i + 1) * len(seen)] for i, k in enumerate(budgets)}
+    refused = {k: next((a for a in of if isinstance(a, InputError)), None) for k, of in by_budget.items()}
+    for k, error in refused.items():
+        if error is not None:
+            report({"event": "warning", "text": f"{k:,} records: {error}"})
+            by_budget.pop(k)
+    if not by_budget:
+        raise next(error for error in refused.values() if error is not None)
     weights: dict[int, Float] = {k: of[0] for k, of in by_budget.items()}
     donors, areas = fit.columns["household_id"].to_numpy(), fit.columns["cd_geoid"].to_numpy()
-    table = frontier(weights.__getitem__, budgets, fit.X, problem.objective, donors=donors)
+    table = frontier(weights.__getitem__, list(by_budget), fit.X, problem.objective, donors=donors)
     outcomes: list[list[Outcome]] = [of[1:] for of in by_budget.values()]
     if folds:
         errors = [[outcome.error for outcome in of] for of in outcomes]
@@ -139,8 +159,9 @@ def judge_frontier(
     table["least_effective_share"] = [float(c["effective_share"].min()) for c in carried]
     some = fit.initial > 0
     table["largest_ratio"] = [float(np.max(w[some] / fit.initial[some])) for w in weights.values()]
-    best = attainable(fit, problem, report)
-    return table.assign(**best)
+    table = table.set_index("budget").reindex(budgets).rename_axis("budget").reset_index()
+    table["note"] = ["" if refused[k] is None else str(refused[k]) for k in budgets]
+    return table.assign(**attainable(fit, problem, report))
 
 
 def attainable(fit: RunFit, problem: FitProblem, report: Report = silent) -> dict[str, float]:

@@ -24,7 +24,7 @@ from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
 from distcalib.runs.costs import bundled_costs, read_costs
-from distcalib.runs.fits import check_fits, fits_of
+from distcalib.runs.fits import check_fits, fits_of, little_room
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.runs.sizes import COLUMN_BYTES, facts_of
 from distcalib.simulation.engine import check_version, engine_version
@@ -48,8 +48,16 @@ ROOMS = {
     "simulate": (*_PLACED, "matrix", "targets/constraints", "targets/reforms"),
     "assemble": ("matrix/blocks",),
     "fit": ("fit", "random", "runs/fitting", "targets/families"),
-    "areas": (*_PLACED, "areas"),
-    "verify": (*_PLACED, "areas", "matrix", "runs/verify", "targets/constraints", "targets/reforms"),
+    "areas": (*_PLACED, "areas", "runs/area_stage"),
+    "verify": (
+        *_PLACED,
+        "areas",
+        "matrix",
+        "runs/verify",
+        "runs/verify_stage",
+        "targets/constraints",
+        "targets/reforms",
+    ),
 }
 
 
@@ -212,7 +220,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     columns["initial_weight"] = weights
 
     check_fits(config, targets, columns["initial_weight"].to_numpy(np.float64))
-    warnings = [*targets.warnings, *notes]
+    warnings = [*targets.warnings, *notes, *little_room(config, weights)]
     rates = config.simulation.take_up_rates
     table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
     costs = bundled_costs() if config.simulation.costs is None else read_costs(config.simulation.costs)
@@ -304,7 +312,12 @@ def _foresight(
 
     fit = config.fit
     limits = limits_before(
-        weights, fit.lower_bound, fit.upper_bound, fit.records, bool(fit.lambda_l0 or fit.preset)
+        weights,
+        fit.lower_bound,
+        fit.upper_bound,
+        fit.records,
+        bool(fit.lambda_l0 or fit.preset),
+        fit.weight_ratio,
     )
     found = known_problems(targets.rows, source, assignment, weights, limits, fit.few_donors, drawn)
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)

@@ -10,32 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from distcalib.areas.stack import Area
 from distcalib.config import ClusterConfig, RunConfig
 from distcalib.digest import digest_arrays, digest_of
-from distcalib.errors import InputError, RunError
-from distcalib.geography.district import District
-from distcalib.geography.states import STATE_CODES
-from distcalib.matrix.blocks import assemble, read_block, write_block
+from distcalib.errors import InputError
+from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
+from distcalib.runs.area_stage import AreaFiles, area_tasks, files_of
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor, choose_resource
 from distcalib.runs.fitting import FitTask, fit
-from distcalib.runs.folder import SAMPLE, keep_only, locked, require_same_plan, stored_plan, sweep, write_plan
+from distcalib.runs.folder import (
+    SAMPLE,
+    STAGES,
+    forget,
+    keep_only,
+    locked,
+    require_same_plan,
+    stored_plan,
+    sweep,
+    write_plan,
+)
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.split import splitting, standing_tasks
-from distcalib.runs.tasks import AreaTask, Inputs, simulate_slice, write_areas
-from distcalib.runs.verify import NationTask, VerifyTask, compare, verify_nation, verify_state
-from distcalib.simulation.installed import RULES
-from distcalib.storage import folder_bytes, need_space, publish
-
-#: Stages of a run, in their order.
-STAGES = ("simulate", "assemble", "fit", "areas", "verify")
+from distcalib.runs.tasks import Inputs, simulate_slice, write_areas
+from distcalib.runs.verify import verify_nation, verify_state
+from distcalib.runs.verify_stage import judge, nation_task, state_tasks
+from distcalib.storage import folder_bytes, need_space
 
 
 @dataclass
@@ -54,6 +58,9 @@ class Run:
         Called with every event.
     accept_code
         Go on with a folder that other code began.
+    force
+        One of `STAGES`: do it and all that follow again, also where the folder was begun with other settings
+        of theirs; what they depend on stands. None: nothing twice.
     """
 
     config: RunConfig
@@ -61,6 +68,7 @@ class Run:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     subscribers: Sequence[Subscriber] = ()
     accept_code: bool = False
+    force: str | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -88,16 +96,24 @@ class Run:
         RunError
             When other code began the run.
         """
-        stored = stored_plan(self.folder)
-        cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]] if stored else None
+        if self.force is not None:
+            _stage("--force", self.force)
+        stored, anew = stored_plan(self.folder), self.force == STAGES[0]
+        cuts = None
+        if stored and not anew:
+            cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]]
         # The plan names the local file, so that no task goes to a network; its content digest tells a change.
         config = self.config.changed(microdata=str(local_file(self.config.microdata)))
         prepared = make_plan(config, cuts)
-        if stored:
-            require_same_plan(self.folder, stored, prepared.plan, self.accept_code)
+        if stored and not anew:
+            require_same_plan(self.folder, stored, prepared.plan, self.accept_code, self.force)
         elif self.folder.exists() and not self.folder.is_dir():
             raise InputError("the output folder is a file", place=self.folder, expected="a folder")
-        elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+        elif (
+            not stored
+            and self.folder.exists()
+            and any(not p.name.startswith(".") for p in self.folder.iterdir())
+        ):
             raise InputError(
                 "the output folder is not empty and holds no plan",
                 place=self.folder,
@@ -127,11 +143,8 @@ class Run:
             One of `STAGES`, the last one to carry out; a later call goes on from there. The summary then says
             no more than ``until``, and no manifest is written. None: all stages.
         """
-        if until is not None and until not in STAGES:
-            raise InputError(
-                "is no stage of a run", place="until", value=until,
-                expected=f"one of {', '.join(STAGES)}", choices=STAGES,
-            )  # fmt: skip
+        if until is not None:
+            _stage("until", until)
         prepared = prepared or self.prepare()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -143,19 +156,21 @@ class Run:
         with locked(self.folder), ExitStack() as self._stack:
             # Another process may have been here since the plan was made.
             stored = stored_plan(self.folder)
-            if stored is not None:
-                require_same_plan(self.folder, stored, prepared.plan, self.accept_code)
+            if stored is not None and self.force != STAGES[0]:
+                require_same_plan(self.folder, stored, prepared.plan, self.accept_code, self.force)
             self._executor = None
             self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
             plan = prepared.plan
-            if self._finished(plan):
+            if self.force is not None:
+                forget(self.folder, self.force)
+            elif self._finished(plan):
                 manifest = read_manifest(self.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
                 return manifest
             (self.folder / "manifest.json").unlink(missing_ok=True)
             began = time.perf_counter()
             sweep(self.folder)
-            write_plan(self.folder, prepared, self.accept_code)
+            write_plan(self.folder, prepared, self.accept_code or self.force is not None)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
             summary = self._stages(prepared, until)
             if summary is None:
@@ -181,11 +196,12 @@ class Run:
             return None
         weights = np.load(self.folder / "fit" / "weights.npy")
         weights_digest = digest_arrays({"weights": weights})
-        states = _areas(prepared)
-        areas = self._areas(plan, inputs, states, prepared, weights)
+        files = files_of(plan.run.areas, prepared.assignment)
+        tasks = area_tasks(plan, inputs, files, prepared.assignment, weights)
+        areas = self._stage("areas", write_areas, tasks)
         if until == "areas":
             return None
-        verification = self._verify(plan, inputs, states, areas, weights)
+        verification = self._verify(plan, inputs, files, areas, weights)
         return {
             "name": plan.run.name,
             "plan": plan.digest(),
@@ -197,7 +213,7 @@ class Run:
             "fits": {name: summary for name, summary in fits.items() if name},
             "verification": verification,
             "warnings": list(plan.warnings),
-            "areas": {"districts": sum(len(d) for _, d in states), "states": len(states)},
+            "areas": {"districts": sum(len(d) for _, d in files.states), "states": len(files.states)},
         }
 
     def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
@@ -248,114 +264,19 @@ class Run:
         receipts = self._stage("fit", fit, tasks, fit_resource=True)
         return {task.name: r.facts["summary"] for task, r in zip(tasks, receipts, strict=True)}
 
-    def _areas(
-        self,
-        plan: Plan,
-        inputs: Inputs,
-        states: list[tuple[Area, tuple[Area, ...]]],
-        prepared: Prepared,
-        weights: np.ndarray,
-    ) -> list[Receipt]:
-        depends = {
-            "stage": "areas",
-            "code": plan.code["areas"],
-            "inputs": {k: plan.inputs[k] for k in ("microdata", "assignment")},
-            "rules": plan.versions[RULES],
-            "period": plan.run.period,
-            "seed": plan.run.seed,
-            "take_up": plan.inputs.get("take_up", plan.run.simulation.take_up),
-        }
-        state_of = prepared.assignment.state_fips
-        tasks = []
-        for state, districts in states:
-            wanted = ((state,) if plan.run.areas.states else ()) + (
-                districts if plan.run.areas.districts else ()
-            )
-            share = digest_arrays({"w": weights[state_of == state.code]})
-            names = [a.name for a in wanted]
-            if wanted:
-                tasks.append(
-                    AreaTask(inputs, digest_of({**depends, "weights": share, "areas": names}), wanted)
-                )
-        if plan.run.areas.national:
-            nation = Area("national", "US", 0)
-            share = digest_arrays({"w": weights})
-            task_id = digest_of({**depends, "weights": share, "areas": ["US"]})
-            tasks.insert(0, AreaTask(inputs, task_id, (nation,)))
-        return self._stage("areas", write_areas, tasks)
-
     def _verify(
-        self,
-        plan: Plan,
-        inputs: Inputs,
-        states: list[tuple[Area, tuple[Area, ...]]],
-        areas: list[Receipt],
-        weights: np.ndarray,
+        self, plan: Plan, inputs: Inputs, files: AreaFiles, areas: list[Receipt], weights: np.ndarray
     ) -> dict[str, Any]:
         if not plan.run.areas.states:
             self.events.emit("warning", text="no state files, so the targets are not recomputed from files")
             return {"targets": 0, "note": "areas.states is false"}
-        files = {path: digest for r in areas for path, digest in r.outputs.items()}
-        depends = {
-            "stage": "verify",
-            "code": plan.code["verify"],
-            "rows": plan.inputs["rows"],
-            "rules": plan.versions[RULES],
-        }
-        tasks: list[Any] = []
-        for state, districts in states:
-            parts = districts if plan.run.areas.districts else ()
-            held = {a.file: files[a.file] for a in (state, *parts)}
-            task_id = digest_of({**depends, "files": held})
-            tasks.append(VerifyTask(inputs, task_id, state, parts, plan.run.verify.slice_households))
+        written = {path: digest for r in areas for path, digest in r.outputs.items()}
+        tasks = state_tasks(plan, inputs, files, written)
         tasks.sort(key=lambda t: -(self.folder / t.state.file).stat().st_size)
         receipts = self._stage("verify", verify_state, tasks)
-        if plan.run.areas.national:
-            nation = Area("national", "US", 0)
-            held = {a.file: files[a.file] for a in (nation, *(s for s, _ in states))}
-            task = NationTask(
-                inputs, digest_of({**depends, "files": held}), nation, tuple(s for s, _ in states)
-            )
-            self._stage("verify nation", verify_nation, [task])
-        totals = pd.concat(
-            [pd.read_csv(self.folder / path) for r in receipts for path in r.outputs if "areas" in path]
-        )
-        publish(self.folder / "verify/areas.csv", lambda p: totals.to_csv(p, index=False))
-        population = {name: n for r in receipts for name, n in r.facts["population"].items()}
-        return self._judge(plan, weights, population)
-
-    def _judge(self, plan: Plan, weights: np.ndarray, population: dict[str, float]) -> dict[str, Any]:
-        """Compare files with X.w and districts with their population; fail where guarantee 1 is broken."""
-        from distcalib.geography.sources import districts
-
-        matrix = read_block(self.folder / "matrix.zarr" / "X")
-        table = compare(self.folder, matrix, weights, plan.run.verify.tolerance)
-        publish(self.folder / "verify/targets.csv", lambda p: table.to_csv(p, index=False))
-        official = districts().set_index("cd_geoid")["population"]
-        people = pd.DataFrame(
-            {
-                "district": list(population),
-                "population": [float(official[District.parse(d).geoid]) for d in population],
-                "from_file": list(population.values()),
-            }
-        ).sort_values("district")
-        people["relative"] = people["from_file"] / people["population"] - 1
-        people["listed"] = people["relative"].abs() > plan.run.verify.population
-        publish(self.folder / "verify/population.csv", lambda p: people.to_csv(p, index=False))
-        wrong = table[~table["ok"]]
-        if len(wrong):
-            worst = wrong.sort_values("difference", ascending=False).iloc[0]
-            raise RunError(
-                f"the files do not give what the matrix promised for {len(wrong)} of {len(table)} targets; "
-                f"the worst is {worst['name']}: {worst['from_files']:,.3f} from the files, "
-                f"{worst['promised']:,.3f} from X.w (see {self.folder / 'verify' / 'targets.csv'})"
-            )
-        return {
-            "targets": len(table),
-            "largest_difference": float(table["difference"].max()),
-            "districts_checked": len(people),
-            "population_listed": people.loc[people["listed"], ["district", "relative"]].to_dict("records"),
-        }
+        if files.nation is not None:
+            self._stage("verify nation", verify_nation, [nation_task(plan, inputs, files, written)])
+        return judge(self.folder, plan, receipts, weights)
 
     def _stage(
         self,
@@ -431,11 +352,9 @@ class Run:
         )
 
 
-def _areas(prepared: Prepared) -> list[tuple[Area, tuple[Area, ...]]]:
-    """Return each state of the run with its districts."""
-    geoids = np.unique(prepared.assignment.cd_geoid).tolist()
-    out = []
-    for fips in sorted({g // 100 for g in geoids}):
-        districts = tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips)
-        out.append((Area("states", STATE_CODES[fips], fips), districts))
-    return out
+def _stage(place: str, name: str) -> None:
+    if name not in STAGES:
+        raise InputError(
+            "is no stage of a run", place=place, value=name, expected=f"one of {', '.join(STAGES)}",
+            choices=STAGES,
+        )  # fmt: skip

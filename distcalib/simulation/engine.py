@@ -19,7 +19,7 @@ from distcalib.errors import RunError
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.missing import refuse_empty_scales
 from distcalib.simulation.reforms import reform_of, struck_out
-from distcalib.simulation.speed import read_menus_once, repeats_spared
+from distcalib.simulation.speed import kept_systems, read_menus_once, repeats_spared
 
 
 class RulesSimulation:
@@ -100,6 +100,8 @@ def _rules_engine() -> ModuleType:
 
 
 _aside = False
+# Tax systems kept for later simulations that are set aside, too.
+_systems = 0
 
 
 def set_aside() -> None:
@@ -115,8 +117,10 @@ def _collected() -> Iterator[None]:
     """Collect what was made inside, and only that: simulations are full of cycles and hold tens of MB.
 
     The rules engine's three million objects are set aside meanwhile, or each collection walks them (2 s).
-    Warm workers have set them aside for good; there nothing is taken back.
+    Warm workers have set them aside for good, and so they do with a tax system that a simulation left to
+    later ones; there nothing is taken back.
     """
+    global _systems
     # Counting the frozen walks them all (0.3 s).
     mine = not _aside and gc.get_freeze_count() == 0
     if mine:
@@ -127,6 +131,9 @@ def _collected() -> Iterator[None]:
         gc.collect()
         if mine:
             gc.unfreeze()
+        elif _aside and kept_systems() > _systems:
+            gc.freeze()
+            _systems = kept_systems()
 
 
 @contextmanager

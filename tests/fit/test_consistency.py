@@ -17,6 +17,7 @@ from distcalib.fit.consistency import (
     least_excess,
     limits_before,
     support,
+    within_cap,
 )
 
 GEOIDS = np.repeat([101, 102], 20)
@@ -168,3 +169,22 @@ def test_targets_that_some_weights_give_have_no_excess_and_others_the_distance(s
     excess = least_excess(matrix, value, np.full(5, 0.01), (low, high))
     # Only the first is out of reach: 1/1.1 of it is to be had, 1 % is allowed.
     assert excess == pytest.approx(1 - 1 / 1.1 - 0.01 if shifted else 0.0, abs=1e-7)
+
+
+def test_a_weight_ratio_and_a_share_cap_narrow_what_the_weights_may_be():
+    low, high = limits_before(W, 0.5, 20.0, records=10, weight_ratio=3.0)
+    assert (low == 0).all()
+    assert (high == 3 * W).all()
+    assert (limits_before(W, 0.5, 2.0, selects=True, weight_ratio=3.0)[1] == 3 * W).all()
+    # Columns of no weight count neither for the budget nor for the scale.
+    low, high = limits_before(np.r_[W, np.zeros(30)], 0.5, 2.0, records=20)
+    assert (high[:40] == 4 * W).all()
+    assert not high[40:].any()
+    matrix, table = world()
+    wide = limits_before(W, 0.5, 50.0)
+    assert within_cap(matrix, table, wide, None) is wide
+    _, high = within_cap(matrix, table, wide, 0.01)
+    some = ((table["status"] == "fit") & (table["value"] != 0)).to_numpy()
+    share = np.abs(matrix.toarray()[some]) / np.abs(table["value"].to_numpy()[some, None])
+    np.testing.assert_allclose(high, np.minimum(wide[1], 0.01 / share.max(axis=0)), rtol=1e-12)
+    assert (high < wide[1]).any()

@@ -186,3 +186,30 @@ def test_support_by_area_by_hand() -> None:
     np.testing.assert_allclose(table["at_lower"], [0.5, 0.5])
     np.testing.assert_allclose(table["at_upper"], [0.0, 0.5])
     np.testing.assert_allclose(table["largest_donor_share"], [1.0, 4 / 6])
+
+
+def test_the_limits_of_the_weights_are_told(nested) -> None:
+    found = fitted(nested, records=1500, weight_ratio=2.5, share_cap=0.5, lower_bound=0.1)
+    low, high = found.limits
+    kept = found.weights > 0
+    assert not low[~kept].any()
+    assert not high[~kept].any()
+    assert (found.weights >= low).all()
+    assert (found.weights <= high).all()
+    assert (high <= 2.5 * nested.initial * (1 + 1e-12)).all()
+    scale = found.summary["mass_scale"]
+    np.testing.assert_allclose(low[kept], 0.1 * scale * nested.initial[kept], rtol=1e-12)
+    # Where it is neither the ratio nor the upper bound, it is the share of some target.
+    capped = kept & (high < 2.5 * nested.initial * (1 - 1e-9))
+    share = abs(nested.X).multiply(1 / np.where(nested.targets == 0, np.inf, np.abs(nested.targets))[:, None])
+    largest = share.tocsc().max(axis=0).toarray().ravel() * high
+    assert capped.any()
+    np.testing.assert_allclose(largest[capped], 0.5, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"), [({"lambda_l0": 1e-6}, r"fit\.lambda_l0"), ({"engine": "torch"}, r"fit\.engine")]
+)
+def test_what_belongs_to_the_gates_is_not_ignored_by_the_other_selector(nested, settings, place) -> None:
+    with pytest.raises(InputError, match=f"{place}.*reweighted"):
+        fitted(nested, records=500, selector="reweighted", **settings)

@@ -10,7 +10,7 @@ import pytest
 
 from distcalib import RunConfig
 from distcalib.errors import InputError
-from distcalib.runs.fitting import fit_arguments
+from distcalib.runs.fitting import fit_arguments, held_out
 from distcalib.runs.plan import make_plan
 
 
@@ -55,6 +55,14 @@ def test_wrong_fits_are_refused_when_read(settings, text: str, words: list[str])
         ("fits: {a: {records: 9, epochs: 0}}", ["run.yaml: fits.a.epochs", "more than 0"]),
         ("fits: {a: {selector: reweighted}}", ["run.yaml: fits.a.records", "selector gates"]),
         ("fits: {a: {records: 9, selector: reweighted, loss: huber}}", ["run.yaml: fits.a.selector"]),
+        (
+            "fits: {a: {records: 9, selector: reweighted, lambda_l0: 1.0e-6}}",
+            ["run.yaml: fits.a.lambda_l0", "null"],
+        ),
+        (
+            "fit: {records: 9, selector: reweighted, engine: torch}",
+            ["run.yaml: fit.engine", "selector gates"],
+        ),
         ("fit: {engine: l0, records: 9}", ["run.yaml: fit.engine", "engine auto"]),
         ("fit: {weight_ratio: 0.5}", ["run.yaml: fit.weight_ratio", "1 or more"]),
         ("fits: {a: {records: 3, weight_ratio: 2}}", ["run.yaml: fits.a.weight_ratio", "more than"]),
@@ -70,6 +78,15 @@ def test_fits_that_cannot_be_are_refused_by_the_plan(settings, text: str, words:
     with pytest.raises(InputError) as error:
         make_plan(config)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_plan_warns_where_the_limit_of_weights_leaves_little_room(settings):
+    def of(text: str) -> list[str]:
+        return [w for w in make_plan(with_fits(settings, text)).plan.warnings if "weight_ratio" in w]
+
+    assert of("fits: {a: {records: 60, weight_ratio: 20}, b: {records: 60}}") == []
+    (said,) = of("fit: {records: 250, weight_ratio: 20}\nfits: {a: {records: 60, weight_ratio: 6}}")
+    assert said.startswith("fits.a.weight_ratio: 60 of 300 columns")
 
 
 def targets() -> pd.DataFrame:
@@ -118,3 +135,27 @@ def test_a_blocked_holdout_takes_a_variable_of_a_state_with_its_districts():
     whole = pd.Series(held).groupby([frame["variable"], state]).nunique()
     assert (whole == 1).all()
     assert fit_arguments(frame, settings_of(holdout=0.34, holdout_by="target"), 0)["holdout"] == 0.34
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4, 0.6])
+def test_a_blocked_holdout_has_the_share_that_was_asked_for(share):
+    states = np.repeat(np.arange(1, 41), 12)
+    frame = pd.DataFrame(
+        {
+            "variable": np.tile([f"v{i}" for i in range(12)], 40),
+            "geo_level": "state",
+            "geographic_id": states.astype(str),
+            "reform_id": 0,
+            "domain_variable": "",
+            "constraints": "",
+            "group_id": 0,
+            "tolerance": 0.05,
+            "value": 1.0,
+        }
+    )
+    held = held_out(frame, share, "place", 0)
+    assert held.mean() == pytest.approx(share, abs=0.026)
+    blocks = frame.assign(held=held).groupby(["variable", "geographic_id"])["held"]
+    assert (blocks.min() == blocks.max()).all()
+    with pytest.raises(InputError, match=r"fit\.holdout"):
+        held_out(frame[:1], share, "place", 0)

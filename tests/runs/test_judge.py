@@ -229,6 +229,27 @@ def test_without_folds_the_held_out_error_is_empty_and_bands_have_no_attainable_
     assert "squared loss without tolerance bands" in " ".join(said.split())
 
 
+def test_a_number_of_records_that_the_limits_do_not_allow_is_a_row_with_a_note(run, tmp_path):
+    asked = ["--holdout-folds", 2, "--set", "weight_ratio=2.0"]
+    said = call(
+        "frontier", run, "--records", "24,0.9", *asked, "--output", tmp_path / "f.csv", "--plot",
+        tmp_path / "f.svg",
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "f.csv")
+    assert table["budget"].tolist() == [24, 216]
+    figures = ["records", "loss", "held_out_error", "within_tolerance", "largest_ratio"]
+    assert table.loc[0, figures].isna().all()
+    assert table.loc[1, figures].notna().all()
+    assert "fit.weight_ratio" in table.loc[0, "note"]
+    assert pd.isna(table.loc[1, "note"])
+    assert "24 records: fit.weight_ratio" in " ".join(said.split())
+    alone = ["--records", "24", *asked, "--output", str(tmp_path / "g.csv")]
+    refused = CliRunner().invoke(main, ["fit", "frontier", str(run), *map(str, alone)])
+    assert refused.exit_code == 2
+    assert "fit.weight_ratio" in refused.output
+    assert not (tmp_path / "g.csv").exists()
+
+
 def test_a_further_fit_is_judged_with_its_own_settings_and_changes_go_before_them(run, tmp_path):
     records = {}
     for name, asked in (

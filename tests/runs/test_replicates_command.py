@@ -32,7 +32,7 @@ def run(small_settings, tmp_path_factory) -> Path:
     """A real plan and a real fit, with drawn cells in place of simulated ones."""
     folder = tmp_path_factory.mktemp("fitted")
     prepared = make_plan(RunConfig.load(small_settings))
-    write_plan(folder, prepared, accept_code=False)
+    write_plan(folder, prepared, replace=False)
     rows, columns = prepared.targets.rows, prepared.columns
     area = rows["geographic_id"].astype(int).to_numpy()[:, None]
     inside = (area == columns["cd_geoid"].to_numpy()) | (area == columns["state_fips"].to_numpy())

@@ -323,3 +323,22 @@ def test_what_carries_each_area_is_told(small_run):
     nation = carried[carried["geo_level"] == "national"].iloc[0]
     assert nation["weight"] == pytest.approx(weights.sum())
     assert nation["donors"] == columns.loc[weights > 0, "household_id"].nunique()
+
+
+def test_a_forced_fit_takes_new_settings_in_an_old_folder_and_simulates_nothing(copy, config):
+    """The same weights as a run of its own would have; what stood on the old ones is replaced."""
+    first = facts(copy)
+    other = replace(config, fit=replace(config.fit, ridge=0.3))
+    events = events_of(Run(other, copy, ClusterConfig(kind="serial"), force="fit"))
+    assert {e["stage"] for e in events if e["event"] == "task"} == {"fit", "areas", "verify", "verify nation"}
+    again = facts(copy)
+    assert again["matrix"] == first["matrix"]
+    assert again["weights"] != first["weights"]
+    assert (
+        again["plan"]
+        == make_plan(other).plan.digest()
+        == json.loads((copy / "plan.json").read_text())["digest"]
+    )
+    assert len(list((copy / "receipts" / "fit").iterdir())) == 1 + len(other.fits)
+    nothing = events_of(Run(other, copy, ClusterConfig(kind="serial")))
+    assert [e["event"] for e in nothing][-1] == "nothing_to_do"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -160,3 +161,25 @@ def test_the_coordinator_never_loads_the_rules_engine(settings, tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["0", "False", "False"], out
+
+
+def test_what_a_simulation_leaves_to_later_ones_is_set_aside_once(monkeypatch):
+    """New York keeps a cloned tax system: walking it took each later task of its worker two seconds."""
+    kept = [0]
+    monkeypatch.setattr(engine, "_aside", True)
+    monkeypatch.setattr(engine, "_systems", 0)
+    monkeypatch.setattr(engine, "kept_systems", lambda: kept[0])
+    frozen = []
+    try:
+        for now in (0, 1, 1, 2):
+            with engine._collected():
+                kept[0] = now
+                left = [[i] for i in range(1000)]
+            frozen.append(gc.get_freeze_count())
+            assert len(left) == 1000
+    finally:
+        gc.unfreeze()
+    assert frozen[0] == 0
+    assert frozen[1] > 1000
+    assert 0 < frozen[2] <= frozen[1]
+    assert frozen[3] >= frozen[2] + 1000
