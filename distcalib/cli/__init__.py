@@ -9,8 +9,11 @@ from pathlib import Path
 import click
 
 import distcalib
+from distcalib.cli.compare import compare
 from distcalib.cli.data import data
 from distcalib.cli.fit import fit_of_run
+from distcalib.cli.publication import promote, publications, publish, rollback
+from distcalib.cli.status import status
 from distcalib.errors import DistcalibError
 
 
@@ -158,5 +161,5 @@ def replicates(
     click.echo(facts["note"])
 
 
-main.add_command(fit_of_run)
-main.add_command(data)
+for _command in (status, compare, publish, promote, rollback, publications, fit_of_run, data):
+    main.add_command(_command)

@@ -1,42 +1,105 @@
-"""The manifest: the list of every file of a finished run with its sha256. It is written last."""
+"""The manifest: every file of a finished run with its sha256; written last, beside two for other readers.
+
+`trace.jsonld` declares the files as a Transparent Research Object, `SHA256SUMS` lists them with the
+declaration for ``sha256sum -c``, `manifest.json` lists them with both: it vouches for all of it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from distcalib.storage import sha256_file, write_json
+from distcalib.runs.trace import declaration
+from distcalib.storage import sha256_file, write_json, write_text
 
-# Not part of what a run publishes: the log of events, the lock, and the manifest itself.
-_OUTSIDE = {"events.ndjson", "manifest.json", ".lock"}
+MANIFEST, SUMS, TRACE = "manifest.json", "SHA256SUMS", "trace.jsonld"
+
+# Not part of what a run computes: the log of events, the lock, and what this module itself writes.
+_OUTSIDE = {"events.ndjson", ".lock", MANIFEST, SUMS, TRACE}
+_COUNTS = {"households": int, "persons": int, "weight": float}
 
 
 def write_manifest(run: Path, facts: dict[str, Any]) -> None:
-    """Write ``manifest.json``: facts, and path -> {sha256, bytes} of every file below the run folder."""
-    write_json(run / "manifest.json", {**facts, "files": _files(run)})
+    """Write ``trace.jsonld``, ``SHA256SUMS`` and, last, ``manifest.json`` of a run folder.
+
+    Parameters
+    ----------
+    run
+        The run folder; holds ``plan.json``.
+    facts
+        What the manifest says of the run, its keys ``name``, ``plan`` and ``versions`` among them. Added are
+        ``inputs`` (name -> content digest, from the plan), ``totals`` (files and bytes; by kind of area also
+        households, persons and weight) and ``files`` (path -> sha256, bytes; of area files also households,
+        persons and weight, from the receipts).
+    """
+    inputs = json.loads((run / "plan.json").read_text(encoding="utf-8"))["inputs"]
+    paths = (p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    files = _facts_of(run, sorted(p for p in paths if p not in _OUTSIDE and ".tmp" not in p))
+    for path, counts in _area_counts(run).items():
+        if path in files:
+            files[path] |= counts
+    write_json(run / TRACE, declaration(facts, inputs, files))
+    files |= _facts_of(run, [TRACE])
+    write_text(run / SUMS, "".join(f"{files[path]['sha256']}  {path}\n" for path in sorted(files)))
+    files |= _facts_of(run, [SUMS])
+    write_json(run / MANIFEST, {"inputs": inputs, **facts, "totals": _totals(files), "files": files})
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
     """Return the manifest, or None when there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-        found["plan"], found["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found: dict[str, Any] = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+        found["plan"], found["files"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found
 
 
 def damaged(run: Path, manifest: dict[str, Any]) -> list[str]:
     """Return the files of a manifest that are missing or differ, sorted."""
-    present = _files(run)
-    return sorted(path for path, facts in manifest["files"].items() if present.get(path) != facts)
+    listed = manifest["files"]
+    present = _facts_of(run, [path for path in listed if (run / path).is_file()])
+    return sorted(
+        path
+        for path, facts in listed.items()
+        if path not in present or any(facts.get(k) != v for k, v in present[path].items())
+    )
 
 
-def _files(run: Path) -> dict[str, dict[str, Any]]:
+def _facts_of(run: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def facts(path: str) -> tuple[str, dict[str, Any]]:
+        file = run / path
+        return path, {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+
+    with ThreadPoolExecutor(4) as pool:  # hashing leaves the interpreter lock alone
+        return dict(pool.map(facts, paths))
+
+
+def _area_counts(run: Path) -> dict[str, dict[str, Any]]:
+    """Return households, persons and weight of each area file, as the receipts of the writing say."""
     out = {}
-    for file in sorted(p for p in run.rglob("*") if p.is_file()):
-        path = file.relative_to(run).as_posix()
-        if path not in _OUTSIDE and ".tmp" not in path:
-            out[path] = {"sha256": sha256_file(file), "bytes": file.stat().st_size}
+    for file in run.glob("receipts/areas/[!.]*.json"):
+        receipt = json.loads(file.read_text(encoding="utf-8"))
+        areas = receipt["facts"].get("areas", {})
+        for path in receipt["outputs"]:
+            counts = areas.get(path) or (areas.get(Path(path).stem) if path.endswith(".h5") else None)
+            if counts is not None:
+                out[path] = {name: kind(counts[name]) for name, kind in _COUNTS.items() if name in counts}
     return out
+
+
+def _totals(files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def total(chosen: list[dict[str, Any]]) -> dict[str, Any]:
+        held = [name for name in ("bytes", *_COUNTS) if any(name in facts for facts in chosen)]
+        return {"files": len(chosen)} | {name: sum(f.get(name, 0) for f in chosen) for name in held}
+
+    # areas/districts/CA-06.h5: one total a kind, as a household stands in files of several kinds.
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for path, facts in sorted(files.items()):
+        if path.startswith("areas/") and path.endswith(".h5"):
+            kinds.setdefault(path.split("/")[1], []).append(facts)
+    everything = [{"bytes": facts["bytes"]} for facts in files.values()]
+    return {**total(everything), "areas": {kind: total(chosen) for kind, chosen in kinds.items()}}

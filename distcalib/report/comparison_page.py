@@ -1,0 +1,175 @@
+"""What a comparison of two runs shows: an HTML page without network and script, and lines on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from distcalib.report.comparison import Comparison
+from distcalib.report.data_page import amount_text
+
+#: Rows of a section on the page, and on the terminal.
+ON_PAGE, ON_TERMINAL = 40, 8
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of texts: title, names of columns, rows, how many rows there are, and where figures begin."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    total: int
+    #: Columns from this one on are figures.
+    numbers: int = 99
+
+
+def page(found: Comparison) -> str:
+    """Return the page of a comparison."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = resources.files("distcalib.report").joinpath("bundled/comparison.html").read_text("utf-8")
+    return environment.from_string(template).render(
+        runs=_runs(found), notes=found.notes, sections=sections(found, ON_PAGE)
+    )
+
+
+def print_comparison(found: Comparison, output: Path, console: Console) -> None:
+    """Print the biggest movers of each kind, what could not be compared, and where the whole of it is."""
+    for name, words in _runs(found):
+        console.print(f"{name}: {words}", highlight=False, markup=False)
+    for part in sections(found, ON_TERMINAL):
+        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, column in enumerate(part.columns):
+            shown.add_column(column, justify="right" if i >= part.numbers else "left", overflow="fold")
+        for row in part.rows:
+            shown.add_row(*(cell.replace("[", "\\[") for cell in row))
+        console.print(part.title if part.rows else f"{part.title}: nothing differs", style="bold")
+        if part.rows:
+            console.print(shown)
+        if part.total > len(part.rows):
+            console.print(f"and {part.total - len(part.rows):,} more", highlight=False)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    console.print(f"{output / 'comparison.html'}: the page, beside the tables", highlight=False, markup=False)
+
+
+def _runs(found: Comparison) -> list[tuple[str, str]]:
+    out = []
+    for name, run in (("A", found.a), ("B", found.b)):
+        digest, records = run.plan["digest"][:12], run.summary["records_kept"]
+        title = run.plan["run"]["name"]
+        out.append((name, f"{run.folder} ({title}), plan {digest}, {records:,} records kept"))
+    return out
+
+
+def sections(found: Comparison, most: int) -> list[Section]:
+    """Return the tables of a comparison as texts, each with at most `most` rows."""
+    both = found.targets[found.targets["in"] == "both"]
+    fitted = both[both["fitted"]]
+    totals = found.totals[found.totals["in"] == "both"]
+    nation = totals[totals["geo_level"] == "national"]
+    areas = totals[totals["geo_level"] != "national"]
+    new = found.findings[found.findings["in"] != "both"]
+    new = new.assign(what=new["in"].map({"only A": "gone in B", "only B": "new in B"}))
+    named = both.assign(changed=both["status_a"] + " to " + both["status_b"])
+    moved = named[(named["status_a"] != named["status_b"]) | (named["target_a"] != named["target_b"])]
+    amount = ("A", "total_a", _amount), ("B", "total_b", _amount), ("change", "relative", _percent)
+    share = ("of the nation's", "share", _percent)
+    place = ("area", "area", str), ("variable", "variable", str)
+    estimates = (
+        ("target", "name", str), ("official", "target_b", _amount), ("A", "estimate_a", _amount),
+        ("B", "estimate_b", _amount), ("change", "relative", _percent),
+    )  # fmt: skip
+    accuracy = (
+        ("targets of", "group", str), ("n", "targets", _count),
+        ("5 %: A", "within_5_a", _share), ("B", "within_5_b", _share),
+        ("toler.: A", "within_tolerance_a", _share), ("B", "within_tolerance_b", _share),
+        ("median: A", "median_a", _share), ("B", "median_b", _share),
+    )  # fmt: skip
+    size = (
+        ("area", "area", str), ("records: A", "records_a", _count), ("B", "records_b", _count),
+        ("effective: A", "effective_sample_size_a", _count), ("B", "effective_sample_size_b", _count),
+        ("change", "relative", _percent),
+    )  # fmt: skip
+    pair = ("A", "a", str), ("B", "b", str)
+    figures = ("A", "a", _figure), ("B", "b", _figure), ("difference", "difference", _figure)
+    summary = found.summary[found.summary["difference"] != 0]
+    return [
+        _section("Settings, inputs and versions that differ", found.settings,
+                 (("setting", "setting", str), *pair), most),
+        _section("Findings that appeared or are gone", new, (("", "what", str), ("", "text", str)), most),
+        _section("Fit", summary, (("figure", "figure", str), *figures), most, numbers=1),
+        _section("Targets that both runs fit: shares within 5 % and within tolerance, median error",
+                 _by_group(found.groups), accuracy, most, numbers=1),
+        _section("Targets whose status or value differs", moved,
+                 (("target", "name", str), ("status", "changed", str), ("official: A", "target_a", _amount),
+                  ("B", "target_b", _amount)), most, numbers=2),
+        _section("Fitted targets whose estimate moved most", _largest(fitted, "relative"), estimates, most,
+                 numbers=1),
+        _section("Totals of the nation", _largest(nation, "relative"), (place[1], *amount), most, numbers=1),
+        _section("Totals of areas that moved most, relative to themselves", _largest(areas, "relative"),
+                 (*place, *amount), most, numbers=2),
+        _section("Totals of areas that moved most, relative to the nation", _largest(areas, "share"),
+                 (*place, *amount[:2], share), most, numbers=2),
+        _section("Weights: effective sample sizes that moved most", _largest(found.weights, "relative"), size,
+                 most, numbers=1),
+        _section("Files that differ", found.files, (("file", "path", str), ("in", "in", str)), most),
+    ]  # fmt: skip
+
+
+def _section(
+    title: str,
+    table: pd.DataFrame,
+    columns: tuple[tuple[str, str, Callable[..., str]], ...],
+    most: int,
+    numbers: int = 99,
+) -> Section:
+    shown = table.head(most)
+    cells = [shown[name].map(words) for _, name, words in columns]
+    rows = list(zip(*cells, strict=True))
+    return Section(title, tuple(head for head, _, _ in columns), rows, len(table), numbers)
+
+
+def _largest(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    size = table[column].abs()
+    return table.assign(size=size)[size > 0].sort_values("size", ascending=False, kind="stable")
+
+
+def _by_group(groups: pd.DataFrame) -> pd.DataFrame:
+    """Name the groups, those first whose share within tolerance, then whose median error moved most."""
+    domain = (" by " + groups["domain"]).where(groups["domain"] != "", "")
+    named = groups.assign(group=groups["geo_level"] + " " + groups["variable"] + domain)
+    for name in ("within_tolerance", "median"):
+        named[name] = -(named[f"{name}_b"] - named[f"{name}_a"]).abs()
+    return named.sort_values(["within_tolerance", "median"], kind="stable")
+
+
+def _amount(value: float) -> str:
+    return amount_text(value, "")
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else ""
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.6g}" if np.isfinite(value) else ""
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else ""
+
+
+def _percent(value: float) -> str:
+    return "from zero" if np.isinf(value) else f"{value:+.2%}" if np.isfinite(value) else ""

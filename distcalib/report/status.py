@@ -1,0 +1,94 @@
+"""How far a run is, on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distcalib.runs.status import RunStatus, Watch, stages_ahead
+
+_WORDS = {
+    "planned": "planned, not begun",
+    "running": "running",
+    "silent": "silent for longer than its slowest task took; the same `run` command goes on",
+    "stopped": "stopped as asked; the same `run` command goes on",
+    "failed": "failed; the same `run` command goes on from what is finished",
+    "done": "done",
+}
+
+
+def shown(status: RunStatus, now: float) -> RenderableType:
+    """Return what is printed of a status: a line on the run, and a row a stage."""
+    heard = "" if status.heard is None else f", last heard of {_span(now - status.heard)} ago"
+    workers = f", {status.workers} workers" if status.workers else ""
+    head = f"{status.folder} ({status.name}, plan {status.plan[:12]}): {_WORDS[status.state(now)]}"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("stage", "done", "of", "a minute", "time", "left", "slowest", "memory"):
+        table.add_column(name, justify="left" if name in ("stage", "slowest") else "right", no_wrap=True)
+    for one in status.stages:
+        left = one.left(now)
+        kept = f" ({one.reused:,} kept)" if one.reused else ""
+        table.add_row(
+            one.name + (" failed" if one.failed else ""),
+            f"{one.done:,}{kept}",
+            f"{one.total:,}",
+            f"{one.rate(now):,.1f}" if one.done > one.reused else "",
+            _span((one.ended or now) - one.began),
+            "" if left is None else _span(left),
+            f"{one.slowest:.0f} s {one.place}" if one.slowest else "",
+            f"{one.peak_bytes / 2**30:.1f} GiB" if one.peak_bytes else "",
+        )
+    lines: list[RenderableType] = [Text(head), Text(f"attempt {status.attempts}{workers}{heard}"), table]
+    ahead = stages_ahead(status)
+    if ahead:
+        lines.append(Text("ahead: " + ", ".join(ahead)))
+    if status.splits:
+        lines.append(Text(f"{status.splits} slices died of memory and were cut in two"))
+    lines += [Text(f"warning: {text}") for text in status.warnings]
+    return Group(*lines)
+
+
+def watch_status(
+    watch: Watch, console: Console, every: float, wait: Callable[[float], None] = time.sleep
+) -> RunStatus:
+    """Show a run until it is done, stopped or failed; without a terminal a line whenever something is new."""
+    said = ""
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            while True:
+                status, now = watch.read(), time.time()
+                live.update(shown(status, now), refresh=True)
+                if status.state(now) in ("done", "stopped", "failed"):
+                    return status
+                wait(every)
+    while True:
+        status, now = watch.read(), time.time()
+        line = _line(status, now)
+        if line != said:
+            console.print(line, highlight=False, markup=False)
+            said = line
+        if status.state(now) in ("done", "stopped", "failed"):
+            return status
+        wait(every)
+
+
+def _line(status: RunStatus, now: float) -> str:
+    state = status.state(now)
+    if state != "running" or not status.stages:
+        return f"{status.name}: {_WORDS[state]}"
+    stage = status.stages[-1]
+    left = stage.left(now)
+    more = "" if left is None else f", about {_span(left)} left"
+    return f"{stage.name}: {stage.done:,} of {stage.total:,}{more}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

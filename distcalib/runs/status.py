@@ -1,0 +1,233 @@
+"""How far a run is, read from its folder alone: no scheduler is asked, so any machine can tell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distcalib.errors import InputError
+from distcalib.geography.states import STATE_CODES
+from distcalib.runs.folder import STAGES, stored_plan
+
+#: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
+SILENT = 120.0
+
+
+@dataclass
+class StageStatus:
+    """A stage of the last attempt.
+
+    Attributes
+    ----------
+    name, total, reused, done
+        Tasks in all, those whose receipts verified at the start, and those that are finished, these included.
+    began, ended
+        Unix seconds; None while it goes on.
+    failed
+        Whether it ended in an error.
+    slowest, place
+        Seconds of the longest task so far, and which it was.
+    peak_bytes
+        Largest resident memory of a process that finished a task.
+    """
+
+    name: str
+    total: int
+    reused: int
+    began: float
+    done: int = 0
+    ended: float | None = None
+    failed: bool = False
+    slowest: float = 0.0
+    place: str = ""
+    peak_bytes: int = 0
+
+    def rate(self, now: float) -> float:
+        """Return finished tasks a minute."""
+        passed = (self.ended or now) - self.began
+        return 60 * (self.done - self.reused) / passed if passed > 0 else 0.0
+
+    def left(self, now: float) -> float | None:
+        """Return about how many seconds are left; None before the first task is finished."""
+        rate = self.rate(now)
+        return 60 * (self.total - self.done) / rate if rate > 0 and self.ended is None else None
+
+
+@dataclass
+class RunStatus:
+    """What the folder of a run says.
+
+    Attributes
+    ----------
+    folder, name, plan
+        The run folder, the run's name, and the digest of its plan.
+    columns
+        Of X.
+    began, heard
+        Unix seconds of the start of the last attempt and of the last event.
+    attempts
+        How often it was started.
+    stages
+        Of the last attempt, in their order.
+    workers
+        Workers of the last attempt.
+    splits
+        Slices that died of memory and were cut in two.
+    warnings
+        Said while it ran.
+    ended
+        ``done``, ``stopped`` (as asked), or empty.
+    """
+
+    folder: Path
+    name: str
+    plan: str
+    columns: int = 0
+    began: float | None = None
+    heard: float | None = None
+    attempts: int = 0
+    stages: list[StageStatus] = field(default_factory=list)
+    workers: int = 0
+    splits: int = 0
+    warnings: list[str] = field(default_factory=list)
+    ended: str = ""
+
+    def state(self, now: float) -> str:
+        """Return one of planned, running, silent, stopped, failed, done."""
+        if self.ended:
+            return self.ended
+        if self.heard is None:
+            return "planned"
+        if self.stages and self.stages[-1].failed:
+            return "failed"
+        slowest = max((stage.slowest for stage in self.stages), default=0.0)
+        return "silent" if now - self.heard > SILENT + slowest else "running"
+
+    def to_json(self, now: float) -> dict[str, Any]:
+        """Return it as JSON values, with state, and rate (tasks a minute) and seconds left of each stage."""
+        stages = [
+            {
+                "stage": one.name,
+                "done": one.done,
+                "total": one.total,
+                "reused": one.reused,
+                "seconds": round((one.ended or now) - one.began, 1),
+                "tasks_a_minute": round(one.rate(now), 2),
+                "seconds_left": None if one.left(now) is None else round(one.left(now) or 0.0),
+                "slowest_seconds": one.slowest,
+                "slowest": one.place,
+                "peak_bytes": one.peak_bytes,
+                "failed": one.failed,
+            }
+            for one in self.stages
+        ]
+        return {
+            "folder": str(self.folder),
+            "name": self.name,
+            "plan": self.plan,
+            "state": self.state(now),
+            "attempts": self.attempts,
+            "seconds_since_event": None if self.heard is None else round(now - self.heard, 1),
+            "workers": self.workers,
+            "splits": self.splits,
+            "warnings": self.warnings,
+            "stages": stages,
+        }
+
+
+class Watch:
+    """Follows a run folder: each `read` takes in what its events have become since the last one.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no plan.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        home = Path(folder)
+        plan = stored_plan(home)
+        if plan is None:
+            raise InputError(
+                "holds no plan", place=home, expected="a run folder, as `distcalib run` makes one"
+            )
+        self.status = RunStatus(home, plan["run"]["name"], plan["digest"])
+        self._offset = 0
+
+    def read(self) -> RunStatus:
+        """Return the status now; a line that is only half written is read next time."""
+        try:
+            with open(self.status.folder / "events.ndjson", "rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return self.status
+        whole, _, _ = text.rpartition(b"\n")
+        self._offset += len(whole) + (1 if whole else 0)
+        for line in whole.splitlines():
+            try:
+                self._take(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue  # what a killed process left of a line; it carries no truth
+        return self.status
+
+    def _take(self, event: dict[str, Any]) -> None:
+        status, kind = self.status, event["event"]
+        when = float(event["time"])
+        if kind in ("start", "nothing_to_do"):
+            status.began, status.stages, status.ended = when, [], "done" if kind == "nothing_to_do" else ""
+            status.columns, status.warnings, status.splits = event.get("columns", status.columns), [], 0
+            status.attempts += 1
+        status.heard = when
+        stage = status.stages[-1] if status.stages else None
+        if kind == "stage":
+            reused = int(event["reused"])
+            status.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
+        elif kind in ("done", "stopped"):
+            status.ended = kind
+        elif kind == "workers":
+            status.workers = int(event["count"])
+        elif kind == "warning":
+            status.warnings.append(str(event["text"]))
+        elif stage is not None:
+            self._advance(stage, kind, event, when)
+
+    def _advance(self, stage: StageStatus, kind: str, event: dict[str, Any], when: float) -> None:
+        if kind == "task":
+            stage.done += 1
+            stage.peak_bytes = max(stage.peak_bytes, int(event["peak_bytes"]))
+            if event["seconds"] > stage.slowest:
+                stage.slowest, stage.place = float(event["seconds"]), _place(event)
+        elif kind == "split":
+            stage.total += 1
+            self.status.splits += 1
+        elif kind in ("stage_done", "stage_failed"):
+            stage.ended, stage.failed = when, kind == "stage_failed"
+            if not stage.failed:
+                stage.done = stage.total
+
+
+def _place(event: dict[str, Any]) -> str:
+    if "state_fips" in event:
+        return STATE_CODES.get(int(event["state_fips"]), "")
+    return str(event.get("place", ""))
+
+
+def read_status(folder: str | Path) -> RunStatus:
+    """Return how far the run of a folder is; see `Watch`."""
+    return Watch(folder).read()
+
+
+def stages_ahead(status: RunStatus) -> list[str]:
+    """Return the stages that the last attempt has not begun."""
+    if status.ended == "done":
+        return []
+    begun = {stage.name for stage in status.stages}
+    return [name for name in STAGES if name not in begun]

@@ -1,0 +1,150 @@
+"""How far a run is, from its folder alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from distcalib.cli import main
+from distcalib.errors import InputError
+from distcalib.report.status import shown, watch_status
+from distcalib.runs.status import SILENT, Watch, stages_ahead
+
+PLAN = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+
+
+def folder_of(home: Path, *events: dict) -> Path:
+    home.mkdir(exist_ok=True)
+    plan = {**PLAN, "digest": "ab" * 32, "run": {"name": "trial"}}
+    (home / "plan.json").write_text(json.dumps(plan))
+    tell(home, *events)
+    return home
+
+
+def tell(home: Path, *events: dict) -> None:
+    with open(home / "events.ndjson", "a") as file:
+        for event in events:
+            file.write(json.dumps(event) + "\n")
+
+
+def task(when: float, seconds: float, place: str = "", peak: int = 2**30) -> dict:
+    return {"event": "task", "time": when, "seconds": seconds, "peak_bytes": peak, "place": place}
+
+
+START = {"event": "start", "time": 1000.0, "columns": 600}
+SIMULATE = {"event": "stage", "time": 1010.0, "stage": "simulate", "tasks": 12, "reused": 2}
+
+
+def test_rates_and_the_time_left_are_those_of_this_attempt(tmp_path):
+    home = folder_of(
+        tmp_path / "run",
+        START,
+        SIMULATE,
+        task(1030, 20.0, "CA, columns 0 to 50"),
+        task(1070, 55.0, "NY", 2**31),
+    )
+    status = Watch(home).read()
+    (stage,) = status.stages
+    assert (stage.done, stage.total, stage.reused) == (4, 12, 2)
+    assert stage.rate(1070.0) == pytest.approx(2.0)
+    assert stage.left(1070.0) == pytest.approx(240.0)
+    assert (stage.slowest, stage.place, stage.peak_bytes) == (55.0, "NY", 2**31)
+    assert status.state(1100.0) == "running"
+    assert status.state(1070.0 + 55.0 + SILENT + 1) == "silent"
+    assert stages_ahead(status) == ["assemble", "fit", "areas", "verify"]
+    assert status.to_json(1070.0)["stages"][0]["seconds_left"] == 240
+
+
+def test_what_is_new_is_taken_in_and_half_a_line_waits(tmp_path):
+    home = folder_of(tmp_path / "run")
+    watch = Watch(home)
+    assert watch.read().state(0.0) == "planned"
+    tell(home, START, SIMULATE)
+    text = json.dumps(task(1020, 5.0)) + "\n"
+    with open(home / "events.ndjson", "a") as file:
+        file.write(text[:20])
+    assert watch.read().stages[0].done == 2
+    with open(home / "events.ndjson", "a") as file:
+        file.write(text[20:])
+    assert watch.read().stages[0].done == 3
+    # What a killed process left of a line spoils that line alone.
+    with open(home / "events.ndjson", "a") as file:
+        file.write('{"event": "ta\n')
+    tell(home, task(1030, 5.0))
+    assert watch.read().stages[0].done == 4
+
+
+def test_a_second_attempt_begins_anew_and_a_split_adds_a_task(tmp_path):
+    failed = {"event": "stage_failed", "time": 1050.0, "stage": "simulate", "seconds": 40.0}
+    home = folder_of(tmp_path / "run", START, SIMULATE, task(1020, 5.0), failed)
+    watch = Watch(home)
+    assert watch.read().state(1051.0) == "failed"
+    again = [{**START, "time": 2000.0}, {**SIMULATE, "time": 2001.0, "reused": 3}]
+    split = {"event": "split", "time": 2005.0, "state": "CA", "into": [[0, 5], [5, 9]], "why": "memory"}
+    tell(home, *again, split)
+    status = watch.read()
+    assert (status.attempts, status.splits, len(status.stages)) == (2, 1, 1)
+    assert (status.stages[0].done, status.stages[0].total) == (3, 13)
+    done = {"event": "stage_done", "time": 2100.0, "stage": "simulate", "seconds": 99.0}
+    tell(home, done, {"event": "done", "time": 2101.0, "seconds": 101.0})
+    status = watch.read()
+    assert status.state(9e9) == "done"
+    assert status.stages[0].done == status.stages[0].total
+    assert stages_ahead(status) == []
+
+
+def test_without_a_terminal_only_news_are_printed_until_the_run_ends(tmp_path):
+    home = folder_of(tmp_path / "run", START, SIMULATE)
+    steps = iter(
+        [
+            lambda: None,
+            lambda: tell(home, task(1020, 5.0)),
+            lambda: tell(home, {"event": "stopped", "time": 1021.0, "until": "simulate", "seconds": 21}),
+        ]
+    )
+    out = io.StringIO()
+    watch_status(Watch(home), Console(file=out, width=110), 5.0, wait=lambda seconds: next(steps)())
+    lines = out.getvalue().splitlines()
+    assert lines[-1] == "trial: stopped as asked; the same `run` command goes on"
+    assert len(lines) == len(set(lines))
+
+
+def test_the_command_says_it_in_words_and_in_json(tmp_path):
+    home = folder_of(
+        tmp_path / "run", START, SIMULATE, {"event": "warning", "time": 1011.0, "text": "beware"}
+    )
+    said = CliRunner().invoke(main, ["status", str(home)])
+    assert said.exit_code == 0, said.output
+    assert "simulate" in said.output
+    assert "2 (2 kept)" in said.output
+    assert "warning: beware" in said.output
+    plain = CliRunner().invoke(main, ["status", str(home), "--json"])
+    assert json.loads(plain.output)["stages"][0]["total"] == 12
+    assert CliRunner().invoke(main, ["status", str(home), "--json", "--watch"]).exit_code == 2
+    assert sorted(p.name for p in home.iterdir()) == ["events.ndjson", "plan.json"]
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.write_text("x")])
+def test_what_is_no_run_folder_is_refused(tmp_path, make):
+    make(tmp_path / "other")
+    result = CliRunner().invoke(main, ["status", str(tmp_path / "other")])
+    assert result.exit_code == 2
+    assert "run folder" in result.output
+
+
+def test_a_plan_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(InputError, match=r"plan\.json"):
+        Watch(tmp_path)
+
+
+def test_the_table_of_a_planned_run_is_drawn(tmp_path):
+    out = io.StringIO()
+    Console(file=out, width=110).print(shown(Watch(folder_of(tmp_path / "run")).read(), 0.0))
+    assert "planned, not begun" in " ".join(out.getvalue().split())
+    assert "ahead: simulate, assemble, fit, areas, verify" in out.getvalue()
