@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import sys
 import warnings
 from collections.abc import Iterable
@@ -96,5 +97,9 @@ def nearest(value: object, choices: Iterable[object], n: int = 3) -> list[str]:
 
 
 def _short(value: object, limit: int = 120) -> str:
-    text = repr(value)
+    # A file of a few lines can stand for a list that has no end; nothing beyond the limit is written out.
+    bounded = reprlib.Repr()
+    bounded.maxlevel, bounded.maxdict, bounded.maxlist, bounded.maxtuple = 4, 20, 20, 20
+    bounded.maxstring = bounded.maxother = bounded.maxlong = limit
+    text = bounded.repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -87,7 +87,7 @@ def test_a_district_file_opens_in_policyengine_and_gives_its_verified_figures(de
 
     folder, _ = demo
     simulation = Microsimulation(dataset=str(folder / "areas" / "districts" / "CA-06.h5"))
-    totals = pd.read_csv(folder / "verify" / "areas.csv").set_index(["area", "variable"])["from_file"]
+    totals = pd.read_csv(folder / "verify" / "areas.csv").set_index(["area", "variable"])["total"]
     for variable in ("snap", "eitc", "social_security"):
         # As an analyst types it, without a year; the rules engine divides by zero here and there.
         with np.errstate(all="ignore"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,6 +48,11 @@ def _run_options(function: click.decorators.FC) -> click.decorators.FC:
         ),
         click.option("--accept-code", is_flag=True, help="Go on with a folder that other code began."),
         click.option(
+            "--only",
+            metavar="AREAS",
+            help="Write and prove the files of these alone: MN,CA-12,NYC,US; a state with its districts.",
+        ),
+        click.option(
             "--force",
             metavar="STAGE",
             help="Do simulate, assemble, fit, areas or verify again with all that follows; their settings "
@@ -61,15 +68,7 @@ def _run_options(function: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--until", metavar="STAGE", help="Stop after simulate, assemble, fit or areas; run again to go on."
 )
-def run(
-    settings: str,
-    output: Path,
-    cluster: Path | None,
-    workers: int | None,
-    accept_code: bool,
-    force: str | None,
-    until: str | None,
-) -> None:
+def run(output: Path, until: str | None, **options: Any) -> None:
     """Build, fit, write and verify; continue what an earlier attempt left.
 
     PRESET_OR_YAML is a preset of the package (demo) or a settings file.
@@ -77,7 +76,7 @@ def run(
     from distcalib.report.console import Progressing, make_console, print_plan, print_summary
 
     console = make_console()
-    work = _open_run(settings, output, cluster, workers, accept_code, force)
+    work = _open_run(output, **options)
     work.subscribers = [Progressing(console)]
     prepared = work.prepare()
     print_plan(prepared.plan, console, work.workers)
@@ -88,35 +87,34 @@ def run(
 
 @main.command()
 @_run_options
-def plan(
-    settings: str,
-    output: Path,
-    cluster: Path | None,
-    workers: int | None,
-    accept_code: bool,
-    force: str | None,
-) -> None:
+def plan(output: Path, **options: Any) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
     from distcalib.report.console import make_console, print_plan
 
-    work = _open_run(settings, output, cluster, workers, accept_code, force)
+    work = _open_run(output, **options)
     print_plan(work.prepare().plan, make_console(), work.workers)
 
 
 def _open_run(
-    settings: str,
     output: Path,
+    *,
+    settings: str,
     cluster: Path | None,
     workers: int | None,
     accept_code: bool,
+    only: str | None,
     force: str | None,
 ) -> distcalib.Run:
     from distcalib import ClusterConfig, Run, RunConfig
+    from distcalib.runs.area_stage import parse_only
 
     where = ClusterConfig.load(cluster)
     if workers is not None:
         where = where.changed(workers=workers)
-    return Run(RunConfig.load(settings), output, where, accept_code=accept_code, force=force)
+    config = RunConfig.load(settings)
+    if only is not None:
+        config = config.changed(areas=replace(config.areas, only=parse_only(only)))
+    return Run(config, output, where, accept_code=accept_code, force=force)
 
 
 @main.command()

@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from distcalib.errors import InputError
@@ -39,7 +39,7 @@ def setting(
 
 
 def table(doc: str, *, least: float | None = None) -> Any:
-    """Declare a field that maps names to numbers; empty by default."""
+    """Declare a field that maps names to numbers, or to texts and null; empty by default."""
     metadata = {"doc": doc, "least": least, "most": None, "above": None, "choices": None}
     return dataclasses.field(default_factory=dict, metadata=metadata)
 
@@ -100,7 +100,9 @@ def read_settings(cls: type[T], raw: object, place: str, path: str = "") -> T:
         elif "of" in field.metadata:
             values[name] = _named(field.metadata["of"], raw[name], place, here)
         elif typing.get_origin(hint) is dict:
-            values[name] = _numbers(raw[name], field.metadata, f"{place}: {here}")
+            kind = typing.get_args(hint)[1]
+            read = _numbers if kind is float else _texts
+            values[name] = read(raw[name], field.metadata, f"{place}: {here}")
         else:
             values[name] = _checked(raw[name], hint, field.metadata, f"{place}: {here}")
     return cls(**values)
@@ -114,15 +116,29 @@ def _named(cls: type[T], raw: object, place: str, path: str) -> dict[str, T]:
         raise InputError(
             "is not a table of sections", place=f"{place}: {path}", value=raw, expected="NAME: settings"
         )
-    for name in raw:
+    _file_names(raw, f"{place}: {path}")
+    return {name: read_settings(cls, own, place, f"{path}.{name}") for name, own in raw.items()}
+
+
+def _file_names(names: Iterable[object], where: str) -> None:
+    for name in names:
         if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise InputError(
                 "is not a name",
-                place=f"{place}: {path}",
+                place=where,
                 value=name,
                 expected="letters, digits, dots, hyphens and underscores, such as US-50k",
             )
-    return {name: read_settings(cls, own, place, f"{path}.{name}") for name, own in raw.items()}
+
+
+def _texts(raw: object, rules: Mapping[str, Any], where: str) -> dict[str, str | None]:
+    """Read name -> text or null; a name becomes a file."""
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise InputError("is not a table of texts", place=where, value=raw, expected="NAME: text lines")
+    _file_names(raw, where)
+    return {name: _checked(value, str | None, rules, f"{where}.{name}") for name, value in raw.items()}
 
 
 def _numbers(raw: object, rules: Mapping[str, Any], where: str) -> dict[str, float]:

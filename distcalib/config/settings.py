@@ -1,4 +1,4 @@
-"""`RunConfig` and `ClusterConfig`: every setting with its default, meaning and allowed values."""
+"""`RunConfig`: every setting with its default, meaning and allowed values."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from distcalib.errors import InputError
 
 T = TypeVar("T")
 
+# What analysts look at in every area. Poverty is that of the SPM, counted in persons.
+TOTALS = (
+    "person_in_poverty",
+    "household_net_income",
+    "household_market_income",
+    "household_benefits",
+    "household_tax",
+    "income_tax",
+    "state_income_tax",
+)
+
 # Settings of geography that name files.
 GEOGRAPHY_FILES = ("blocks", "block_population", "crosswalk", "cbsa", "pinned")
 
 
-class _FromFile:
+class FromFile:
     """Settings that know the file they were read from, for errors; it is no part of what they say."""
 
     file: ClassVar[str] = "settings"
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with other values, of the same file."""
-        return _of_file(replace(self, **values), self.file)  # type: ignore[type-var]
+        return of_file(replace(self, **values), self.file)  # type: ignore[type-var]
 
 
-def _of_file(settings: T, file: str) -> T:
+def of_file(settings: T, file: str) -> T:
+    """Let settings know their file."""
     object.__setattr__(settings, "file", file)
     return settings
 
@@ -97,7 +109,7 @@ class FitConfig:
         "what chooses: gates (L0), or reweighted (L1 down to `records`); auto: the latter with `records`",
         choices=("auto", "gates", "reweighted"),
     )
-    engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "torch", "l0"))
+    engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "cuda", "torch", "l0"))
     records: int | None = setting(
         None, "keep exactly this many columns; null: those whose gate is open", least=1
     )
@@ -147,7 +159,18 @@ class AreasConfig:
 
     districts: bool = setting(True, "one file a district")
     states: bool = setting(True, "one file a state; verification opens these")
-    national: bool = setting(True, "one file for the nation")
+    national: bool = setting(True, "one file for the nation, and one for each further fit")
+    others: dict[str, str | None] = table(
+        "more areas by name: a filter such as 'county_fips in 36005 36047'; null: the built-in one (NYC)"
+    )
+    ids: str = setting(
+        "compact",
+        "of units: compact (of the column), or ranges of 25,000 a district",
+        choices=("compact", "ranges"),
+    )
+    only: tuple[str, ...] | None = setting(
+        None, "write and prove only these now: [MN, CA-12, NYC, US]; null: all"
+    )
 
 
 @dataclass(frozen=True)
@@ -155,12 +178,23 @@ class VerifyConfig:
     """What the files are held to."""
 
     tolerance: float = setting(1e-6, "largest |file - X.w| / sum(|x| w) of a fitted target", above=0)
-    slice_households: int = setting(4_500, "most households of a file that are opened at once", least=1)
+    slice_households: int = setting(12_000, "most households of a file that are opened at once", least=400)
+    plain: int = setting(
+        2,
+        "slices that are opened again with nothing of the rules engine spared; values must be equal",
+        least=0,
+    )
+    totals: tuple[str, ...] = setting(
+        TOTALS, "variables summed for every area besides those of the targets (verify/areas.csv)"
+    )
+    accept: tuple[str, ...] = setting(
+        (), "findings of the gates that are known: 'VARIABLE: why', 'VARIABLE@AREA: why', '*@AREA: why'"
+    )
     population: float = setting(0.05, "a district further from its population target is listed", above=0)
 
 
 @dataclass(frozen=True)
-class RunConfig(_FromFile):
+class RunConfig(FromFile):
     """Everything that decides what a run produces; equal settings and inputs give equal outputs.
 
     Read one with `RunConfig.load`; the fields are documented in ``distcalib/config/presets/demo.yaml``.
@@ -193,9 +227,9 @@ class RunConfig(_FromFile):
         InputError
             Names the file, the field, the value and the nearest valid choice.
         """
-        raw, place = _read_yaml(name_or_path, presets())
+        raw, place = read_yaml(name_or_path, presets())
         raw = _inherited(raw)
-        config = _of_file(read_settings(cls, raw, place), place)
+        config = of_file(read_settings(cls, raw, place), place)
         # A path in a file is relative to that file, so a run does not depend on where it is started.
         base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
         if config.microdata != "bundled" and "://" not in config.microdata:
@@ -216,29 +250,6 @@ class RunConfig(_FromFile):
         files = {name: getattr(config.geography, name) for name in GEOGRAPHY_FILES}
         found: dict[str, Any] = {name: str(base / f) for name, f in files.items() if f is not None}
         config = config.changed(geography=replace(config.geography, **found))
-        return config
-
-
-@dataclass(frozen=True)
-class ClusterConfig(_FromFile):
-    """Where a run is executed; nothing here changes what it produces."""
-
-    file: ClassVar[str] = "cluster settings"
-    kind: str = setting("local", "kind of cluster", choices=("local", "serial"))
-    workers: int | None = setting(
-        None, "worker processes; null: one a core, at most what memory allows", least=1
-    )
-    memory_limit: str = setting("4GiB", "memory of one worker process")
-    warm: bool = setting(True, "load the rules engine once and fork workers from it")
-
-    @classmethod
-    def load(cls, path: str | Path | None = None) -> ClusterConfig:
-        """Read a cluster file; without one, a local cluster with the defaults."""
-        if path is None:
-            return cls()
-        raw, place = _read_yaml(path, {})
-        config = _of_file(read_settings(cls, raw, place), place)
-        memory_bytes(config.memory_limit, f"{place}: memory_limit")
         return config
 
 
@@ -286,7 +297,8 @@ def presets() -> dict[str, str]:
     }
 
 
-def _read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object, str]:
+def read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object, str]:
+    """Return what a preset or a YAML file says, and what to call it in errors."""
     text = str(name_or_path)
     if text in named:
         source, place = named[text], f"preset {text}"

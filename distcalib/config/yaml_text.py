@@ -27,6 +27,8 @@ def parse_yaml(text: str, place: str) -> object:
             return loader.get_single_data()
         finally:
             loader.dispose()
+    except RecursionError:
+        raise InputError("is nested too deeply", place=place, expected="settings of a few levels") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

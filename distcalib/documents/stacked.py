@@ -10,18 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from distcalib.areas.ids import RANGE, range_ids, spread, units
 from distcalib.catalogue import ENTITIES
 from distcalib.documents.everywhere import everywhere, read_districts
 from distcalib.errors import InputError
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.place import place
 from distcalib.storage import publish, writable
-
-# Ids of a district lie in a range of their own, so that files of different districts can be joined.
-RANGE = 25_000
-# The rules engine has seeded draws with a hundred times the person id, as a 32-bit number: with at most RANGE
-# persons in each of 436 districts that stays below 2**31.
-FIRST_PERSON = 5_000_000
 
 
 def create_sparse_cd_stacked_dataset(
@@ -107,9 +102,10 @@ def create_sparse_cd_stacked_dataset(
     print(f"Total active household-CD pairs: {len(columns):,}")
     print(f"Total weight in W matrix: {active.sum():,.0f}")
 
-    placed = place(source, assignment, columns, weights=active, seed=seed, take_up=rerandomize_takeup)
     place_of_id = np.array([text_order.index(name) for name in names])
-    data = replace(placed, ids=_ids(placed, place_of_id[columns // n], text_order))
+    first = range_ids(units(source), columns % n, place_of_id[columns // n], text_order)
+    placed = place(source, assignment, columns, weights=active, seed=seed, take_up=rerandomize_takeup)
+    data = replace(placed, ids=spread(first, placed))
     print(f"\nReindexing all entity IDs using {RANGE // 1000}k ranges per CD...")
     for entity in ENTITIES:
         print(f"  Final {entity.replace('_', ' ')}s: {data.count(entity):,}")
@@ -163,24 +159,3 @@ def _weights(w: ArrayLike, n_districts: int, n_households: int) -> np.ndarray:
             f"{int(wrong.sum())} weights are negative or not finite", place="w", value=weights[wrong][0]
         )
     return weights.reshape(n_districts, n_households)
-
-
-def _ids(placed: Microdata, district: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    """Number the units of each district within its range; `district` is that of each household."""
-    ids = {}
-    for entity in reversed(ENTITIES):
-        # Units stand in the order of their households, so those of a district are neighbours.
-        of_unit = district[placed.household_of[entity]]
-        first = np.searchsorted(of_unit, np.arange(len(names)))
-        counts = np.bincount(of_unit, minlength=len(names))
-        if counts.max() > RANGE:
-            at = int(counts.argmax())
-            raise InputError(
-                f"more {entity.replace('_', ' ')}s than a district can have",
-                place=f"district {names[at]}",
-                value=int(counts[at]),
-                expected=f"at most {RANGE:,}: give fewer columns weight",
-            )
-        running = np.arange(len(of_unit)) - first[of_unit]
-        ids[entity] = of_unit * RANGE + running + (FIRST_PERSON if entity == "person" else 0)
-    return {entity: ids[entity] for entity in ENTITIES}

@@ -1,10 +1,11 @@
 """Sparse weights that reproduce targets: hard-concrete gates select records, a bounded refit weights them.
 
 The room's way: `problem` validates and scales over the compact matrix of `columns`, with the objective of
-`loss`. `selection` chooses the records, by `engines` of L0 gates (compiled in `kernel`, checked by `gates` in
-PyTorch) or by `reweighted`; `weighing` gives them their weights within bounds, by `refit`. `checkpoint` keeps
-the state of either, `log` its way; `diagnostics` judges the weights, `calibrate` joins it all. Before a fit
-`consistency` says what no weights can meet; after it `folds`, `frontier`, `tune` and `replicates` fit again.
+`loss`. `selection` chooses the records, by `engines` of L0 gates (compiled in `kernel`, on a GPU in `device`,
+checked by `gates` in PyTorch) or by `reweighted`; `weighing` gives them their weights within bounds, by
+`refit`. `checkpoint` keeps the state of either, `log` its way; `diagnostics` judges the weights, `calibrate`
+joins it all. Before a fit `consistency` says what no weights can meet; after it `folds`, `frontier`, `tune`
+and `replicates` fit again.
 """
 
 from __future__ import annotations

@@ -190,6 +190,10 @@ def fit_with_spec(
     refuse_unused(spec)
     spec = spec.resolved(plain=not np.any(tolerance))
     spec = FitSpec(**{**spec.as_dict(), "engine": resolve_engine(spec.engine)})
+    if spec.engine == "cuda":  # before the matrix is read
+        from distcalib.fit.device import cuda_device
+
+        cuda_device()
     if log_every < 1:
         raise InputError("out of range", place="log_every", value=log_every, expected="1 or more")
     problem = build_problem(

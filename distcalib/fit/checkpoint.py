@@ -80,9 +80,13 @@ class Checkpoint:
         at: dict[str, Any] = head["at"]
         return at
 
+    def due(self, ended: bool) -> bool:
+        """Return whether `offer` would write: for those who have to bring the state here first."""
+        return ended or time.monotonic() - self._written >= self.seconds
+
     def offer(self, at: dict[str, Any], state: dict[str, NDArray[np.float64]]) -> None:
         """Write the state when it is time to, and always when the selection has ended."""
-        if not at["ended"] and time.monotonic() - self._written < self.seconds:
+        if not self.due(at["ended"]):
             return
         logged = [(epoch, loss) for epoch, loss, _ in self.log.estimates]
         head = json.dumps({"identity": self.identity, "at": at, "log": self.log.rows, "logged": logged})

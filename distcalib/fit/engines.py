@@ -190,6 +190,15 @@ def torch_engine(
     return train(TorchGates, problem, spec, observe, log_every, saved)
 
 
+def cuda_engine(
+    problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int, saved: Checkpoint | None = None
+) -> GateFit:
+    """Train on a CUDA device (`distcalib.fit.device`), with the same noise."""
+    from distcalib.fit.device import cuda_device, train_on
+
+    return train_on(cuda_device(), problem, spec, observe, log_every, saved)
+
+
 def starting_state(problem: FitProblem, spec: FitSpec) -> dict[str, Float]:
     """Return the `Steps.state` that a fit starts from: gates open, initial weights, and jitter."""
     n = problem.usable.shape[1]
@@ -205,14 +214,17 @@ def starting_state(problem: FitProblem, spec: FitSpec) -> dict[str, Float]:
 
 
 def train(
-    make: Callable[[FitProblem, FitSpec, dict[str, Float]], Steps],
+    make: Callable[[FitProblem, FitSpec, dict[str, Float]], Any],
     problem: FitProblem,
     spec: FitSpec,
     observe: Observer,
     log_every: int,
     saved: Checkpoint | None = None,
+    attempt: Callable[..., GateFit] | None = None,
 ) -> GateFit:
     """Train gates and weights by Adam, float64, with counter-based noise.
+
+    `make` gives `Steps`, or has only their `state` where `attempt` is there to drive it.
 
     Every random number is a function of (seed, epoch, column) and every sum has one order, so the result does
     not depend on threads or logging.
@@ -235,7 +247,7 @@ def train(
     if saved is not None:
         at = saved.load(steps.state) or at
     while True:
-        result = _attempt(steps, problem, spec, at, schedule, budget, observe, log_every, saved)
+        result = (attempt or _attempt)(steps, problem, spec, at, schedule, budget, observe, log_every, saved)
         too_fast = result.lambda_l0 == first / 2 ** (result.attempt - 1) and result.epoch < spec.epochs / 2
         if budget is None or not too_fast or result.attempt == MOST_ATTEMPTS:
             return result
@@ -321,17 +333,14 @@ def l0_engine(
 
     if not problem.objective.plain:
         raise InputError(
-            "engine 'l0' knows the squared loss without tolerances alone",
-            place="fit.loss",
-            value=spec.loss,
-            expected="squared, or engine 'cpu'",
-        )
+            "engine 'l0' knows the squared loss without tolerances alone", place="fit.loss",
+            value=spec.loss, expected="squared, or engine 'cpu'",
+        )  # fmt: skip
     if spec.records is not None and spec.lambda_l0 is None:
         raise InputError(
-            "engine 'l0' cannot raise the penalty to a record budget",
-            place="fit.lambda_l0",
+            "engine 'l0' cannot raise the penalty to a record budget", place="fit.lambda_l0",
             expected="a penalty beside records, or engine 'cpu'",
-        )
+        )  # fmt: skip
     penalty = DEFAULT_LAMBDA_L0 if spec.lambda_l0 is None else spec.lambda_l0
     # l0-python leaves torch's sparse checks undecided, which torch warns of; its matrix comes from scipy.
     checks = torch.sparse.check_sparse_tensor_invariants(enable=False)
@@ -360,14 +369,10 @@ def l0_engine(
         with torch.no_grad():
             gates = model.get_deterministic_gates()
             result = GateFit(
-                spec.epochs,
-                1,
-                penalty,
-                model.log_alpha.numpy().astype(np.float64),
-                model.log_weight.numpy().astype(np.float64),
-                float(model.get_l0_penalty()),
+                spec.epochs, 1, penalty, model.log_alpha.numpy().astype(np.float64),
+                model.log_weight.numpy().astype(np.float64), float(model.get_l0_penalty()),
                 None if bool((gates > 0).any()) else spec.epochs,
-            )
+            )  # fmt: skip
     if not (np.isfinite(result.log_alpha).all() and np.isfinite(result.log_weight).all()):
         raise RunError(f"the fit diverged within {spec.epochs} epochs of engine 'l0'")
     observe(result)
@@ -375,7 +380,7 @@ def l0_engine(
 
 
 #: Engines by name. ``auto`` is no engine: it is resolved when a run is planned, so that the plan names one.
-ENGINES: dict[str, Engine] = {"cpu": cpu_engine, "torch": torch_engine, "l0": l0_engine}
+ENGINES: dict[str, Engine] = {"cpu": cpu_engine, "torch": torch_engine, "cuda": cuda_engine, "l0": l0_engine}
 
 
 def resolve_engine(name: str) -> str:
@@ -389,10 +394,7 @@ def resolve_engine(name: str) -> str:
     if name not in ENGINES:
         choices = ["auto", *ENGINES]
         raise InputError(
-            "unknown engine",
-            place="fit.engine",
-            value=name,
-            expected="one of " + ", ".join(choices),
-            choices=choices,
-        )
+            "unknown engine", place="fit.engine", value=name,
+            expected="one of " + ", ".join(choices), choices=choices,
+        )  # fmt: skip
     return name

@@ -35,7 +35,8 @@ class FitSpec:
     Attributes
     ----------
     engine
-        ``"auto"``, ``"cpu"``, ``"torch"`` or ``"l0"``; `distcalib.fit.resolve_engine` resolves ``auto``.
+        Of the gates: ``"auto"``, ``"cpu"``, ``"cuda"`` (a CUDA device), or the references ``"torch"`` and
+        ``"l0"``; `distcalib.fit.resolve_engine` resolves ``auto``.
     seed
         Of gate noise, jitter and the choice of a fractional holdout.
     selector

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError
+from distcalib.microdata.hdf5_stream import HDF5Stream, count_columns
 from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
 from distcalib.microdata.validate import positions_of, validate
 from distcalib.storage import publish
@@ -217,5 +219,40 @@ def write_hdf5(data: Microdata, path: str | Path) -> None:
             written = sum(len(h5[name]) for name in h5)
             if written != len(arrays):
                 raise OSError(f"{file}: {written} of {len(arrays)} datasets can be read back")
+
+    publish(file, write)
+
+
+def write_parts(
+    path: str | Path,
+    sizes: Mapping[str, int],
+    parts: Iterable[Microdata],
+    largest: Mapping[str, int] | None = None,
+) -> None:
+    """Write parts one after the other as one dataset, whose columns are those of `write_hdf5`.
+
+    Chunks are of one size whatever the file, and short columns are cheap: this is the writer of many files,
+    and of large ones.
+
+    Parameters
+    ----------
+    path
+        The file; it appears as in `write_hdf5`.
+    sizes
+        Entity -> units of all parts together.
+    parts
+        With the same columns, of the same types; one is in memory at a time.
+    largest
+        Entity -> an upper bound of its ids in all parts; may be left out for a single part.
+    """
+    file = Path(path)
+
+    def write(temporary: Path) -> None:
+        with HDF5Stream(temporary, sizes, largest) as stream:
+            for part in parts:
+                stream.append(part)
+        written = count_columns(temporary)
+        if written != len(stream.columns):
+            raise OSError(f"{file}: {written} of {len(stream.columns)} datasets can be read back")
 
     publish(file, write)

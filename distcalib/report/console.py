@@ -44,7 +44,8 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
         f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
     )
     tasks = facts["tasks"]
-    table.add_row("tasks", ", ".join(f"{n} {stage}" for stage, n in tasks.items()))
+    named = {"simulate": "slices to simulate", "fit": "fits", "areas": "files", "verify": "states to verify"}
+    table.add_row("work", ", ".join(f"{n:,} {named[stage]}" for stage, n in tasks.items()))
     table.add_row(
         "memory", f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, {workers} workers"
     )

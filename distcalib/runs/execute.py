@@ -112,6 +112,9 @@ class DaskExecutor:
         try:
             while waiting or running:
                 threads = max(1, sum(self.client.nthreads().values()))
+                if self.client.cluster is not None:
+                    # A cluster that grows and shrinks does so by this (`distcalib.cluster.slurm.Demand`).
+                    self.client.cluster.open_tasks = len(waiting) + len(running)
                 while waiting and len(running) < threads:
                     task = waiting.popleft()
                     key = f"{task.stage}-{task.id}-{this}-{deaths[task.id]}"
@@ -163,9 +166,3 @@ def _failure(task: Any, error: Exception) -> DistcalibError:
 def _words(task: Any) -> str:
     place = getattr(task, "place", "")
     return f"{task.stage} {task.id[:12]}" + (f" ({place})" if place else "")
-
-
-def choose_resource(client: Any) -> str:
-    """Return the resource that the fit asks for: GPU if any worker has one, else FIT."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return "GPU" if any(w.get("resources", {}).get("GPU") for w in workers) else "FIT"

@@ -27,6 +27,7 @@ from distcalib.runs.costs import bundled_costs, read_costs
 from distcalib.runs.fits import check_fits, fits_of, little_room
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.runs.sizes import COLUMN_BYTES, facts_of
+from distcalib.runs.verify import check_totals
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
@@ -38,6 +39,7 @@ from distcalib.targets.rules import read_rules
 INCIDENTAL = (
     "name", "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
     "simulation.slice_households", "simulation.costs", "simulation.take_up_rates", "verify.slice_households",
+    "verify.plain", "areas.only",
     *(f"geography.{name}" for name in GEOGRAPHY_FILES),
 )  # fmt: skip
 
@@ -193,6 +195,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     """
     from distcalib.fit import resolve_engine
     from distcalib.geography.sources import districts
+    from distcalib.runs.area_stage import check_areas
 
     file = microdata_path(config)
     source = read_source(config)
@@ -220,7 +223,9 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     columns["initial_weight"] = weights
 
     check_fits(config, targets, columns["initial_weight"].to_numpy(np.float64))
+    check_totals(config)
     warnings = [*targets.warnings, *notes, *little_room(config, weights)]
+    warnings += check_areas(config, assignment, source)
     rates = config.simulation.take_up_rates
     table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
     costs = bundled_costs() if config.simulation.costs is None else read_costs(config.simulation.costs)

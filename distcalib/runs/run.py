@@ -16,9 +16,9 @@ from distcalib.digest import digest_arrays, digest_of
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
-from distcalib.runs.area_stage import AreaFiles, area_tasks, files_of
+from distcalib.runs.area_stage import AreaFiles, area_work, files_of
 from distcalib.runs.events import Events, Subscriber
-from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor, choose_resource
+from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import (
     SAMPLE,
@@ -31,14 +31,15 @@ from distcalib.runs.folder import (
     sweep,
     write_plan,
 )
-from distcalib.runs.manifest import damaged, read_manifest, write_manifest
+from distcalib.runs.manifest import MANIFEST, SUMS, TRACE, damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.split import splitting, standing_tasks
 from distcalib.runs.tasks import Inputs, simulate_slice, write_areas
-from distcalib.runs.verify import verify_nation, verify_state
-from distcalib.runs.verify_stage import judge, nation_task, state_tasks
+from distcalib.runs.verdict import judge, not_proven
+from distcalib.runs.verify import check_files, prove
+from distcalib.runs.verify_stage import proof_of
 from distcalib.storage import folder_bytes, need_space
 
 
@@ -119,16 +120,18 @@ class Run:
                 place=self.folder,
                 expected="a new folder, or the folder of an earlier run",
             )
-        if not self._finished(prepared.plan):
+        if not self._finished(prepared):
             check_resources(prepared.plan, self.cluster)
             need_space(self.folder, prepared.plan.facts["bytes"] - folder_bytes(self.folder))
         return prepared
 
-    def _finished(self, plan: Plan) -> bool:
-        manifest = read_manifest(self.folder)
-        return (
-            manifest is not None and manifest["plan"] == plan.digest() and not damaged(self.folder, manifest)
-        )
+    def _finished(self, prepared: Prepared) -> bool:
+        manifest, plan = read_manifest(self.folder), prepared.plan
+        if manifest is None or manifest["plan"] != plan.digest() or damaged(self.folder, manifest):
+            return False
+        # The last call may have been for a part of the areas.
+        wanted = files_of(plan.run, prepared.assignment).written
+        return {area.file for area in wanted} <= set(manifest.get("areas", {}).get("proven", ()))
 
     def execute(self, prepared: Prepared | None = None, until: str | None = None) -> dict[str, Any]:
         """Carry the run out and return its summary, as the manifest holds it.
@@ -163,11 +166,12 @@ class Run:
             plan = prepared.plan
             if self.force is not None:
                 forget(self.folder, self.force)
-            elif self._finished(plan):
+            elif self._finished(prepared):
                 manifest = read_manifest(self.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
                 return manifest
-            (self.folder / "manifest.json").unlink(missing_ok=True)
+            for name in (MANIFEST, SUMS, TRACE):
+                (self.folder / name).unlink(missing_ok=True)
             began = time.perf_counter()
             sweep(self.folder)
             write_plan(self.folder, prepared, self.accept_code or self.force is not None)
@@ -196,12 +200,14 @@ class Run:
             return None
         weights = np.load(self.folder / "fit" / "weights.npy")
         weights_digest = digest_arrays({"weights": weights})
-        files = files_of(plan.run.areas, prepared.assignment)
-        tasks = area_tasks(plan, inputs, files, prepared.assignment, weights)
-        areas = self._stage("areas", write_areas, tasks)
+        files = files_of(plan.run, prepared.assignment)
+        work = area_work(plan, inputs, files, prepared.assignment)
+        self._stage("areas", write_areas, work.tasks, reused=work.reused)
+        areas = work.receipts()
+        self._used |= work.used()
         if until == "areas":
             return None
-        verification = self._verify(plan, inputs, files, areas, weights)
+        verification = self._verify(prepared, inputs, files, areas)
         return {
             "name": plan.run.name,
             "plan": plan.digest(),
@@ -213,7 +219,7 @@ class Run:
             "fits": {name: summary for name, summary in fits.items() if name},
             "verification": verification,
             "warnings": list(plan.warnings),
-            "areas": {"districts": sum(len(d) for _, d in files.states), "states": len(files.states)},
+            "areas": work.summary(),
         }
 
     def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
@@ -265,18 +271,20 @@ class Run:
         return {task.name: r.facts["summary"] for task, r in zip(tasks, receipts, strict=True)}
 
     def _verify(
-        self, plan: Plan, inputs: Inputs, files: AreaFiles, areas: list[Receipt], weights: np.ndarray
+        self, prepared: Prepared, inputs: Inputs, files: AreaFiles, areas: list[Receipt]
     ) -> dict[str, Any]:
-        if not plan.run.areas.states:
-            self.events.emit("warning", text="no state files, so the targets are not recomputed from files")
-            return {"targets": 0, "note": "areas.states is false"}
         written = {path: digest for r in areas for path, digest in r.outputs.items()}
-        tasks = state_tasks(plan, inputs, files, written)
-        tasks.sort(key=lambda t: -(self.folder / t.state.file).stat().st_size)
-        receipts = self._stage("verify", verify_state, tasks)
-        if files.nation is not None:
-            self._stage("verify nation", verify_nation, [nation_task(plan, inputs, files, written)])
-        return judge(self.folder, plan, receipts, weights)
+        proof = proof_of(prepared.plan, inputs, files, written, prepared.assignment)
+        checks = self._stage("verify files", check_files, proof.checks)
+        receipts = self._stage("verify", prove, proof.tasks)
+        for old in (self.folder / "verify").rglob("*"):
+            # Tables of an earlier attempt, which may have been of other files.
+            if old.is_file() and old.relative_to(self.folder).as_posix() not in self._used:
+                old.unlink()
+        found = judge(self.folder, prepared.plan, proof, checks, receipts, prepared.assignment)
+        for text in not_proven(found):
+            self.events.emit("warning", text=text)
+        return found
 
     def _stage(
         self,
@@ -285,12 +293,15 @@ class Run:
         tasks: Sequence[Any],
         fit_resource: bool = False,
         instead: Instead | None = None,
+        reused: int = 0,
     ) -> list[Receipt]:
         """Run what has no verified receipt; return the receipts of all tasks, or of what replaced them."""
         found = {t.id: verified(self.folder, t.stage, t.id) for t in tasks}
+        places = {t.id: getattr(t, "place", "") for t in tasks}
         open_tasks = [t for t in tasks if found[t.id] is None]
         executor = self._start_executor() if open_tasks else None
-        with self._timed(name, len(tasks), reused=len(tasks) - len(open_tasks)):
+        reused += len(tasks) - len(open_tasks)
+        with self._timed(name, len(open_tasks) + reused, reused=reused):
             if executor is not None:
                 resource = self._resource if fit_resource else None
                 for result in executor.run(function, open_tasks, resource, instead):
@@ -302,6 +313,7 @@ class Run:
                         id=receipt.id,
                         seconds=receipt.seconds,
                         peak_bytes=receipt.peak_bytes,
+                        place=places.get(receipt.id, ""),
                     )
         receipts = [r for r in found.values() if r is not None]
         self._used |= {f"receipts/{r.stage}/{r.id}.json" for r in receipts}
@@ -324,16 +336,24 @@ class Run:
             if self.cluster.kind == "serial":
                 self._executor = SerialExecutor()
             else:
-                from distcalib.cluster.local import local_client, warm_error
+                from distcalib.cluster import open_client
+                from distcalib.cluster.local import warm_error
+                from distcalib.runs.capacity import fit_resource, require_memory
                 from distcalib.runs.workers import admitted, check
 
                 with self._timed("start workers", self.workers):
-                    client = self._stack.enter_context(local_client(self.cluster))
-                    memory = check(client, stored_plan(self.folder) or {})
+                    client = self._stack.enter_context(open_client(self.cluster))
+                    plan = stored_plan(self.folder) or {}
+                    memory = check(client, plan)
+                    needed = plan.get("facts", {}).get("task_bytes", {})
+                    told = require_memory(client, needed, self.cluster.file)
                 self.events.emit("workers", count=len(memory["addresses"]), **memory)
                 for failure in {e for e in client.run(warm_error).values() if e}:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
-                self._resource = choose_resource(client)
+                self._resource, words = fit_resource(client)
+                for text in [*told, words]:
+                    if text:
+                        self.events.emit("warning", text=text)
                 self._executor = DaskExecutor(client, admitted)
         return self._executor
 

@@ -27,9 +27,9 @@ COLUMN_BYTES = 110
 
 def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
     """Raise `InputError` when a task needs more memory than a worker has, with both numbers."""
-    if cluster.kind != "local":
+    if cluster.kind in ("serial", "address"):  # `distcalib.runs.capacity` asks workers that run already
         return
-    limit = memory_bytes(cluster.memory_limit)
+    limit = memory_bytes(cluster.worker_memory)
     largest = max(s.size for s in plan.slices)
     settings = {"simulate": ("simulation", largest), "verify": ("verify", plan.run.verify.slice_households)}
     for stage, (section, households) in settings.items():
@@ -42,7 +42,7 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
             raise InputError(
                 f"the largest task of the stage {stage} needs more memory than a worker has",
                 place=f"{cluster.file}: memory_limit",
-                value=cluster.memory_limit,
+                value=cluster.worker_memory,
                 expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
             )
 
@@ -58,7 +58,8 @@ def facts_of(
     opened = [min(k, at_once) for k in in_state.tolist()]
     measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
-    wanted = plan.run.areas
+    from distcalib.runs.area_stage import files_of
+
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
     # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
@@ -76,8 +77,8 @@ def facts_of(
         "tasks": {
             "simulate": len(plan.slices),
             "fit": len(fits_of(plan.run)),
-            "areas": states * int(wanted.states or wanted.districts) + int(wanted.national),
-            "verify": (states + int(wanted.national)) * int(wanted.states),
+            "areas": len(files_of(plan.run, assignment).written),
+            "verify": states,
         },
         "task_bytes": {
             "fixed": costs.bytes(0) + COLUMN_BYTES * n,

@@ -68,7 +68,7 @@ def splitting(plan: Plan, cluster: ClusterConfig, events: Events) -> Instead:
     done would let the whole die again. The function raises `RunError` for a slice of one column, and names
     state, slice, cause and memory.
     """
-    limit = "of this process" if cluster.kind == "serial" else f"of a worker, {cluster.memory_limit}"
+    limit = "of this process" if cluster.kind == "serial" else f"of a worker, {cluster.worker_memory}"
 
     def in_two(task: SimulateTask, why: str) -> tuple[SimulateTask, SimulateTask]:
         state = STATE_CODES[task.state_fips]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distcalib.areas.stack import Area, write_area
+from distcalib.areas.area import Area, together
+from distcalib.areas.stack import Placing, write_together
 from distcalib.errors import RunError
 from distcalib.geography.assignment import GeographyAssignment
 from distcalib.geography.states import STATE_CODES
@@ -75,11 +76,21 @@ class SimulateTask:
 
 @dataclass(frozen=True)
 class AreaTask:
-    """Write the files of some areas."""
+    """Write the files of some areas; each file has a receipt of its own.
+
+    Attributes
+    ----------
+    areas, receipts
+        The areas, and the id of the receipt of each.
+    ids
+        How units are numbered: ``compact`` or ``ranges``.
+    """
 
     inputs: Inputs
     id: str
     areas: tuple[Area, ...]
+    receipts: tuple[str, ...]
+    ids: str = "compact"
     stage: str = "areas"
 
     @property
@@ -154,24 +165,49 @@ def simulate_slice(task: SimulateTask) -> tuple[list[str], dict[str, Any]]:
     }
 
 
-@finished
-def write_areas(task: AreaTask) -> tuple[list[str], dict[str, Any]]:
-    """Write the dataset and the mapping of each area."""
-    source, assignment, _ = load_inputs(task.inputs)
-    weights = np.load(Path(task.inputs.run) / "fit" / "weights.npy")
-    outputs, facts = [], {}
-    for area in task.areas:
-        facts[area.name] = write_area(
-            task.inputs.run,
-            area,
-            source,
-            assignment,
-            weights,
-            seed=task.inputs.seed,
-            take_up=take_up_of(task.inputs),
+def write_areas(task: AreaTask) -> dict[str, Any]:
+    """Write the datasets and mappings that have no verified receipt, and a receipt of each area.
+
+    Returns
+    -------
+    dict
+        A receipt of all of them together, which is not stored.
+    """
+    run = Path(task.inputs.run)
+    began, cpu = time.perf_counter(), time.process_time()
+    ids = dict(zip(task.areas, task.receipts, strict=True))
+    done = {area: receipt for area, one in ids.items() if (receipt := verified(run, task.stage, one))}
+
+    def finish(area: Area, facts: dict[str, float]) -> None:
+        digests = {path: output_digest(run, path) for path in area.outputs}
+        if lost := [path for path, digest in digests.items() if digest is None]:
+            raise RunError(f"{area.name}: {lost[0]} cannot be read back")
+        outputs = {path: str(digest) for path, digest in digests.items()}
+        seconds = round(time.perf_counter() - began, 3)
+        done[area] = Receipt(task.stage, ids[area], outputs, {"areas": {area.name: facts}}, seconds)
+        write_receipt(run, done[area])
+
+    missing = [area for area in task.areas if area not in done]
+    if missing:
+        source, assignment, _ = load_inputs(task.inputs)
+        placing = Placing(source, assignment, task.inputs.seed, take_up_of(task.inputs), task.ids)
+        for whole, districts in together(missing):
+            some = districts[0] if whole is None else whole
+            weights = np.load(run / some.weights)
+            write_together(run, placing, weights, whole, districts, finish)
+    receipts = [done[area] for area in task.areas]
+    return asdict(
+        Receipt(
+            stage=task.stage,
+            id=task.id,
+            outputs={path: digest for r in receipts for path, digest in r.outputs.items()},
+            facts={"areas": {name: facts for r in receipts for name, facts in r.facts["areas"].items()}},
+            seconds=round(time.perf_counter() - began, 3),
+            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            process=os.getpid(),
+            cpu_seconds=round(time.process_time() - cpu, 3),
         )
-        outputs += [area.file, area.mapping]
-    return outputs, {"areas": facts}
+    )
 
 
 def load_inputs(inputs: Inputs) -> tuple[Microdata, GeographyAssignment, Rows]:

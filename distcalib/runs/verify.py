@@ -1,7 +1,8 @@
-"""Prove that the files give what the matrix promised: open them as a user does, and compare with X.w."""
+"""Prove that the files give what the matrix promised: open them as a user does, recompute every target."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,181 +10,321 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distcalib.areas.stack import Area
-from distcalib.errors import RunError
-from distcalib.matrix.measures import Measure, Rows, evaluate, scatter
+from distcalib.areas.area import Area, kept
+from distcalib.areas.filters import COMPARE, LISTS, Condition, inside
+from distcalib.catalogue import COUNTS, OF_THE_WHOLE_FILE, catalogue
+from distcalib.config import RunConfig
+from distcalib.errors import InputError, RunError
+from distcalib.geography.states import STATE_CODES
+from distcalib.matrix.measures import Measure, Rows, evaluate
+from distcalib.microdata.hdf5_slice import Layout, columns_of, layout_of, require_part
 from distcalib.microdata.model import Microdata
-from distcalib.runs.tasks import Inputs, finished
-from distcalib.simulation.engine import open_published
-from distcalib.storage import publish
+from distcalib.microdata.plausible import require_plausible
+from distcalib.runs.tasks import Inputs, finished, load_inputs
+from distcalib.simulation.engine import open_slice
+from distcalib.storage import publish, sha256_file
+
+#: Households that are summed together. Sums of these are added in one order, so that no total depends on how
+#: files are cut; slices are whole multiples of it.
+TOGETHER = 200
+#: Counts that every table of areas has.
+COUNTED = ("household_count", "person_count")
 
 
 @dataclass(frozen=True)
-class VerifyTask:
-    """Open one state's file with Microsimulation and recompute the targets of the state and its districts.
+class Slice:
+    """Neighbouring households of one state in a file.
 
     Attributes
     ----------
-    inputs
-        Where the run is.
-    id
-        Digest of everything that the result depends on.
+    file
+        Path below the run folder.
+    fit
+        Name of the further fit that it is of; empty: of the first.
     state
-        The state's area.
-    districts
-        Its districts, whose files are held against the state's.
-    households_at_once
-        A larger file is opened in parts; no result depends on it.
+        FIPS code. One state a simulation: else every state's rules would run.
+    begin
+        Position in the file of the state's first household; negative in a district's file, which begins
+        with a later one.
+    first, last
+        Households of the state, counted from `begin`. A state is cut at multiples of `TOGETHER`.
+    plain
+        Open it once more with nothing spared, and hold the values to be equal bit for bit.
     """
 
-    inputs: Inputs
-    id: str
-    state: Area
-    districts: tuple[Area, ...]
-    households_at_once: int
-    stage: str = "verify"
+    file: str
+    fit: str
+    state: int
+    begin: int
+    first: int
+    last: int
+    plain: bool = False
 
 
 @dataclass(frozen=True)
-class NationTask:
-    """Hold the national file against the files of the states."""
+class ProveTask:
+    """Recompute measures from slices of files.
+
+    Attributes
+    ----------
+    inputs, id
+        Where the run is; digest of everything that the result depends on.
+    slices
+        What to open, one after the other.
+    totals
+        Variables that are summed besides the targets' measures.
+    others
+        Named areas that get totals of their own.
+    """
 
     inputs: Inputs
     id: str
-    nation: Area
-    states: tuple[Area, ...]
+    slices: tuple[Slice, ...]
+    totals: tuple[str, ...] = ()
+    others: tuple[Area, ...] = ()
     stage: str = "verify"
 
-
-@finished
-def verify_state(task: VerifyTask) -> tuple[list[str], dict[str, Any]]:
-    """Recompute a state's rows from its file alone; check that each district file is its part of it."""
-    run = Path(task.inputs.run)
-    targets = pd.read_parquet(run / "targets.parquet")
-    rows = Rows.of(targets)
-    which = rows.within(task.state.code)
-    measures = [rows.measures[m] for m in which]
-    tables, districts, parts = [], [], []
-    for opened in open_published(run / task.state.file, task.inputs.period, task.households_at_once):
-        tables.append(evaluate(measures, opened.data, opened.calculate))
-        # The file's own words for where a household is, and for its weight.
-        districts.append(opened.calculate("congressional_district_geoid").astype(np.int64))
-        parts.append(opened.calculate("household_weight").astype(np.float64))
-        del opened  # else it would live on while the next part is opened
-    table, district, weights = np.concatenate(tables), np.concatenate(districts), np.concatenate(parts)
-    data = Microdata.read(run / task.state.file, task.inputs.period)
-    persons = np.bincount(data.links["household"], minlength=data.count())
-    cells = scatter(rows, which, table, np.arange(data.count()), task.state.code, district, data.count())
-    recomputed = cells.astype(np.float64) @ weights
-    touched = np.flatnonzero(np.isin(rows.key // 10_000, which) & _concerns(rows, task.state.code))
-    row = np.sort(rows.row[touched])
-    out = targets.iloc[row][["target_id", "name", "geo_level", "geographic_id", "status", "value"]].copy()
-    out.insert(0, "row", row)
-    out["from_files"] = recomputed[row]
-
-    population = {}
-    for area in task.districts:
-        part = Microdata.read(run / area.file, task.inputs.period)
-        inside = np.flatnonzero(district == area.code)
-        _same_households(part, data, inside, area, task.state)
-        population[area.name] = float((persons[inside] * weights[inside]).sum())
-    strangers = np.setdiff1d(np.unique(district), [a.code for a in task.districts])
-    if task.districts and strangers.size:
-        raise RunError(f"{task.state.file}: households in {strangers.tolist()}, which has no file of its own")
-    target, by_area = f"verify/{task.state.name}.csv", f"verify/areas/{task.state.name}.csv"
-    publish(run / target, lambda p: out.to_csv(p, index=False))
-    totals = _totals(measures, table, weights, district, task)
-    publish(run / by_area, lambda p: totals.to_csv(p, index=False))
-    return [target, by_area], {"population": population, "rows": len(out)}
+    @property
+    def place(self) -> str:
+        """Words for errors: the states and files."""
+        return ", ".join(f"{STATE_CODES[s.state]} in {s.file}" for s in self.slices[:4])
 
 
-@finished
-def verify_nation(task: NationTask) -> tuple[list[str], dict[str, Any]]:
-    """Check that the national file is the union of the states' files: same households, weights and values."""
-    run = Path(task.inputs.run)
-    nation = Microdata.read(run / task.nation.file, task.inputs.period)
-    fips = nation.column("state_fips")
-    report = []
-    for area in task.states:
-        inside = np.flatnonzero(fips == area.code)
-        part = Microdata.read(run / area.file, task.inputs.period)
-        _same_households(part, nation, inside, area, task.nation)
-        report.append((area.name, len(inside), float(part.weights.sum())))
-    strangers = np.setdiff1d(np.unique(fips), [a.code for a in task.states])
-    if strangers.size:
-        raise RunError(f"{task.nation.file}: households in states {strangers.tolist()}, which have no file")
-    table = pd.DataFrame(report, columns=["state", "households", "weight"])
-    publish(run / "verify/US.csv", lambda p: table.to_csv(p, index=False))
-    return ["verify/US.csv"], {"households": nation.count(), "weight": float(nation.weights.sum())}
+@dataclass(frozen=True)
+class Held:
+    """A file that is checked by itself, and held against the files that it is made of.
 
-
-def compare(run: Path, matrix: Any, weights: np.ndarray, tolerance: float) -> pd.DataFrame:
-    """Sum the states' figures and compare them with X.w.
-
-    Parameters
+    Attributes
     ----------
-    run
-        The run folder, with ``verify/XX.csv`` of every state.
-    matrix
-        X, csr_array of shape (n targets, n columns).
-    weights
-        Fitted weights, float64, shape (n columns,).
-    tolerance
-        Largest allowed |from files - X.w| / sum(|x| w).
-
-    Returns
-    -------
-    DataFrame
-        One row a target: row, target_id, name, status, value, promised (X.w), from_files, scale
-        (sum(|x| w)), difference (relative to scale), ok.
-
-    Raises
-    ------
-    RunError
-        When a row of X was recomputed by no state.
+    area
+        What it covers.
+    sha256
+        Of the file as it was written.
+    households
+        How many it must have.
+    within
+        Other files of the same households: each with the position here of the first that it has, and the
+        positions there (first, behind the last); None for an area cut by a filter, where the placement says.
+    same_ids
+        Whether a unit has the same id in every file.
+    beside
+        sha256 of each file of `within`, as it was written.
     """
-    files = sorted(p for p in (run / "verify").glob("??.csv") if p.stem != "US")
-    tables = pd.concat([pd.read_csv(p, dtype={"geographic_id": str}) for p in files])
-    sums = tables.groupby("row", sort=True)["from_files"].sum()
-    if len(sums) != matrix.shape[0]:
-        missing = np.setdiff1d(np.arange(matrix.shape[0]), sums.index.to_numpy())
-        raise RunError(f"{len(missing)} targets were recomputed from no file, the first is row {missing[0]}")
-    first = tables.drop_duplicates("row").set_index("row").sort_index()
-    exact = matrix.astype(np.float64)
-    out = first[["target_id", "name", "geo_level", "geographic_id", "status", "value"]].reset_index()
-    out["promised"] = exact @ weights
-    out["from_files"] = sums.to_numpy()
-    out["scale"] = abs(exact) @ weights
-    gap = (out["from_files"] - out["promised"]).abs()
-    out["difference"] = gap / out["scale"].where(out["scale"] > 0, 1.0)
-    out["ok"] = gap <= tolerance * out["scale"]
+
+    area: Area
+    sha256: str
+    households: int
+    within: tuple[tuple[Area, int, tuple[int, int] | None], ...] = ()
+    same_ids: bool = True
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckTask:
+    """Check the structure of some files, and that each is a part of those that hold the same households."""
+
+    inputs: Inputs
+    id: str
+    files: tuple[Held, ...]
+    stage: str = "verify"
+
+    @property
+    def place(self) -> str:
+        """Words for errors: the files."""
+        return ", ".join(held.area.file for held in self.files[:4])
+
+
+def measures_of(rows: Rows, totals: Sequence[str]) -> list[Measure]:
+    """Return the measures of a proof: those of the targets, then each total that is none of them."""
+    more = [Measure(name) for name in dict.fromkeys((*COUNTED, *totals))]
+    return [*rows.measures, *(m for m in more if m not in rows.measures)]
+
+
+def check_totals(run: RunConfig) -> None:
+    """Raise `InputError` where ``verify.totals`` names what cannot be summed household by household."""
+    place = f"{run.file}: verify.totals"
+    for name in run.verify.totals:
+        if name in COUNTS:
+            continue
+        found = catalogue().get(name, place=place)
+        if found.value_type not in ("float", "int", "bool"):
+            raise InputError("is no amount", place=place, value=name, expected="a numeric variable")
+        if name in OF_THE_WHOLE_FILE:
+            raise InputError(
+                "depends on everybody else in a file", place=place, value=name,
+                expected="a variable of each household by itself",
+            )  # fmt: skip
+
+
+@finished
+def prove(task: ProveTask) -> tuple[list[str], dict[str, Any]]:
+    """Open slices of files with Microsimulation and write the sums of every measure.
+
+    Written is a long table: fit, state_fips, cd_geoid, part (number of the `TOGETHER` households of the
+    state), area (name of a named area, else empty), measure (number), total (float64), nonzero and
+    households (records).
+    """
+    run = Path(task.inputs.run)
+    rows = Rows.of(pd.read_parquet(run / "targets.parquet"))
+    measures = measures_of(rows, task.totals)
+    tables = [_sums(one, task, rows, measures) for one in task.slices]
+    path = f"verify/parts/{task.id[:20]}.parquet"
+    table = pd.concat(tables, ignore_index=True)
+    publish(run / path, lambda p: table.to_parquet(p, index=False))
+    return [path], {"households": int(sum(s.last - s.first for s in task.slices))}
+
+
+def _sums(one: Slice, task: ProveTask, rows: Rows, measures: list[Measure]) -> pd.DataFrame:
+    path = Path(task.inputs.run) / one.file
+    which = sorted({*rows.within(one.state), *range(len(rows.measures), len(measures))})
+    # What every area's table shows, whatever the state's own targets ask.
+    which = sorted({*which, *(i for i, m in enumerate(measures) if not m.constraints and not m.reform_id)})
+    asked = [measures[i] for i in which]
+    at = one.begin + one.first, one.begin + one.last
+    with open_slice(path, task.inputs.period, at, spared=True) as opened:
+        data = opened.data
+        table = evaluate(asked, data, opened.calculate)
+        # The file's own words for where a household is, and for its weight.
+        state, district = (
+            opened.calculate(name).astype(np.int64) for name in ("state_fips", "congressional_district_geoid")
+        )
+        weights = opened.calculate("household_weight").astype(np.float64)
+    if (state != one.state).any():
+        raise RunError(
+            f"{one.file}: households {at[0]} to {at[1]} should be of {STATE_CODES[one.state]}, "
+            f"but {int((state != one.state).sum())} are of {np.unique(state[state != one.state]).tolist()}"
+        )
+    if one.plain:
+        with open_slice(path, task.inputs.period, at) as opened:
+            again = evaluate(asked, opened.data, opened.calculate)
+        differ = np.flatnonzero((again != table).any(axis=0))
+        if differ.size:
+            raise RunError(
+                f"{one.file}: {asked[differ[0]]} differs where the rules engine is spared what it repeats; "
+                "this is a fault of distcalib.simulation.speed"
+            )
+    part = (one.first + np.arange(len(weights))) // TOGETHER
+    starts = np.flatnonzero(np.r_[True, (np.diff(part) != 0) | (np.diff(district) != 0)])
+    everywhere = np.ones(len(weights), dtype=bool)
+    found = []
+    masks = {"": everywhere} | {a.name: holds_in(a.where, data) for a in task.others}
+    for name, here in masks.items():
+        if not here.any():
+            continue
+        values = table if name == "" else table * here[:, None].astype(np.float32)
+        total = np.add.reduceat(values.astype(np.float64) * weights[:, None], starts, axis=0)
+        nonzero = np.add.reduceat(values != 0, starts, axis=0, dtype=np.int64)
+        records = np.add.reduceat(here.astype(np.int64), starts)
+        n, m = total.shape
+        found.append(
+            pd.DataFrame(
+                {
+                    "fit": one.fit,
+                    "state_fips": one.state,
+                    "cd_geoid": np.repeat(district[starts], m),
+                    "part": np.repeat(part[starts], m),
+                    "area": name,
+                    "measure": np.tile(which, n),
+                    "total": total.ravel(),
+                    "nonzero": nonzero.ravel(),
+                    "households": np.repeat(records, m),
+                }
+            )
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+def holds_in(conditions: Sequence[Condition], data: Microdata) -> np.ndarray:
+    """Return which households meet all conditions by what their own file says, bool, (n households,)."""
+    columns = {c.field: data.column(_NAMES.get(c.field, c.field)) for c in conditions}
+    return _holds(conditions, columns, data.count())
+
+
+_NAMES = {"cd_geoid": "congressional_district_geoid"}
+
+
+def _holds(conditions: Sequence[Condition], columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
+    out = np.ones(n, dtype=bool)
+    for one in conditions:
+        values = columns[one.field]
+        if values.dtype.kind == "S":
+            values = values.astype(str)
+            if isinstance(one.values[0], int):
+                values = np.where(values == "", "0", values).astype(np.int64)
+        if one.operator in LISTS:
+            out &= np.isin(values, np.array(one.values), invert=one.operator == "not in")
+        else:
+            out &= np.asarray(COMPARE[one.operator](values, one.values[0]), dtype=bool)
     return out
 
 
-def _totals(
-    measures: list[Measure], table: np.ndarray, weights: np.ndarray, district: np.ndarray, task: VerifyTask
-) -> pd.DataFrame:
-    """Weighted totals of every unconstrained measure for the state and each district, long form."""
-    plain = [i for i, m in enumerate(measures) if not m.constraints and not m.reform_id]
-    weighted = table[:, plain].astype(np.float64) * weights[:, None]
-    names = {a.code: a.name for a in task.districts}
-    codes = sorted(names)
-    sums = [weighted[district == code].sum(axis=0) for code in codes]
-    parts = pd.DataFrame(
-        [weighted.sum(axis=0), *sums],
-        index=[task.state.name, *(names[code] for code in codes)],
-        columns=[measures[i].variable for i in plain],
-    )
-    return parts.rename_axis("area").reset_index().melt("area", var_name="variable", value_name="from_file")
+@finished
+def check_files(task: CheckTask) -> tuple[list[str], dict[str, Any]]:
+    """Check files: the bytes written, ids, links, values, places, and equality with files of the same."""
+    facts = {}
+    for held in task.files:
+        try:
+            facts[held.area.file] = _check(held, task)
+        except InputError as error:
+            # What is wrong is a file of the run, nothing that its user gave.
+            raise RunError(str(error)) from error
+    return [], {"files": facts}
 
 
-def _concerns(rows: Rows, state_fips: int) -> np.ndarray:
-    area = rows.key % 10_000
-    return (area == 0) | (area == state_fips) | (area // 100 == state_fips)
+def _check(held: Held, task: CheckTask) -> dict[str, float]:
+    run, period = Path(task.inputs.run), task.inputs.period
+    path = run / held.area.file
+    # The others first, or a file would be blamed for what happened to another one.
+    for area, digest in [(a, d) for (a, *_), d in zip(held.within, held.beside, strict=True)]:
+        _unchanged(run, area.file, digest)
+    _unchanged(run, held.area.file, held.sha256)
+    layout = layout_of(path, period)
+    if layout.households != held.households:
+        raise RunError(
+            f"{held.area.file} has {layout.households} households, but {held.households} have weight there; "
+            "it is of another plan or of other weights"
+        )
+    places = require_plausible(layout)
+    _inside_area(held.area, layout, places)
+    for area, at, there in held.within:
+        whole = layout_of(run / area.file, period)
+        positions = _positions(held.area, area, task) if there is None else np.arange(*there)
+        require_part(whole, positions, layout, at, held.same_ids)
+    return {
+        "households": layout.households,
+        "persons": int(layout.first["person"][-1]),
+        "weight": float(places["household_weight"].astype(np.float64).sum()),
+        "bytes": path.stat().st_size,
+    }
 
 
-def _same_households(part: Microdata, whole: Microdata, inside: np.ndarray, area: Area, of: Area) -> None:
-    """Raise `RunError` unless `part` is exactly the given households of `whole`."""
-    ids = {e: whole.ids[e][whole.rows_of(e, inside)[0]] for e in whole.ids}
-    if whole.take(inside, ids).digest() != part.digest():
-        raise RunError(f"{area.file} is not the part of {of.file} that it should be")
+def _unchanged(run: Path, file: str, digest: str) -> None:
+    path = run / file
+    if not path.is_file() or sha256_file(path) != digest:
+        how = "changed since" if path.is_file() else "is gone since"
+        raise RunError(f"{file} {how} it was written; run again, then it is written anew")
+
+
+def _positions(part: Area, whole: Area, task: CheckTask) -> np.ndarray:
+    """Return where the households of a named area stand in another file, ascending."""
+    _, assignment, _ = load_inputs(task.inputs)
+    held = kept(whole, assignment, np.load(Path(task.inputs.run) / whole.weights))
+    return np.flatnonzero(inside(part.conditions, assignment, held))
+
+
+def _inside_area(area: Area, layout: Layout, places: dict[str, np.ndarray]) -> None:
+    """Raise unless every household meets what makes the area."""
+    wanted = {f"{_NAMES.get(c.field, c.field)}/{layout.period}": c.field for c in area.conditions}
+    columns = {wanted[path]: array for path, _, array in columns_of(layout) if path in wanted}
+    lacking = [c.field for c in area.conditions if c.field not in columns]
+    if lacking:
+        raise RunError(f"{area.file} lacks {lacking[0]}, by which the area is cut")
+    outside = ~_holds(area.conditions, columns, layout.households)
+    if outside.any():
+        words = " and ".join(map(str, area.conditions))
+        one = int(np.flatnonzero(outside)[0])
+        value = places["congressional_district_geoid"][one]
+        raise RunError(
+            f"{area.file}: {int(outside.sum())} households are not in the area ({words}); the first is at "
+            f"position {one}, in district {value}"
+        )

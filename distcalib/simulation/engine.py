@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +16,12 @@ import pandas as pd
 
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import RunError
+from distcalib.microdata.hdf5_slice import layout_of, read_slice
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.missing import refuse_empty_scales
 from distcalib.simulation.reforms import reform_of, struck_out
 from distcalib.simulation.speed import kept_systems, read_menus_once, repeats_spared
+from distcalib.simulation.weights import weights_spared
 
 
 class RulesSimulation:
@@ -152,8 +154,23 @@ def simulate(data: Microdata, place: str = "simulation") -> Iterator[RulesSimula
             simulation.close()
 
 
-def open_published(path: str | Path, period: int, at_most: int | None = None) -> Iterator[RulesSimulation]:
-    """Open a file as its user does, with `Microsimulation`, and give the memory back afterwards.
+@contextmanager
+def _spared() -> Iterator[None]:
+    """Spare repeats, and look for cycles more rarely: nearly no weighted series has one."""
+    often = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        with repeats_spared(), weights_spared():
+            yield
+    finally:
+        gc.set_threshold(*often)
+
+
+@contextmanager
+def open_slice(
+    path: str | Path, period: int, households: tuple[int, int] | None = None, *, spared: bool = False
+) -> Iterator[RulesSimulation]:
+    """Open neighbouring households of a file with `Microsimulation`, and give the memory back afterwards.
 
     Parameters
     ----------
@@ -161,34 +178,52 @@ def open_published(path: str | Path, period: int, at_most: int | None = None) ->
         A published dataset.
     period
         Its year.
+    households
+        Position of the first, and behind the last; None, or all of them: the file itself is opened, as its
+        user does. Values do not depend on who else is in a file, and memory would grow with its size.
+    spared
+        Let the rules engine do once what it repeats; see `distcalib.simulation.speed.repeats_spared` and
+        `distcalib.simulation.weights.weights_spared`.
+    """
+    rules = _rules_engine()
+    dataset: Any = str(path)
+    if households is None or households == (0, layout_of(path, period).households):
+        data = Microdata.read(path, period)
+    else:
+        data = read_slice(path, period, *households)
+        dataset = _InMemoryDataset(data)
+    with _collected(), _spared() if spared else nullcontext():
+        simulation = RulesSimulation(rules.Microsimulation(dataset=dataset), data, str(path))
+        try:
+            yield simulation
+        finally:
+            simulation.close()
+
+
+def open_published(path: str | Path, period: int, at_most: int | None = None) -> Iterator[RulesSimulation]:
+    """Open a file as its user does, with `Microsimulation`, in parts of at most `at_most` households.
+
+    Parameters
+    ----------
+    path, period
+        As for `open_slice`.
     at_most
-        A file of more households is opened in parts of at most this many, each written to a temporary file
-        first: values do not depend on who else is in a file, and memory would grow with its size.
+        None: the whole file at once.
 
     Yields
     ------
     RulesSimulation
         One a part, in the order of the file. Only one is open at a time.
     """
-    rules = _rules_engine()
-    data = Microdata.read(path, period)
-    size = data.count() if at_most is None else at_most
-    n_parts = -(-data.count() // size)
-    edges = np.linspace(0, data.count(), n_parts + 1).round().astype(int)
-    with tempfile.TemporaryDirectory(prefix="distcalib-") as scratch:
-        for part in range(n_parts):
-            part_path, part_data = Path(path), data
-            if n_parts > 1:
-                inside = np.arange(edges[part], edges[part + 1])
-                ids = {e: data.ids[e][data.rows_of(e, inside)[0]] for e in data.ids}
-                part_path, part_data = Path(scratch) / f"{part}.h5", data.take(inside, ids)
-                part_data.write(part_path)
-            with _collected():
-                engine = rules.Microsimulation(dataset=str(part_path))
-                simulation = RulesSimulation(engine, part_data, str(path))
-                yield simulation
-                simulation.close()
-                del engine
+    if at_most is None:
+        with open_slice(path, period) as simulation:
+            yield simulation
+        return
+    n = layout_of(path, period).households
+    edges = np.linspace(0, n, -(-n // at_most) + 1).round().astype(int).tolist()
+    for part in pairwise(edges):
+        with open_slice(path, period, part) as simulation:
+            yield simulation
 
 
 def engine_version() -> str:

@@ -116,7 +116,7 @@ def test_what_cannot_be_stacked_is_said_and_nothing_written(small_file, tmp_path
 
 
 def test_more_units_than_a_range_holds_are_refused(small_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("distcalib.documents.stacked.RANGE", 299)
+    monkeypatch.setattr("distcalib.areas.ids.RANGE", 299)
     with pytest.raises(InputError, match="s than a district can have"):
         create_sparse_cd_stacked_dataset(
             np.ones(900), CDS, output_path=tmp_path / "x.h5", dataset_path=small_file

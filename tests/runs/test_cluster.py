@@ -12,7 +12,7 @@ import pytest
 
 from distcalib import ClusterConfig
 from distcalib.cluster.local import local_client, worker_count
-from distcalib.runs.execute import choose_resource
+from distcalib.runs.capacity import fit_resource
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_no_page_is_served_without_authentication(client, page):
 
 
 def test_the_fit_asks_for_a_resource_that_a_worker_has(client):
-    assert choose_resource(client) == "FIT"
+    assert fit_resource(client) == ("FIT", "")
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     assert any("FIT" in w["resources"] for w in workers)
 

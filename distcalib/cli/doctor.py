@@ -1,0 +1,37 @@
+"""``distcalib doctor``: is a cluster fit for a run?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("settings", metavar="[PRESET_OR_YAML]", required=False)
+@click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine.")
+@click.option("--output", type=click.Path(path_type=Path), help="The run folder; nothing stays in it.")
+def doctor(settings: str | None, cluster: Path | None, output: Path | None) -> None:
+    """Look at every worker before a run: versions, memory, threads, GPU, storage, clock, TLS.
+
+    With a preset or a settings file, memory and the fit's engine are held to its plan. Exit code 1 when
+    something fails; each line says the mend.
+    """
+    from distcalib.cluster import load_cluster
+    from distcalib.config import RunConfig
+    from distcalib.report.console import make_console
+    from distcalib.report.doctor import print_checks
+    from distcalib.runs.doctor import FAILS, examine
+
+    where, plan = load_cluster(cluster), None
+    if settings is not None:
+        from distcalib.microdata.remote import local_file
+        from distcalib.runs.plan import make_plan
+
+        config = RunConfig.load(settings)
+        plan = make_plan(config.changed(microdata=str(local_file(config.microdata)))).plan
+    checks = examine(where, plan, output)
+    print_checks(checks, make_console())
+    if any(check.status == FAILS for check in checks):
+        sys.exit(1)

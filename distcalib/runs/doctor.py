@@ -1,0 +1,335 @@
+"""Whether a cluster is fit for a run, asked of this process, the scheduler and every worker beforehand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psutil
+
+from distcalib.cluster import open_client
+from distcalib.config import ClusterConfig
+from distcalib.config.cluster import is_loopback
+from distcalib.errors import InputError, RunError
+from distcalib.runs.capacity import GPU_ENGINES, fit_resource, workers_of
+from distcalib.runs.workers import difference, identity
+
+if TYPE_CHECKING:
+    from distcalib.runs.plan import Plan
+
+FINE, NOTE, FAILS = "fine", "note", "fails"
+
+#: Seconds that clocks may be apart: a new certificate holds from now on, by its maker's clock.
+SKEW = 5.0
+#: Days before the end of a certificate that it is told.
+DAYS_LEFT = 14
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found at one place.
+
+    Attributes
+    ----------
+    place
+        ``here``, ``scheduler``, ``settings``, or ``worker ADDRESS``.
+    name
+        What was looked at.
+    status
+        ``fine``, ``note`` (works, but not as one may think) or ``fails``.
+    found
+        In words.
+    mend
+        What to do; empty where nothing is to do.
+    """
+
+    place: str
+    name: str
+    status: str
+    found: str
+    mend: str = ""
+
+
+def examine(cluster: ClusterConfig, plan: Plan | None = None, folder: Path | None = None) -> list[Check]:
+    """Start or join a cluster, look at everything that a run needs, and leave it.
+
+    Parameters
+    ----------
+    cluster
+        Settings; for the kind ``local`` the rules engine is not loaded, for ``serial`` only this process is
+        looked at.
+    plan
+        Memory and the fit's engine are held to it; None: these are not judged.
+    folder
+        Run folder: every worker writes, reads, renames and deletes a file there, and nothing stays. None:
+        storage is not looked at.
+
+    Returns
+    -------
+    list of Check
+        In the order in which they were made. A cluster that cannot be opened is a check that fails.
+    """
+    with _probe(folder) as (probe, checks):
+        checks += _of_process("here", _inspect(probe), identity())
+        checks += _of_certificate(cluster)
+        if cluster.kind == "serial":
+            return checks
+        try:
+            with open_client(cluster.changed(warm=cluster.kind != "local")) as client:
+                checks += _of_scheduler(client)
+                checks += _of_workers(client, plan, probe)
+        except RunError as error:
+            checks.append(Check("scheduler", "workers", FAILS, str(error), "see the message"))
+    return checks
+
+
+def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check]:
+    checks: list[Check] = []
+    known = workers_of(client)
+    said = client.run(_answer, probe, on_error="return")
+    for address, answer in sorted(said.items()):
+        place = f"worker {address}"
+        if not isinstance(answer, dict):
+            mend = "install distcalib there, in the same environment or image"
+            checks.append(Check(place, "versions", FAILS, f"cannot say what it is: {answer}", mend))
+            continue
+        # One after the other: the clock is compared with the middle of the question and its answer.
+        asked = time.time()
+        (clock,) = client.run(time.time, workers=[address]).values()
+        checks += _of_process(place, answer, identity())
+        checks.append(_of_memory(place, known[address], answer, plan))
+        checks.append(_of_threads(place, known[address], answer))
+        checks.append(_of_clock(place, clock - (asked + time.time()) / 2))
+        checks.append(_of_address(place, address))
+        checks += _of_pages(place, address, known[address].get("services", {}))
+    able = {a: answer for a, answer in said.items() if isinstance(answer, dict)}
+    return checks + _of_fit(client, plan, able)
+
+
+def _answer(probe: str | None) -> dict[str, Any] | str:
+    """Inspect, or return the error in words, which always arrives."""
+    try:
+        return _inspect(probe)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _inspect(probe: str | None) -> dict[str, Any]:
+    """Say what this process is and has, on whatever machine."""
+    return {
+        "identity": identity(),
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "available": psutil.virtual_memory().available,
+        "gpus": _gpus(),
+        "storage": None if probe is None else _try_storage(Path(probe)),
+    }
+
+
+def _gpus() -> list[str]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    return [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
+
+
+def _try_storage(folder: Path) -> str:
+    """Return what fails of reading a file from elsewhere, and writing, renaming and deleting one; or ''."""
+    name = uuid4().hex
+    step = f"{folder} is not the folder of this machine: reading what the coordinator wrote there"
+    try:
+        if (folder / "from-coordinator").read_text(encoding="ascii") != folder.name:
+            return step
+        step = "writing"
+        (folder / f".{name}.tmp").write_text(name, encoding="ascii")
+        step = "renaming"
+        os.replace(folder / f".{name}.tmp", folder / name)
+        step = "reading"
+        if (folder / name).read_text(encoding="ascii") != name:
+            return "reading gives something else than was written"
+        step = "deleting"
+        (folder / name).unlink()
+    except OSError as error:
+        return f"{step} fails: {error.strerror or error}"
+    return ""
+
+
+@contextmanager
+def _probe(folder: Path | None) -> Iterator[tuple[str | None, list[Check]]]:
+    """Make a folder in the run folder for trials, and remove it with all folders that were made for it."""
+    if folder is None:
+        yield None, []
+        return
+    probe = Path(folder).absolute() / f".doctor-{uuid4().hex[:12]}"
+    missing = [p for p in (probe, *probe.parents) if not p.exists()]
+    try:
+        probe.mkdir(parents=True)
+        (probe / "from-coordinator").write_text(probe.name, encoding="ascii")
+    except OSError as error:
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+        words = f"{folder} cannot be written in: {error.strerror}"
+        yield None, [Check("here", "storage", FAILS, words, "choose a folder that you may write in")]
+        return
+    try:
+        yield str(probe), []
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+        for made in missing[1:]:
+            with suppress(OSError):
+                made.rmdir()
+
+
+def _of_process(place: str, answer: Mapping[str, Any], expected: Mapping[str, str]) -> list[Check]:
+    found = answer["identity"]
+    words = f"distcalib {found['distcalib']}, policyengine-us {found['policyengine-us']}"
+    if refusal := difference(place, found, expected):
+        mend = "install the same packages everywhere: one environment or one image"
+        checks = [Check(place, "versions", FAILS, refusal, mend)]
+    else:
+        checks = [Check(place, "versions", FINE, words)]
+    if answer["storage"]:
+        mend = "mount the same file system at the same path on all machines, writable by the user of workers"
+        checks.append(Check(place, "storage", FAILS, answer["storage"], mend))
+    elif answer["storage"] is not None:
+        checks.append(Check(place, "storage", FINE, "write, rename, read, delete"))
+    return checks
+
+
+def _of_memory(place: str, known: Mapping[str, Any], answer: Mapping[str, Any], plan: Plan | None) -> Check:
+    limit, available = known["memory_limit"], answer["available"]
+    has = f"{limit / 2**30:.1f} GiB" if limit else "no limit"
+    words = f"{has}, {available / 2**30:.1f} GiB free on the machine"
+    if plan is not None:
+        stage, needed = max(plan.facts["task_bytes"].items(), key=lambda item: item[1])
+        words = f"{words}; the largest task ({stage}) needs {needed / 2**30:.1f} GiB"
+        if 0 < limit < needed:
+            return Check(
+                place, "memory", FAILS, words,
+                f"give workers {needed / 2**30:.1f} GiB (memory_limit), or set smaller slice_households",
+            )  # fmt: skip
+    if limit > available:
+        mend = "fewer workers on that machine, or end what else runs there"
+        return Check(place, "memory", NOTE, words, mend)
+    return Check(place, "memory", FINE, words)
+
+
+def _of_threads(place: str, known: Mapping[str, Any], answer: Mapping[str, Any]) -> Check:
+    words = f"{known['nthreads']} task at once, {answer['processors']} processors"
+    if known["nthreads"] != 1:
+        words = f"{known['nthreads']} tasks at once in one process"
+        return Check(
+            place, "threads", FAILS, f"{words}: the rules engine takes one", "start it with --nthreads 1"
+        )
+    return Check(place, "threads", FINE, words)
+
+
+def _of_clock(place: str, skew: float) -> Check:
+    words = f"{abs(skew):.1f} s {'ahead' if skew > 0 else 'behind'}"
+    if abs(skew) > SKEW:
+        return Check(place, "clock", FAILS, words, "set its clock (chrony, ntp)")
+    return Check(place, "clock", FINE, words)
+
+
+def _of_address(place: str, address: str) -> Check:
+    # An address that is open and plain never comes here, unless the settings allow it in so many words.
+    parts = urlsplit(address)
+    if parts.scheme == "tls":
+        return Check(place, "TLS", FINE, f"{address}: encrypted, certificates on both sides")
+    if is_loopback(str(parts.hostname)):
+        return Check(place, "TLS", FINE, f"{address}: not encrypted, on the loopback interface")
+    return Check(place, "TLS", NOTE, f"{address}: not encrypted, as the settings allow", "use tls://")
+
+
+def _of_pages(place: str, address: str, services: Mapping[str, Any]) -> list[Check]:
+    """Ask the HTTP servers of Dask, which know no authentication, for the page that they all have."""
+    host, checks = str(urlsplit(address).hostname), []
+    shown = f"[{host}]" if ":" in host else host
+    for port in sorted({port for port in services.values() if port}):
+        try:
+            with urllib.request.urlopen(f"http://{shown}:{port}/health", timeout=5):
+                words = f"http://{shown}:{port} shows tasks and logs"
+        except OSError:
+            checks.append(Check(place, "pages", FINE, f"port {port} shows nothing"))
+            continue
+        if is_loopback(host):
+            checks.append(Check(place, "pages", FINE, f"{words}, on the loopback interface"))
+        else:
+            mend = f"start it with DASK_DISTRIBUTED__{place.split()[0].upper()}__HTTP__ROUTES='[]'"
+            checks.append(Check(place, "pages", FAILS, f"{words} to everybody", mend))
+    return checks
+
+
+def _of_scheduler(client: Any) -> list[Check]:
+    def state(dask_scheduler: Any) -> dict[str, Any]:
+        import time
+
+        return {"time": time.time(), "failures": dask_scheduler.allowed_failures}
+
+    # Sent as it is: a scheduler need not have this package.
+    state.__module__ = "__main__"
+    asked = time.time()
+    found = client.run_on_scheduler(state)
+    checks = [
+        _of_clock("scheduler", found["time"] - (asked + time.time()) / 2),
+        _of_address("scheduler", client.scheduler.address),
+        *_of_pages("scheduler", client.scheduler.address, client.scheduler_info(n_workers=0)["services"]),
+    ]
+    if found["failures"]:
+        words = f"a task is given up after {found['failures'] + 1} workers died of it, not after one"
+        mend = "start it with DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=0: large slices are split sooner"
+        checks.append(Check("scheduler", "deaths", NOTE, words, mend))
+    return checks
+
+
+def _of_fit(client: Any, plan: Plan | None, said: Mapping[str, Mapping[str, Any]]) -> list[Check]:
+    resource, words = fit_resource(client)
+    known = workers_of(client)
+    holders = [a for a, w in known.items() if resource is None or w["resources"].get(resource)]
+    on = f"resource {resource}, of {len(holders)} workers"
+    checks = [Check("cluster", "fit", NOTE, words) if words else Check("cluster", "fit", FINE, on)]
+    bare = [a for a in holders if a in said and not said[a]["gpus"]]
+    if resource == "GPU" and bare:
+        words, mend = "has the resource GPU, and nvidia-smi lists none", "add a driver, or leave out GPU=1"
+        checks.append(Check(f"worker {bare[0]}", "GPU", FAILS, words, mend))
+    if plan is not None and resource != "GPU" and (engines := {*plan.engines.values()} & {*GPU_ENGINES}):
+        words = f"the fit's engine is {min(engines)}, and no worker has the resource GPU"
+        mend = "start a worker with --resources FIT=1,GPU=1, or set fit.engine: cpu"
+        checks.append(Check("cluster", "GPU", FAILS, words, mend))
+    gpus = sorted({gpu for answer in said.values() for gpu in answer["gpus"]})
+    checks.append(Check("cluster", "GPU", FINE, ", ".join(gpus) or "none; the fit needs none"))
+    return checks
+
+
+def _of_certificate(cluster: ClusterConfig) -> list[Check]:
+    files = cluster.security
+    if files.ca is None or files.cert is None or files.key is None:
+        return []
+    from cryptography import x509
+
+    checks = []
+    for name, file in (("ca", files.ca), ("cert", files.cert)):
+        try:
+            certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
+        except (ValueError, OSError) as error:
+            place = f"{cluster.file}: security.{name}"
+            raise InputError(f"is no certificate ({error})", place=place, value=file) from None
+        left = (certificate.not_valid_after_utc - datetime.now(UTC)).days
+        status = FAILS if left < 0 else NOTE if left < DAYS_LEFT else FINE
+        mend = "" if status == FINE else "make new certificates"
+        checks.append(Check("settings", f"security.{name}", status, f"holds for {left} more days", mend))
+    if Path(files.key).stat().st_mode & 0o077:
+        found, mend = "other users can read it", f"chmod 600 {files.key}"
+        checks.append(Check("settings", "security.key", NOTE, found, mend))
+    return checks
