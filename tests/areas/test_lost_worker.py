@@ -14,24 +14,24 @@ from distcalib.runs.execute import DaskExecutor
 from distcalib.runs.tasks import write_areas
 from distcalib.storage import sha256_file
 
-# Loaded by each worker: the first of them that has begun its third mapping is killed, once.
+# Loaded by each worker, twice as Dask does it: the first that begins its third mapping is killed, once.
 DIES = """
 import os, signal
 from pathlib import Path
 from distcalib.areas import stack
-struck, real, calls = Path({struck!r}), stack.write_mapping, 0
-def write_mapping(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == 3:
-        try:
-            struck.touch(exist_ok=False)
-        except FileExistsError:
-            pass
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args, **kwargs)
-stack.write_mapping = write_mapping
+if not hasattr(stack, "struck"):
+    stack.struck, stack.real, stack.calls = Path({struck!r}), stack.write_mapping, 0
+    def write_mapping(*args, **kwargs):
+        stack.calls += 1
+        if stack.calls == 3:
+            try:
+                stack.struck.touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return stack.real(*args, **kwargs)
+    stack.write_mapping = write_mapping
 """
 
 
