@@ -26,8 +26,8 @@ test-full: $(STAMP)
 	$(BIN)/python -m pytest -m "(slow or slurm or browser or postgres) and not gpu"
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check distcalib tests benchmarks peer
-	$(BIN)/ruff check distcalib tests benchmarks peer
+	$(BIN)/ruff format --check distcalib tests benchmarks peer deploy
+	$(BIN)/ruff check distcalib tests benchmarks peer deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

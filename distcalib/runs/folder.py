@@ -124,14 +124,22 @@ def forget(folder: Path, stage: str) -> None:
 
 
 def keep_only(folder: Path, used: set[str]) -> None:
-    """Remove blocks, area files and receipts of an earlier attempt that this plan does not use."""
-    for receipt in folder.glob("receipts/*/*.json"):
+    """Remove blocks, area files and receipts of an earlier attempt that this plan does not use.
+
+    Nothing is removed through a link that leads out of the folder.
+    """
+    inside = folder.resolve()
+
+    def old(pattern: str) -> list[Path]:
+        return [path for path in folder.glob(pattern) if path.parent.resolve().is_relative_to(inside)]
+
+    for receipt in old("receipts/*/*.json"):
         if receipt.relative_to(folder).as_posix() not in used:
             receipt.unlink()
-    for block in folder.glob("matrix.zarr/blocks/*"):
+    for block in old("matrix.zarr/blocks/*"):
         if block.relative_to(folder).as_posix() not in used:
             shutil.rmtree(block)
-    for file in folder.glob("areas/*/*"):
+    for file in old("areas/*/*"):
         if file.relative_to(folder).as_posix() not in used:
             file.unlink()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distcalib.errors import RunError
@@ -51,12 +51,22 @@ def write_receipt(run: Path, receipt: Receipt) -> None:
 
 
 def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
-    """Return the receipt of a task, or None when there is none that can be read."""
+    """Return the receipt of a task, or None when there is none that can be read.
+
+    One that names an output outside of the run folder is none: no task of ours wrote it.
+    """
     try:
         found = Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+    if not isinstance(found.outputs, dict) or not all(_inside(path) for path in found.outputs):
+        return None
     return found if (found.stage, found.id) == (stage, task_id) else None
+
+
+def _inside(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return not parts.is_absolute() and ".." not in parts.parts
 
 
 def output_digest(run: Path, path: str) -> str | None:

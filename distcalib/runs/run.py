@@ -76,7 +76,6 @@ class Run:
         self._stack = ExitStack()
         self._executor: Executor | None = None
         self._used: set[str] = set()
-        self._resource: str | None = None
 
     @property
     def workers(self) -> int:
@@ -303,7 +302,7 @@ class Run:
         reused += len(tasks) - len(open_tasks)
         with self._timed(name, len(open_tasks) + reused, reused=reused):
             if executor is not None:
-                resource = self._resource if fit_resource else None
+                resource = self._fit_resource(executor) if fit_resource else None
                 for result in executor.run(function, open_tasks, resource, instead):
                     receipt = Receipt(**result)
                     found[receipt.id] = receipt
@@ -338,7 +337,7 @@ class Run:
             else:
                 from distcalib.cluster import open_client
                 from distcalib.cluster.local import warm_error
-                from distcalib.runs.capacity import fit_resource, require_memory
+                from distcalib.runs.capacity import require_memory
                 from distcalib.runs.workers import admitted, check
 
                 with self._timed("start workers", self.workers):
@@ -350,12 +349,21 @@ class Run:
                 self.events.emit("workers", count=len(memory["addresses"]), **memory)
                 for failure in {e for e in client.run(warm_error).values() if e}:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
-                self._resource, words = fit_resource(client)
-                for text in [*told, words]:
-                    if text:
-                        self.events.emit("warning", text=text)
+                for text in told:
+                    self.events.emit("warning", text=text)
                 self._executor = DaskExecutor(client, admitted)
         return self._executor
+
+    def _fit_resource(self, executor: Executor) -> str | None:
+        """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
+        if not isinstance(executor, DaskExecutor):
+            return None
+        from distcalib.runs.capacity import fit_resource
+
+        resource, words = fit_resource(executor.client)
+        if words:
+            self.events.emit("warning", text=words)
+        return resource
 
     def _inputs(self, plan: Plan) -> Inputs:
         microdata = microdata_path(plan.run) if plan.run.households is None else self.folder / SAMPLE

@@ -110,6 +110,7 @@ def test_what_is_wrong_with_a_worker_is_named_with_its_mend(start, tmp_path):
     assert f"{len(failing)} of {len(checks)} checks fail" in result.output
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_a_worker_does_not_have_is_found(start, tmp_path):
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a worker with a file system of its own takes root and unshare")
