@@ -13,6 +13,7 @@ import click
 import distcalib
 from distcalib.cli.compare import compare
 from distcalib.cli.data import data
+from distcalib.cli.doctor import doctor
 from distcalib.cli.fit import fit_of_run
 from distcalib.cli.publication import promote, publications, publish, rollback
 from distcalib.cli.status import status
@@ -73,13 +74,20 @@ def run(output: Path, until: str | None, **options: Any) -> None:
 
     PRESET_OR_YAML is a preset of the package (demo) or a settings file.
     """
-    from distcalib.report.console import Progressing, make_console, print_plan, print_summary
+    from distcalib.report.console import (
+        Progressing,
+        make_console,
+        print_plan,
+        print_summary,
+        print_unmet,
+    )
 
     console = make_console()
     work = _open_run(output, **options)
     work.subscribers = [Progressing(console)]
     prepared = work.prepare()
     print_plan(prepared.plan, console, work.workers)
+    print_unmet(prepared.plan, work.cluster, console)
     summary = work.execute(prepared, until)
     if "until" not in summary:
         print_summary(output, summary, console)
@@ -89,10 +97,12 @@ def run(output: Path, until: str | None, **options: Any) -> None:
 @_run_options
 def plan(output: Path, **options: Any) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
-    from distcalib.report.console import make_console, print_plan
+    from distcalib.report.console import make_console, print_plan, print_unmet
 
-    work = _open_run(output, **options)
-    print_plan(work.prepare().plan, make_console(), work.workers)
+    work, console = _open_run(output, **options), make_console()
+    prepared = work.prepare()
+    print_plan(prepared.plan, console, work.workers)
+    print_unmet(prepared.plan, work.cluster, console)
 
 
 def _open_run(
@@ -105,12 +115,14 @@ def _open_run(
     only: str | None,
     force: str | None,
 ) -> distcalib.Run:
-    from distcalib import ClusterConfig, Run, RunConfig
+    from distcalib import Run, RunConfig
+    from distcalib.cluster import load_cluster
     from distcalib.runs.area_stage import parse_only
 
-    where = ClusterConfig.load(cluster)
+    where = load_cluster(cluster)
     if workers is not None:
         where = where.changed(workers=workers)
+    where.check()
     config = RunConfig.load(settings)
     if only is not None:
         config = config.changed(areas=replace(config.areas, only=parse_only(only)))
@@ -159,5 +171,5 @@ def replicates(
     click.echo(facts["note"])
 
 
-for _command in (status, compare, publish, promote, rollback, publications, fit_of_run, data):
+for _command in (status, doctor, compare, publish, promote, rollback, publications, fit_of_run, data):
     main.add_command(_command)

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from distcalib.config import ClusterConfig
+from distcalib.runs.capacity import unmet
 from distcalib.runs.plan import Plan
 
 # Without a terminal a stage says where it is this often, in seconds.
@@ -64,6 +66,12 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
         for row in facts["far"]:
             far.add_row(row["measure"], str(row["targets"]), _short(row["reason"], 90))
         console.print(far)
+
+
+def print_unmet(plan: Plan, cluster: ClusterConfig, console: Console) -> None:
+    """Print what no worker of a cluster can satisfy, and what will happen."""
+    for text in unmet(plan, cluster):
+        console.print(f"note: {text}", markup=False, highlight=False)
 
 
 class Progressing:
