@@ -46,15 +46,21 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
         f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
     )
     tasks = facts["tasks"]
-    named = {"simulate": "slices to simulate", "fit": "fits", "areas": "files", "verify": "states to verify"}
-    table.add_row("work", ", ".join(f"{n:,} {named[stage]}" for stage, n in tasks.items()))
+    words = {
+        "simulate": "slice{} to simulate",
+        "fit": "fit{}",
+        "areas": "file{}",
+        "verify": "state{} to verify",
+    }
+    said = [f"{n:,} " + words[stage].format("" if n == 1 else "s") for stage, n in tasks.items()]
+    table.add_row("work", ", ".join(said))
     table.add_row(
         "memory", f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, {workers} workers"
     )
     table.add_row("disk", f"up to {facts['bytes'] / 1e6:,.0f} MB")
     minutes = (facts["cpu_seconds"] / workers + 90) / 60
-    words = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
-    table.add_row("time", f"about {words}, if nothing is done yet")
+    span = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
+    table.add_row("time", f"about {span}, if nothing is done yet")
     console.print(table)
     for text in plan.warnings:
         console.print(f"warning: {text}", markup=False)
