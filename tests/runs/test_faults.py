@@ -89,7 +89,7 @@ def slices(run_file) -> list[Slice]:
 def run(workers: Workers, run_file: Path, folder: Path) -> Result:
     @contextmanager
     def those(config: ClusterConfig) -> Iterator[Any]:
-        assert memory_bytes(config.memory_limit) > 0
+        assert memory_bytes(config.worker_memory) > 0
         yield workers.client
 
     with pytest.MonkeyPatch.context() as patch:
