@@ -111,7 +111,7 @@ def write_all(plan: Plan, inputs: Inputs, assignment, cluster: ClusterConfig) ->
         f"CPU {seconds:.1f} s in tasks, {own:.1f} s here; load {os.getloadavg()[0]:.1f}"
     )
     print(
-        f"largest worker {max(r['peak_bytes'] for r in results) / 2**30:.2f} GiB of {cluster.memory_limit}; "
+        f"largest worker {max(r['peak_bytes'] for r in results) / 2**30:.2f} GiB of {cluster.worker_memory}; "
         f"workers busy {', '.join(f'{s:.1f} s' for s in by_worker.values())}"
     )
     for name in ("US", "US-50k"):
