@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -73,6 +74,12 @@ class Run:
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(self.folder)):
+            raise InputError(
+                "is a URL, and a run folder is a folder of a file system that all workers see",
+                place="--output", value=str(self.folder),
+                expected="a path; `distcalib publish` puts a finished run into an object store",
+            )  # fmt: skip
         self._stack = ExitStack()
         self._executor: Executor | None = None
         self._used: set[str] = set()

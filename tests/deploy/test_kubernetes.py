@@ -19,7 +19,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "a cluster alone": {"job": {"enabled": False}},
     "no GPU": {"fit": {"gpus": 0}},
     "no fit worker": {"fit": {"pods": 0}},
-    "no storage secret": {"storageSecret": ""},
+    "another volume": {"runClaim": "scratch", "runFolder": "/runs/a/b"},
     "chosen nodes": {
         "environment": {"AWS_REGION": "us-east-2"},
         "fit": {
@@ -51,11 +51,11 @@ SLIPS = [
     ("DaskJob", ("spec", "job", "spec", "containers", 0), "image", "img"),
     ("DaskJob", ("spec", "job", "spec", "containers", 0, "resources"), "limits", "limit"),
     ("DaskJob", ("spec", "job", "spec", "volumes", 0, "secret"), "secretName", "name"),
-    ("DaskJob", ("spec", "job", "spec", "containers", 0, "envFrom", 0), "secretRef", "secretref"),
+    ("DaskJob", ("spec", "job", "spec", "volumes", 2, "persistentVolumeClaim"), "claimName", "claim"),
     ("DaskWorkerGroup", ("spec",), "cluster", "clusters"),
     ("DaskWorkerGroup", ("spec", "worker", "spec", "containers", 0), "volumeMounts", "mounts"),
     ("NetworkPolicy", ("spec",), "podSelector", "selector"),
-    ("NetworkPolicy", ("spec", "egress", 2, "ports", 0), "protocol", "proto"),
+    ("NetworkPolicy", ("spec", "egress", 1, "ports", 0), "protocol", "proto"),
     ("ConfigMap", (), "data", "dat"),
 ]
 
@@ -90,7 +90,13 @@ def test_a_value_of_another_type_is_found(path: tuple[Any, ...], value: Any) -> 
 
 @pytest.mark.parametrize(
     "values",
-    [{"simm": {}}, {"sim": {"podz": 3}}, {"fit": {"gpus": "one"}}, {"runFolder": "bucket/run"}],
+    [
+        {"simm": {}},
+        {"sim": {"podz": 3}},
+        {"fit": {"gpus": "one"}},
+        {"runFolder": "s3://bucket/run"},
+        {"runFolder": "/runs/../x"},
+    ],
     ids=str,
 )
 def test_a_mistyped_value_of_the_chart_is_refused(values: dict[str, Any]) -> None:
@@ -126,13 +132,16 @@ def test_scheduler_and_workers_speak_tls_and_serve_no_dashboard() -> None:
                 assert "tls://run-scheduler.calibration.svc:8786" in container["args"]
 
 
-def test_credentials_come_from_the_secret_and_only_where_the_run_folder_is_written() -> None:
+def test_the_volume_of_the_run_is_where_it_is_written_and_no_credentials_are_anywhere() -> None:
     for one in render():
         if one["kind"].startswith("Dask"):
             for name, spec in pod_specs(one).items():
                 (container,) = spec["containers"]
-                told = [{"secretRef": {"name": "distcalib-storage"}}]
-                assert container.get("envFrom") == (None if name == "scheduler" else told), name
+                assert "envFrom" not in container
+                mounted = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "runs"]
+                claims = [v["persistentVolumeClaim"] for v in spec["volumes"] if v["name"] == "runs"]
+                assert mounted == ([] if name == "scheduler" else ["/runs"]), name
+                assert claims == ([] if name == "scheduler" else [{"claimName": "distcalib-runs"}]), name
 
 
 def test_pods_of_the_run_hear_nobody_but_one_another() -> None:
@@ -141,6 +150,10 @@ def test_pods_of_the_run_hear_nobody_but_one_another() -> None:
     assert policy["spec"]["podSelector"] == own["podSelector"]
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert policy["spec"]["ingress"] == [{"from": [own]}]
+    # Themselves and the name service: volumes are mounted by the nodes.
+    assert policy["spec"]["egress"][0] == {"to": [own]}
+    assert [port["port"] for port in policy["spec"]["egress"][1]["ports"]] == [53, 53]
+    assert len(policy["spec"]["egress"]) == 2
 
 
 def test_the_gpu_worker_asks_for_a_gpu_and_says_that_it_has_one() -> None:

@@ -169,3 +169,13 @@ def test_no_disk_space(settings, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9, 1000))
     refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "not enough disk space", "0 MB free")
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/run", "file:///tmp/run", "gs://b/r"])
+def test_a_url_is_no_run_folder_and_nothing_of_its_name_is_made(tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["run", "demo", "--output", output])
+    assert result.exit_code == 2
+    assert "--output: is a URL" in result.output
+    assert "distcalib publish" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -47,6 +47,18 @@ securityContext:
   mountPath: /tmp
 {{- end }}
 
+{{- /* The volume of the run: of the job and the workers, not of the scheduler. */}}
+{{- define "distcalib.runs.mount" -}}
+- name: runs
+  mountPath: /runs
+{{- end }}
+
+{{- define "distcalib.runs.volume" -}}
+- name: runs
+  persistentVolumeClaim:
+    claimName: {{ .Values.runClaim }}
+{{- end }}
+
 {{- define "distcalib.volumes" -}}
 - name: tls
   secret:
@@ -69,14 +81,6 @@ resources:
     nvidia.com/gpu: {{ $gpus | quote }}
     {{- end }}
   {{- end }}
-{{- end }}
-
-{{- define "distcalib.storage" -}}
-{{- with .Values.storageSecret }}
-envFrom:
-  - secretRef:
-      name: {{ . }}
-{{- end }}
 {{- end }}
 
 {{- define "distcalib.environment" -}}
@@ -126,12 +130,13 @@ containers:
       {{- include "distcalib.tls" .root | nindent 6 }}
     env:
       {{- include "distcalib.environment" .root | nindent 6 }}
-    {{- include "distcalib.storage" .root | nindent 4 }}
     {{- include "distcalib.amounts" . | nindent 4 }}
     volumeMounts:
       {{- include "distcalib.mounts" .root | nindent 6 }}
+      {{- include "distcalib.runs.mount" .root | nindent 6 }}
 volumes:
   {{- include "distcalib.volumes" .root | nindent 2 }}
+  {{- include "distcalib.runs.volume" .root | nindent 2 }}
 {{- end }}
 
 {{- /* The spec of a DaskCluster, which a DaskJob has inside. */}}
