@@ -181,9 +181,9 @@ class Watch:
     def _take(self, event: dict[str, Any]) -> None:
         status, kind = self.status, event["event"]
         when = float(event["time"])
-        if kind in ("start", "nothing_to_do"):
-            status.began, status.stages, status.ended = when, [], "done" if kind == "nothing_to_do" else ""
-            status.columns, status.warnings, status.splits = event.get("columns", status.columns), [], 0
+        if kind == "start":
+            status.began, status.stages, status.ended = when, [], ""
+            status.columns, status.warnings, status.splits = event["columns"], [], 0
             status.attempts += 1
         status.heard = when
         stage = status.stages[-1] if status.stages else None
@@ -192,6 +192,8 @@ class Watch:
             status.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
         elif kind in ("done", "stopped"):
             status.ended = kind
+        elif kind == "nothing_to_do":
+            status.ended = "done"  # by the attempt before, whose stages stand
         elif kind == "workers":
             status.workers = int(event["count"])
         elif kind == "warning":

@@ -96,6 +96,10 @@ def test_a_second_attempt_begins_anew_and_a_split_adds_a_task(tmp_path):
     assert status.state(9e9) == "done"
     assert status.stages[0].done == status.stages[0].total
     assert stages_ahead(status) == []
+    # The same command again finds nothing to do: what is told is how it was done.
+    tell(home, {"event": "nothing_to_do", "time": 3000.0, "files": 9})
+    status = watch.read()
+    assert (status.state(9e9), status.attempts, len(status.stages)) == ("done", 2, 1)
 
 
 def test_without_a_terminal_only_news_are_printed_until_the_run_ends(tmp_path):
