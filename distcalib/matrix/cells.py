@@ -14,7 +14,7 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.matrix.measures import Rows, evaluate, scatter
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.engine import simulate
-from distcalib.simulation.place import place
+from distcalib.simulation.place import place_once
 
 
 def household_values(
@@ -27,6 +27,8 @@ def household_values(
     take_up: bool | pd.DataFrame,
 ) -> np.ndarray:
     """Simulate the households of some columns of one state and evaluate every measure asked for there.
+
+    Households that are equal in every input are simulated once.
 
     Parameters
     ----------
@@ -46,10 +48,11 @@ def household_values(
     ndarray of float32, shape (k, number of measures of ``rows.within(state)``)
     """
     state = state_of(assignment, columns)
-    data = place(source, assignment, columns, seed=seed, take_up=take_up)
+    data, which = place_once(source, assignment, columns, seed=seed, take_up=take_up)
     measures = [rows.measures[m] for m in rows.within(state)]
     with simulate(data, f"simulate state {state}") as simulation:
-        return evaluate(measures, data, simulation.calculate)
+        values = evaluate(measures, data, simulation.calculate)
+    return values if len(values) == len(which) else values[which]
 
 
 def simulate_columns(

@@ -6,6 +6,8 @@ start from the output of `place`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -64,6 +66,73 @@ def place(
         Entity ids are ``clone * n + donor row``, so a unit has the same id in every file that holds it, and
         a household's id is its column.
     """
+    placed, new = _placed(source, assignment, columns, weights, seed, take_up)
+    return placed.with_columns(new)
+
+
+def place_once(
+    source: Microdata,
+    assignment: GeographyAssignment,
+    columns: ArrayLike,
+    *,
+    seed: int = 0,
+    take_up: bool | pd.DataFrame = True,
+) -> tuple[Microdata, np.ndarray]:
+    """Place the households of some columns, of those that are equal in every input only the first.
+
+    Parameters
+    ----------
+    source, assignment, columns, seed, take_up
+        As in `place`.
+
+    Returns
+    -------
+    data : Microdata
+        As of `place`, with weight 1; no two of its households are clones of one donor with the same place
+        and the same flags.
+    which : ndarray of int64, shape (k,)
+        For each column the position of its household in `data`.
+    """
+    cols = np.asarray(columns, dtype=np.int64)
+    placed, new = _placed(source, assignment, cols, None, seed, take_up)
+    data = placed.with_columns(new)
+    record = cols % assignment.n_records
+    # Where no donor is twice in one place, as with few clones, no flag need be compared.
+    where = [record, assignment.county_fips[cols], assignment.cd_geoid[cols], assignment.block_geoid[cols]]
+    if not pd.DataFrame(dict(enumerate(where))).duplicated().any():
+        return data, np.arange(len(cols))
+    which = _alike(data, record, new)
+    first = np.unique(which, return_index=True)[1]
+    return data.take(first, {e: data.ids[e][data.rows_of(e, first)[0]] for e in ENTITIES}), which
+
+
+def _alike(data: Microdata, record: np.ndarray, names: Iterable[str]) -> np.ndarray:
+    """Number the households that differ by donor or in some columns, in the order in which they occur."""
+    keys, entity_of = {"record": record}, data.variables()
+    for entity in ENTITIES:
+        mine = pd.DataFrame({name: data.column(name) for name in names if entity_of[name] == entity})
+        if mine.empty:
+            continue
+        rows, owner = data.rows_of(entity, np.arange(data.count()))
+        kind = mine.groupby(list(mine), sort=False).ngroup().to_numpy()[rows]
+        # Clones of a donor have the same units in the same order: a key a place in that order.
+        within = np.arange(len(rows)) - np.searchsorted(owner, owner)
+        for position in range(int(within.max()) + 1):
+            here = within == position
+            keys[f"{entity} {position}"] = np.full(data.count(), -1)
+            keys[f"{entity} {position}"][owner[here]] = kind[here]
+    return pd.DataFrame(keys).groupby(list(keys), sort=False).ngroup().to_numpy(np.int64)
+
+
+def _placed(
+    source: Microdata,
+    assignment: GeographyAssignment,
+    columns: ArrayLike,
+    weights: ArrayLike | None,
+    seed: int,
+    take_up: bool | pd.DataFrame,
+) -> tuple[Microdata, dict[str, np.ndarray]]:
+    """Return the donors of some columns, and what the place, the weight and the draws set in them."""
     cols = np.asarray(columns, dtype=np.int64)
     record, clone = cols % assignment.n_records, cols // assignment.n_records
     rows, owners, ids = {}, {}, {}
@@ -97,7 +166,7 @@ def place(
             seed,
             None if take_up is True else take_up,
         )
-    return placed.with_columns(new)
+    return placed, new
 
 
 def _without(data: Microdata, variables: tuple[str, ...]) -> Microdata:

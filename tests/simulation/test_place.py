@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from distcalib.geography import GeographyAssignment
 from distcalib.simulation.engine import open_published, simulate
-from distcalib.simulation.place import GEOGRAPHY, place
+from distcalib.simulation.place import GEOGRAPHY, place, place_once
 
 # Two blocks of Minneapolis and one outside every place: Minnesota's local sales tax rates are official.
 BLOCKS = np.array([270531044001000, 270530027001003, 270530269061000])
@@ -79,3 +80,77 @@ def test_a_task_and_a_file_see_the_same_place(small, with_codes, tmp_path):
     # Minneapolis has a rate of its own; without place codes the engine takes everyone to live outside it.
     assert len(set(rate[city])) == len(set(rate[~city])) == 1
     assert (rate[city][0] > rate[~city][0]) == with_codes
+
+
+def of_one_county(small, n_clones: int) -> GeographyAssignment:
+    n = small.count() * n_clones
+    county = np.where(np.arange(n) % 7 == 0, 56021, 56025).astype(np.int32)
+    return GeographyAssignment(
+        block_geoid=np.zeros(n, np.int64),
+        cd_geoid=np.full(n, 5601, np.int32),
+        county_fips=county,
+        state_fips=np.full(n, 56, np.int32),
+        n_records=small.count(),
+        n_clones=n_clones,
+    )
+
+
+@pytest.mark.parametrize("take_up", [True, False])
+def test_households_that_are_equal_in_every_input_are_placed_once(small, take_up):
+    assignment = of_one_county(small, 40)
+    columns = np.random.default_rng(5).permutation(assignment.n_columns)[:6_000]
+    every = place(small, assignment, columns, seed=8, take_up=take_up)
+    once, which = place_once(small, assignment, columns, seed=8, take_up=take_up)
+    # The household of a column has what the column has, to the last flag of the last person.
+    expanded = once.take(which)
+    for entity, table in every.values.items():
+        assert expanded.count(entity) == every.count(entity)
+        assert set(expanded.values[entity]) == set(table)
+        for name, values in table.items():
+            np.testing.assert_array_equal(expanded.values[entity][name], values, err_msg=name)
+    # No two that are left are the same: signed by everything but the ids.
+    names = [(n, e) for n, e in once.variables().items() if n.startswith(("takes_up", "would_file"))]
+    signs = {
+        (
+            column % small.count(),
+            once.column("county_fips")[i],
+            *(once.column(n)[once.rows_of(e, [i])[0]].tobytes() for n, e in names if take_up),
+        )
+        for i, column in enumerate(once.ids["household"])
+    }
+    assert len(signs) == once.count() == len(set(which)) < len(columns)
+    # Flags of every member make nearly every clone another household; without draws the county alone does.
+    assert take_up or once.count() <= 2 * small.count()
+
+
+def test_where_no_donor_is_twice_in_a_place_every_column_is_placed(small):
+    assignment = of_one_county(small, 1)
+    columns = np.arange(50, 90)
+    once, which = place_once(small, assignment, columns, seed=8)
+    assert which.tolist() == list(range(40))
+    assert once.digest() == place(small, assignment, columns, seed=8).digest()
+
+
+def test_cells_are_the_same_whether_equal_households_are_simulated_once_or_each(small):
+    from distcalib.matrix.cells import household_values
+    from distcalib.matrix.measures import Rows, evaluate
+
+    rows = Rows.of(
+        pd.DataFrame(
+            {
+                "variable": ["snap", "aca_ptc", "person_count", "income_tax"],
+                "reform_id": 0,
+                "constraints": ["", "", "age>=65", ""],
+                "geo_level": "state",
+                "geographic_id": "56",
+            }
+        )
+    )
+    assignment = of_one_county(small, 8)
+    columns = np.arange(200, 1_400)
+    found = household_values(small, assignment, columns, rows, seed=8, take_up=True)
+    every = place(small, assignment, columns, seed=8)
+    with simulate(every) as simulation:
+        wanted = evaluate([rows.measures[m] for m in rows.within(56)], every, simulation.calculate)
+    np.testing.assert_array_equal(found, wanted)
+    assert (found != 0).any(axis=0).all()
