@@ -13,8 +13,10 @@ from typing import Any
 from distcalib.errors import InputError
 
 
-def publish(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to disk, and rename it to `path`.
+def publish(
+    path: str | Path, write: Callable[[Path], object], check: Callable[[Path], object] = lambda _: None
+) -> None:
+    """Let `write` fill a temporary file, flush it to disk, let `check` open it, and rename it to `path`.
 
     Raises
     ------
@@ -30,6 +32,7 @@ def publish(path: str | Path, write: Callable[[Path], object]) -> None:
             write(temporary)
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
+            check(temporary)
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
