@@ -10,9 +10,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from every_file import carried_out, sums, with_areas, work_of
 
 from distcalib.areas.area import Area
+from distcalib.cli import main
 from distcalib.config.settings import AreasConfig
 from distcalib.errors import InputError, RunError
 from distcalib.microdata import Microdata
@@ -79,6 +81,17 @@ def test_a_list_of_areas_is_read():
     assert parse_only("MN, CA-12,NYC,,US") == ("MN", "CA-12", "NYC", "US")
     with pytest.raises(InputError, match="--only: names no area"):
         parse_only(" ,")
+
+
+def test_only_is_an_option_of_the_command_line(planned, tmp_path):
+    made, _ = planned
+    asked = ["plan", made.plan.run.file, "--output", str(tmp_path / "run"), "--only"]
+    assert CliRunner().invoke(main, [*asked, "nh,NY-12,NYC"]).exit_code == 0
+    refused = CliRunner().invoke(main, [*asked, "NH,NY-99"])
+    assert refused.exit_code == 2
+    for words in ("areas.only", "'NY-99'", "did you mean 'NY-1", "a state, a district, US"):
+        assert words in refused.output, refused.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from every_file import areas_of, arrays, write_everything
 from distcalib.areas import stack
 from distcalib.areas.area import PRESETS, Area, kept
 from distcalib.areas.filters import read_filter
+from distcalib.areas.ids import range_ids, units
 from distcalib.areas.stack import Placing, part_of, parts, write_together
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError, RunError
@@ -276,6 +277,34 @@ def test_a_district_that_is_too_large_for_its_range_is_named(placing, weights, m
     with pytest.raises(InputError, match=f"district WY-01: {words}"):
         write_together(tmp_path, mine, weights, area, (), nothing)
     assert not (tmp_path / "areas").exists()
+
+
+def test_districts_whose_person_ids_would_overflow_are_refused(small):
+    """The rules engine has drawn by 100 x the person id, as a 32-bit number: there are ranges for 658."""
+    sizes = units(small)
+
+    def ids(number: int):
+        record = np.arange(number) % small.count()
+        return range_ids(sizes, record, np.arange(number), [f"d{i}" for i in range(number)])
+
+    assert 100 * (ids(658)["person"].max() + 25_000) < 2**31
+    with pytest.raises(InputError, match=r"ids: are more districts than ranges of person ids; got 659"):
+        ids(659)
+
+
+def test_a_list_of_places_is_an_area(placing, weights, files, tmp_path):
+    """By codes that a crosswalk gave the blocks, as counties are listed."""
+    codes = ["1", "9", "51"]
+    where = read_filter(f"vtd in {' '.join(codes)} and state != NJ", placing.assignment, "here")
+    some = Area("others", "places", where=where)
+    write_together(tmp_path, placing, weights, some, (), nothing)
+    found, mapping = arrays(tmp_path / some.file), pd.read_csv(tmp_path / some.mapping)
+    assert set(found["vtd/2024"].astype(str)) <= set(codes)
+    assert 34 not in found["state_fips/2024"]
+    of_all = np.asarray(placing.assignment.fields()["vtd"]).astype(str)
+    wanted = np.isin(of_all, codes) & (placing.assignment.state_fips != 34) & (weights > 0)
+    np.testing.assert_array_equal(np.sort(mapping["column"]), np.flatnonzero(wanted))
+    assert wanted.sum() > 10
 
 
 def test_an_area_without_weight_is_no_file(placing, weights, tmp_path):
