@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from distcalib.errors import InputError
 
@@ -24,8 +25,9 @@ def publish(
         When no file can be put there; see `writable`.
     """
     final = Path(path)
-    # The suffix stays last: writers choose their format by it (numpy, pandas).
-    temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
+    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers share ids
+    # of processes, and one that was taken for dead may still write.
+    temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
