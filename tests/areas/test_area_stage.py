@@ -139,6 +139,7 @@ def test_settings_are_read_and_typed(run_folder):
     )
     for text, words in (
         ("{others: {a/b: null}}", "areas.others: is not a name"),
+        ("{others: {a.tmp: null}}", "areas.others: is not a name"),
         ("{others: [a]}", "areas.others: is not a table of texts"),
         ("{others: {a: 3}}", "areas.others.a: has the wrong type"),
         ("{only: NH}", "areas.only: is one value where a list is wanted"),
