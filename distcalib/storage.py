@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from distcalib.errors import InputError
 
 
-def publish(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, flush it to disk, and rename it to `path`.
+def publish(
+    path: str | Path, write: Callable[[Path], object], check: Callable[[Path], object] = lambda _: None
+) -> None:
+    """Let `write` fill a temporary file, flush it to disk, let `check` open it, and rename it to `path`.
 
     Raises
     ------
@@ -22,14 +25,16 @@ def publish(path: str | Path, write: Callable[[Path], object]) -> None:
         When no file can be put there; see `writable`.
     """
     final = Path(path)
-    # The suffix stays last: writers choose their format by it (numpy, pandas).
-    temporary = final.with_name(f".{os.getpid()}.tmp.{final.name}")
+    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers share ids
+    # of processes, and one that was taken for dead may still write.
+    temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
+            check(temporary)
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)

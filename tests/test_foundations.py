@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from distcalib.digest import canonical_json, code_digest, digest_arrays, digest_of
 from distcalib.errors import DistcalibWarning, InputError, warn
 from distcalib.random import stream_key, uniform
-from distcalib.storage import need_space, publish, sha256_file, write_json
+from distcalib.storage import need_space, publish, sha256_file, write_json, write_text
 
 
 def test_a_draw_depends_on_its_key_alone():
@@ -138,6 +138,19 @@ def test_publish_leaves_nothing_behind_when_the_writer_fails(tmp_path: Path):
         publish(target, fail)
     assert sha256_file(target) == before
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path):
+    """A worker that was taken for dead may write what another now writes, and their process ids be equal."""
+    target = tmp_path / "x.txt"
+
+    def slow(path: Path) -> None:
+        path.write_text("first")
+        write_text(target, "second, which is longer")
+
+    publish(target, slow, lambda path: path.read_text() == "first" or pytest.fail(path.read_text()))
+    assert target.read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
 
 
 def test_need_space_says_both_numbers(tmp_path: Path):

@@ -56,13 +56,18 @@ class Condition:
     def holds(self, assignment: GeographyAssignment, columns: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each of some columns whether it lies there."""
         if self.field not in FIELDS:
-            return self._of(getattr(assignment, self.field)[columns])
+            return self.of(getattr(assignment, self.field)[columns])
         coded = assignment.fields(columns)[self.field]
         # Asked once a code; a column without one has -1, which is the last: nowhere.
         words = np.array([str(word) for word in coded.categories] + [""])
-        return self._of(words)[np.asarray(coded.codes)]
+        return self.of(words)[np.asarray(coded.codes)]
 
-    def _of(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+    def of(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return for each value of the field, as a placement or a file has it, whether it is one of those."""
+        if values.dtype.kind == "S":
+            values = values.astype(str)
+            if isinstance(self.values[0], int):
+                values = np.where(values == "", "0", values).astype(np.int64)
         if self.operator in LISTS:
             return np.isin(values, np.array(self.values), invert=self.operator == "not in")
         return np.asarray(COMPARE[self.operator](values, self.values[0]), dtype=bool)

@@ -20,6 +20,40 @@ from distcalib.storage import publish
 ROWS = 250_000
 
 
+def mapping_of(
+    source: Microdata,
+    assignment: GeographyAssignment,
+    columns: NDArray[np.int64],
+    household_id: NDArray[np.int64],
+) -> pa.Table:
+    """Return the mapping of some households of a file, one row each, whole numbers all.
+
+    Parameters
+    ----------
+    source, assignment
+        The donors, the placement.
+    columns, household_id
+        Column and id in the file of each household, int64, (k,).
+
+    Returns
+    -------
+    Table
+        new_household_id, original_household_id (the donor's), clone, column, congressional_district,
+        state_fips, county_fips (0 where the county is unset).
+    """
+    return pa.table(
+        {
+            "new_household_id": household_id,
+            "original_household_id": source.ids["household"][columns % assignment.n_records],
+            "clone": (columns // assignment.n_records).astype(np.int32),
+            "column": columns,
+            "congressional_district": assignment.cd_geoid[columns],
+            "state_fips": assignment.state_fips[columns],
+            "county_fips": assignment.county_fips[columns],
+        }
+    )
+
+
 def write_mapping(
     folder: Path,
     area: Area,
@@ -28,37 +62,19 @@ def write_mapping(
     columns: NDArray[np.int64],
     household_id: NDArray[np.int64],
 ) -> None:
-    """Write the mapping of an area as CSV and as Parquet, in the order of its file.
+    """Write the mapping of an area as CSV and as Parquet, in the order of its file; see `mapping_of`.
 
     Parameters
     ----------
-    folder
-        The run folder.
-    area, source, assignment
-        The area, the donors, the placement.
-    columns, household_id
-        Column and id in the file of each household, int64, (k,).
-
-    Notes
-    -----
-    Columns: new_household_id, original_household_id, clone, column, congressional_district, state_fips,
-    county_fips (0 where the county is unset); whole numbers all.
+    folder, area
+        The run folder, and the area, which names the two files.
+    source, assignment, columns, household_id
+        As `mapping_of` takes them.
     """
-    original = source.ids["household"]
 
     def rows(start: int) -> pa.Table:
-        some = columns[start : start + ROWS]
-        return pa.table(
-            {
-                "new_household_id": household_id[start : start + ROWS],
-                "original_household_id": original[some % assignment.n_records],
-                "clone": (some // assignment.n_records).astype(np.int32),
-                "column": some,
-                "congressional_district": assignment.cd_geoid[some],
-                "state_fips": assignment.state_fips[some],
-                "county_fips": assignment.county_fips[some],
-            }
-        )
+        some = slice(start, start + ROWS)
+        return mapping_of(source, assignment, columns[some], household_id[some])
 
     schema, starts = rows(0).schema, range(0, len(columns), ROWS)
 

@@ -14,7 +14,7 @@ from distcalib.errors import InputError
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"(?!.*\.tmp)[A-Za-z0-9][A-Za-z0-9._-]*")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -127,7 +127,7 @@ def _file_names(names: Iterable[object], where: str) -> None:
                 "is not a name",
                 place=where,
                 value=name,
-                expected="letters, digits, dots, hyphens and underscores, such as US-50k",
+                expected="letters, digits, dots, hyphens and underscores, such as US-50k; no .tmp",
             )
 
 

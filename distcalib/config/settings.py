@@ -178,7 +178,9 @@ class VerifyConfig:
     """What the files are held to."""
 
     tolerance: float = setting(1e-6, "largest |file - X.w| / sum(|x| w) of a fitted target", above=0)
-    slice_households: int = setting(12_000, "most households of a file that are opened at once", least=400)
+    slice_households: int = setting(
+        12_000, "most households of a file that are opened at once", least=400, most=24_000
+    )
     plain: int = setting(
         2,
         "slices that are opened again with nothing of the rules engine spared; values must be equal",

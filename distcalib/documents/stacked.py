@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from distcalib.areas.ids import RANGE, range_ids, spread, units
-from distcalib.catalogue import ENTITIES
+from distcalib.areas.mapping import mapping_of
 from distcalib.documents.everywhere import everywhere, read_districts
 from distcalib.errors import InputError
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.place import place
 from distcalib.storage import publish, writable
+
+_UNITS = {
+    "person": "persons", "household": "households", "tax_unit": "tax units", "spm_unit": "SPM units",
+    "family": "families", "marital_unit": "marital units",
+}  # fmt: skip
 
 
 def create_sparse_cd_stacked_dataset(
@@ -45,9 +49,9 @@ def create_sparse_cd_stacked_dataset(
     cd_subset
         Those to write; None writes all.
     output_path
-        The file; ``mappings/<stem>_household_mapping.csv`` beside it names the donor of each household
-        (new_household_id, original_household_id, congressional_district, state_fips). The file appears last
-        and complete, or not at all.
+        The file; ``mappings/<stem>_household_mapping.csv`` beside it names the donor and the column of `w` of
+        each household (the columns of `distcalib.areas.mapping.mapping_of`; the clone is the place of the
+        district in `cds_to_calibrate`). The file appears last and complete, or not at all.
     dataset_path
         The dataset that the matrix was made from.
     period
@@ -106,31 +110,36 @@ def create_sparse_cd_stacked_dataset(
     first = range_ids(units(source), columns % n, place_of_id[columns // n], text_order)
     placed = place(source, assignment, columns, weights=active, seed=seed, take_up=rerandomize_takeup)
     data = replace(placed, ids=spread(first, placed))
-    print(f"\nReindexing all entity IDs using {RANGE // 1000}k ranges per CD...")
-    for entity in ENTITIES:
-        print(f"  Final {entity.replace('_', ' ')}s: {data.count(entity):,}")
-    largest = int(data.ids["person"].max())
-    print(f"\nOverflow check:\n  Max person ID after reindexing: {largest:,}")
-    print(f"  Max person ID x 100: {largest * 100:,}, at most {2**31 - 1:,}: no overflow")
+    _say_units(data, len(blocks))
 
-    mapping = pd.DataFrame(
-        {
-            "new_household_id": data.ids["household"],
-            "original_household_id": ids[columns % n],
-            "congressional_district": assignment.cd_geoid[columns],
-            "state_fips": assignment.state_fips[columns],
-        }
-    )
+    mapping = mapping_of(source, assignment, columns, data.ids["household"]).to_pandas()
     print(f"\nSaving to {output_path}...")
     publish(mapping_path, lambda path: mapping.to_csv(path, index=False))
     data.write(output)
+    print(f"Variables saved: {len(data.variables())}")
     print("Sparse CD-stacked dataset saved successfully!")
     print(f"Household mapping saved to {mapping_path}")
     written = Microdata.read(output, data.period)
     print(f"\nVerifying saved file...\n  Final households: {written.count():,}")
     print(f"  Final persons: {written.count('person'):,}")
-    print(f"  Total weight of the households: {written.weights.sum():,.0f}")
+    print(f"  Total population (from household weights): {written.weights.sum():,.0f}")
     return str(output_path)
+
+
+def _say_units(data: Microdata, districts: int) -> None:
+    """Print what was numbered, and that no id is too large: `range_ids` refuses what would be."""
+    print(f"\nReindexing all entity IDs using {RANGE // 1000}k ranges per CD...")
+    print(f"  Created {data.count():,} unique households across {districts} CDs")
+    for entity, words in _UNITS.items():
+        print(f"  Final {words}: {data.count(entity):,}")
+    persons = data.weights[data.household_of["person"]].sum()
+    print("\nWeights AFTER reindexing:")
+    print(f"  HH weight sum: {data.weights.sum() / 1e6:.2f}M")
+    print(f"  Person weight sum: {persons / 1e6:.2f}M")
+    largest = int(data.ids["person"].max())
+    print(f"\nOverflow check:\n  Max person ID after reindexing: {largest:,}")
+    print(f"  Max person ID × 100: {largest * 100:,}\n  int32 max: {2**31 - 1:,}")
+    print("  ✓ No overflow risk!")
 
 
 def _subset(cds: Iterable[object], geoids: np.ndarray, names: list[str]) -> list[str]:

@@ -215,12 +215,8 @@ def write_hdf5(data: Microdata, path: str | Path) -> None:
                 if array.size > 64:
                     options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
                 h5.create_dataset(name, data=array, **options)
-        with h5py.File(temporary, "r") as h5:
-            written = sum(len(h5[name]) for name in h5)
-            if written != len(arrays):
-                raise OSError(f"{file}: {written} of {len(arrays)} datasets can be read back")
 
-    publish(file, write)
+    publish(file, write, lambda temporary: _require_columns(temporary, len(arrays), file))
 
 
 def write_parts(
@@ -245,14 +241,19 @@ def write_parts(
     largest
         Entity -> an upper bound of its ids in all parts; may be left out for a single part.
     """
-    file = Path(path)
+    file, made = Path(path), 0
 
     def write(temporary: Path) -> None:
+        nonlocal made
         with HDF5Stream(temporary, sizes, largest) as stream:
             for part in parts:
                 stream.append(part)
-        written = count_columns(temporary)
-        if written != len(stream.columns):
-            raise OSError(f"{file}: {written} of {len(stream.columns)} datasets can be read back")
+        made = len(stream.columns)
 
-    publish(file, write)
+    publish(file, write, lambda temporary: _require_columns(temporary, made, file))
+
+
+def _require_columns(temporary: Path, made: int, file: Path) -> None:
+    read = count_columns(temporary)
+    if read != made:
+        raise OSError(f"{file}: {read} of {made} datasets can be read back")

@@ -144,6 +144,13 @@ def columns_of(layout: Layout) -> Iterator[tuple[str, str, np.ndarray]]:
             yield name, entity, np.asarray(dataset)
 
 
+def column_of(layout: Layout, variable: str) -> np.ndarray | None:
+    """Return a column of a file's own period; None where it has no such one."""
+    with _opened(layout.path) as h5:
+        path = f"{variable}/{layout.period}"
+        return np.asarray(h5[path]) if path in h5 else None
+
+
 def require_part(
     whole: Layout, positions: np.ndarray, part: Layout, at: int = 0, same_ids: bool = True
 ) -> None:

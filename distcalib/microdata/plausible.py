@@ -6,7 +6,7 @@ import numpy as np
 
 from distcalib.catalogue import catalogue
 from distcalib.errors import InputError
-from distcalib.microdata.hdf5_slice import Layout, columns_of
+from distcalib.microdata.hdf5_slice import Layout, column_of, columns_of
 from distcalib.microdata.model import ID_COLUMNS
 
 #: Variable -> least and largest value, and why.
@@ -101,7 +101,8 @@ def _none(
     if not wrong.any():
         return
     at = int(np.flatnonzero(wrong)[0])
-    ids = next(a for p, _, a in columns_of(layout) if p == f"{entity}_id/{layout.period}")
+    ids = column_of(layout, f"{entity}_id")
+    assert ids is not None  # a layout has all ids
     value = array[at].decode(errors="replace") if array.dtype.kind == "S" else array[at]
     raise InputError(
         f"{int(wrong.sum())} values cannot be", place=f"{layout.path}: {path}",

@@ -82,13 +82,20 @@ def files_of(run: RunConfig, assignment: GeographyAssignment) -> AreaFiles:
     return _chosen(files, run.areas.only, assignment, place)
 
 
-def _all_files(run: RunConfig, assignment: GeographyAssignment) -> AreaFiles:
-    asked = run.areas
+def states_of(assignment: GeographyAssignment) -> tuple[tuple[Area, tuple[Area, ...]], ...]:
+    """Return every state of a run with its districts, whether or not they have files; in order."""
     geoids = np.unique(assignment.cd_geoid).tolist()
-    states = []
-    for fips in sorted({g // 100 for g in geoids}):
-        districts = tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips)
-        states.append((Area("states", STATE_CODES[fips], fips), districts))
+    return tuple(
+        (
+            Area("states", STATE_CODES[fips], fips),
+            tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips),
+        )
+        for fips in sorted({g // 100 for g in geoids})
+    )
+
+
+def _all_files(run: RunConfig, assignment: GeographyAssignment) -> AreaFiles:
+    asked, states = run.areas, states_of(assignment)
     others = []
     for name, text in asked.others.items():
         place = f"{run.file}: areas.others.{name}"
@@ -100,7 +107,7 @@ def _all_files(run: RunConfig, assignment: GeographyAssignment) -> AreaFiles:
         where = read_filter(PRESETS[name] if text is None else text, assignment, place)
         others.append(Area("others", name, where=where))
     return AreaFiles(
-        states=tuple(states) if asked.states else (),
+        states=states if asked.states else (),
         nation=Area("national", "US") if asked.national else None,
         nations=tuple(Area("national", name, fit=name) for name in run.fits if asked.national),
         others=tuple(others),

@@ -57,8 +57,7 @@ def gates(
         it. An error so named becomes a warning that carries the text, but for ``not finite`` and ``sums``; an
         entry that meets nothing is a warning itself.
     areas
-        Names of the areas that the run was to write. Without them an area is missing where the districts of
-        a state, or the states of the nation, hold fewer records than the whole.
+        Names of the areas that the run was to write; None: an area that is absent is not looked for.
 
     Returns
     -------
@@ -149,32 +148,7 @@ def _missing(table: pd.DataFrame, areas: Collection[str] | None) -> pd.DataFrame
         level = lost["area"].map(dict.fromkeys(districts()["name"], "district"))
         lost["geo_level"] = level.fillna(lost["area"].map(lambda a: "state" if len(a) == 2 else "other"))
         parts.append(found(lost, "error", "missing", "its file was not written or not read", figure=np.nan))
-        return pd.concat(parts)
-    for whole, part in (("state", "district"), ("national", "state")):
-        parts.append(_fewer(known, whole, part))
     return pd.concat(parts)
-
-
-def _fewer(known: pd.DataFrame, whole: str, part: str) -> pd.DataFrame:
-    """Find wholes whose parts hold other numbers of records, and name the parts that are absent."""
-    wholes = _wholes(known, whole)
-    sums = known[known["geo_level"] == part].groupby(_parent(known, part))["households"].sum()
-    held = wholes["area"].map(sums)
-    wrong = held.notna() & (held != wholes["households"])
-    wholes, held = wholes[wrong], held[wrong]
-    official = districts() if len(wholes) else pd.DataFrame({"state": [], "name": []})
-    names = (
-        official.groupby("state")["name"].agg(set) if part == "district" else {"US": set(official["state"])}
-    )
-    present = set(known["area"])
-    causes = [
-        f"its {part}s hold {n:,.0f} of its {of:,.0f} records; absent: "
-        + (", ".join(sorted(names[a] - present)[:12]) or f"none of the {part}s, so records of one")
-        for a, n, of in zip(wholes["area"], held, wholes["households"], strict=True)
-    ]
-    return found(
-        wholes, "error", "missing", causes, figure=held, low=wholes["households"], high=wholes["households"]
-    )
 
 
 def _wholes(table: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -208,7 +182,7 @@ def _sums(table: pd.DataFrame) -> pd.DataFrame:
         groups = inside.assign(size=inside["total"].abs()).groupby([_parent(inside, part), "variable"])
         sums = groups[["total", "size", "households"]].sum().rename_axis(["area", "variable"]).reset_index()
         both = _wholes(table, whole).merge(sums, on=["area", "variable"], suffixes=("", "_parts"))
-        # Where records are absent too, that is the finding, and the sums follow from it.
+        # Only where all parts are there.
         both = both[both["households"] == both["households_parts"]]
         slack = SUMS * np.maximum(both["size"], both["total"].abs())
         wrong = both[(both["total"] - both["total_parts"]).abs() > slack]

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from distcalib.errors import RunError
 from distcalib.runs.trace import declaration
 from distcalib.storage import sha256_file, write_json, write_text
 
@@ -34,13 +35,19 @@ def write_manifest(run: Path, facts: dict[str, Any]) -> None:
         ``inputs`` (name -> content digest, from the plan), ``totals`` (files and bytes; by kind of area also
         households, persons and weight) and ``files`` (path -> sha256, bytes; of area files also households,
         persons and weight, from the receipts).
+
+    Raises
+    ------
+    RunError
+        When a file is not what the receipt of its task says: it changed since, and was not proven so.
     """
     inputs = json.loads((run / "plan.json").read_text(encoding="utf-8"))["inputs"]
     paths = (p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
     files = _facts_of(run, sorted(p for p in paths if p not in _OUTSIDE and ".tmp" not in p))
-    for path, counts in _area_counts(run).items():
-        if path in files:
-            files[path] |= counts
+    receipts = [json.loads(file.read_text(encoding="utf-8")) for file in run.glob("receipts/*/[!.]*.json")]
+    _require_as_written(run, files, receipts)
+    for path, counts in _area_counts(receipts).items():
+        files[path] |= counts
     write_json(run / TRACE, declaration(facts, inputs, files))
     files |= _facts_of(run, [TRACE])
     write_text(run / SUMS, "".join(f"{files[path]['sha256']}  {path}\n" for path in sorted(files)))
@@ -78,17 +85,33 @@ def _facts_of(run: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
         return dict(pool.map(facts, paths))
 
 
-def _area_counts(run: Path) -> dict[str, dict[str, Any]]:
+def _require_as_written(
+    run: Path, files: dict[str, dict[str, Any]], receipts: Iterable[dict[str, Any]]
+) -> None:
+    written = {path: digest for receipt in receipts for path, digest in receipt["outputs"].items()}
+    # Blocks of the matrix are folders, with content digests of their own.
+    changed = [
+        path
+        for path, digest in sorted(written.items())
+        if not path.startswith("matrix.zarr/") and (path not in files or files[path]["sha256"] != digest)
+    ]
+    if changed:
+        raise RunError(
+            f"{run}: {len(changed)} files changed or are gone since they were written "
+            f"({', '.join(changed[:3])}); run again, then they are written anew"
+        )
+
+
+def _area_counts(receipts: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return households, persons and weight of each area file, as the receipts of the writing say."""
-    out = {}
-    for file in run.glob("receipts/areas/[!.]*.json"):
-        receipt = json.loads(file.read_text(encoding="utf-8"))
-        areas = receipt["facts"].get("areas", {})
-        for path in receipt["outputs"]:
-            counts = areas.get(path) or (areas.get(Path(path).stem) if path.endswith(".h5") else None)
-            if counts is not None:
-                out[path] = {name: kind(counts[name]) for name, kind in _COUNTS.items() if name in counts}
-    return out
+    return {
+        path: {name: kind(facts[name]) for name, kind in _COUNTS.items()}
+        for receipt in receipts
+        if receipt["stage"] == "areas"
+        for facts in receipt["facts"]["areas"].values()
+        for path in receipt["outputs"]
+        if path.endswith(".h5")
+    }
 
 
 def _totals(files: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -156,8 +156,9 @@ class Watch:
         plan = stored_plan(home)
         if plan is None:
             raise InputError(
-                "holds no plan", place=home, expected="a run folder, as `distcalib run` makes one"
-            )
+                "holds no plan", place=home, expected="a run folder, as `distcalib run` makes one; "
+                "`distcalib publications` says what is at a place of publications",
+            )  # fmt: skip
         self.status = RunStatus(home, plan["run"]["name"], plan["digest"])
         self._offset = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from distcalib.areas.area import Area, kept
-from distcalib.areas.filters import COMPARE, LISTS, Condition, inside
+from distcalib.areas.filters import Condition, inside
 from distcalib.catalogue import COUNTS, OF_THE_WHOLE_FILE, catalogue
 from distcalib.config import RunConfig
 from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.measures import Measure, Rows, evaluate
-from distcalib.microdata.hdf5_slice import Layout, columns_of, layout_of, require_part
+from distcalib.microdata.hdf5_slice import Layout, column_of, layout_of, require_part
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.plausible import require_plausible
 from distcalib.runs.tasks import Inputs, finished, load_inputs
@@ -236,26 +236,13 @@ def _sums(one: Slice, task: ProveTask, rows: Rows, measures: list[Measure]) -> p
 
 def holds_in(conditions: Sequence[Condition], data: Microdata) -> np.ndarray:
     """Return which households meet all conditions by what their own file says, bool, (n households,)."""
-    columns = {c.field: data.column(_NAMES.get(c.field, c.field)) for c in conditions}
-    return _holds(conditions, columns, data.count())
+    here = np.ones(data.count(), dtype=bool)
+    for one in conditions:
+        here &= one.of(data.column(_NAMES.get(one.field, one.field)))
+    return here
 
 
 _NAMES = {"cd_geoid": "congressional_district_geoid"}
-
-
-def _holds(conditions: Sequence[Condition], columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    out = np.ones(n, dtype=bool)
-    for one in conditions:
-        values = columns[one.field]
-        if values.dtype.kind == "S":
-            values = values.astype(str)
-            if isinstance(one.values[0], int):
-                values = np.where(values == "", "0", values).astype(np.int64)
-        if one.operator in LISTS:
-            out &= np.isin(values, np.array(one.values), invert=one.operator == "not in")
-        else:
-            out &= np.asarray(COMPARE[one.operator](values, one.values[0]), dtype=bool)
-    return out
 
 
 @finished
@@ -314,17 +301,17 @@ def _positions(part: Area, whole: Area, task: CheckTask) -> np.ndarray:
 
 def _inside_area(area: Area, layout: Layout, places: dict[str, np.ndarray]) -> None:
     """Raise unless every household meets what makes the area."""
-    wanted = {f"{_NAMES.get(c.field, c.field)}/{layout.period}": c.field for c in area.conditions}
-    columns = {wanted[path]: array for path, _, array in columns_of(layout) if path in wanted}
-    lacking = [c.field for c in area.conditions if c.field not in columns]
-    if lacking:
-        raise RunError(f"{area.file} lacks {lacking[0]}, by which the area is cut")
-    outside = ~_holds(area.conditions, columns, layout.households)
-    if outside.any():
+    here = np.ones(layout.households, dtype=bool)
+    for one in area.conditions:
+        column = column_of(layout, _NAMES.get(one.field, one.field))
+        if column is None:
+            raise RunError(f"{area.file} lacks {one.field}, by which the area is cut")
+        here &= one.of(column)
+    if not here.all():
         words = " and ".join(map(str, area.conditions))
-        one = int(np.flatnonzero(outside)[0])
-        value = places["congressional_district_geoid"][one]
+        first = int(np.flatnonzero(~here)[0])
+        value = places["congressional_district_geoid"][first]
         raise RunError(
-            f"{area.file}: {int(outside.sum())} households are not in the area ({words}); the first is at "
-            f"position {one}, in district {value}"
+            f"{area.file}: {int((~here).sum())} households are not in the area ({words}); the first is at "
+            f"position {first}, in district {value}"
         )

@@ -12,9 +12,7 @@ import numpy as np
 from distcalib.areas.area import Area, kept
 from distcalib.digest import digest_of
 from distcalib.geography.assignment import GeographyAssignment
-from distcalib.geography.district import District
-from distcalib.geography.states import STATE_CODES
-from distcalib.runs.area_stage import AreaFiles
+from distcalib.runs.area_stage import AreaFiles, states_of
 from distcalib.runs.plan import Plan
 from distcalib.runs.tasks import Inputs
 from distcalib.runs.verify import TOGETHER, CheckTask, Held, ProveTask, Slice
@@ -91,7 +89,7 @@ def proof_of(
     same_ids = plan.run.areas.ids == "compact"
     run = Path(inputs.run)
     there = {area for area in files.written if area.file in written}
-    everywhere = _states_of(assignment)
+    everywhere = states_of(assignment)
     names = {area.code: area.name for state, districts in everywhere for area in (state, *districts)}
     held: list[list[Held]] = []
     slices: list[Slice] = []
@@ -131,18 +129,6 @@ def proof_of(
         others,
         names,
     )
-
-
-def _states_of(assignment: GeographyAssignment) -> list[tuple[Area, tuple[Area, ...]]]:
-    """Return every state of the run with its districts, whether or not they have files; in order."""
-    geoids = np.unique(assignment.cd_geoid).tolist()
-    return [
-        (
-            Area("states", STATE_CODES[fips], fips),
-            tuple(Area("districts", District(g).name, g) for g in geoids if g // 100 == fips),
-        )
-        for fips in sorted({g // 100 for g in geoids})
-    ]
 
 
 def _counts(codes: np.ndarray) -> dict[int, int]:
@@ -248,7 +234,7 @@ def _some_plain(slices: list[Slice], plan: Plan, written: dict[str, str]) -> lis
     """Mark the slices that are opened a second time; which they are differs from run to run."""
     order = sorted(slices, key=lambda s: digest_of([written[s.file], asdict(s)]))
     chosen = set(order[: plan.run.verify.plain])
-    return [Slice(**{**asdict(s), "plain": True}) if s in chosen else s for s in slices]
+    return [replace(s, plain=s in chosen) for s in slices]
 
 
 def _cost(one: Slice) -> int:

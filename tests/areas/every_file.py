@@ -1,7 +1,8 @@
-"""All files of a placement: the nation's, the states', the districts'; and what an HDF5 file holds."""
+"""All files of a placement or of a planned run, written; and what an HDF5 file holds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,9 @@ from distcalib.areas.stack import Placing, write_together
 from distcalib.geography import GeographyAssignment
 from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
+from distcalib.runs.area_stage import AreaWork, area_work, files_of
+from distcalib.runs.tasks import write_areas
+from distcalib.storage import sha256_file
 
 
 def areas_of(
@@ -40,3 +44,24 @@ def write_everything(folder: Path, placing: Placing, weights: np.ndarray) -> dic
 def arrays(path: Path) -> dict[str, np.ndarray]:
     with h5py.File(path) as h5:
         return {f"{name}/{when}": h5[name][when][:] for name in h5 for when in h5[name]}
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """sha256 of every dataset and mapping of a run folder."""
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in folder.glob("areas/*/*")}
+
+
+def with_areas(plan, **values):
+    return replace(plan, run=plan.run.changed(areas=replace(plan.run.areas, **values)))
+
+
+def work_of(made, inputs, plan=None) -> AreaWork:
+    plan = plan or made.plan
+    return area_work(plan, inputs, files_of(plan.run, made.assignment), made.assignment)
+
+
+def carried_out(made, inputs, plan=None) -> AreaWork:
+    work = work_of(made, inputs, plan)
+    for task in work.tasks:
+        write_areas(task)
+    return work

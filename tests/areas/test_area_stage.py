@@ -1,13 +1,8 @@
-"""Which files a run has, how they become tasks, what stands, and what a disturbed writing leaves."""
+"""Which files a run has, how they become tasks, and what stands."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,37 +10,18 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
+from every_file import carried_out, sums, with_areas, work_of
 
 from distcalib.areas.area import Area
+from distcalib.cli import main
 from distcalib.config.settings import AreasConfig
 from distcalib.errors import InputError, RunError
 from distcalib.microdata import Microdata
-from distcalib.runs.area_stage import FILE_HOUSEHOLDS, area_work, check_areas, files_of, pack, parse_only
-from distcalib.runs.folder import sweep
+from distcalib.runs.area_stage import FILE_HOUSEHOLDS, check_areas, files_of, pack, parse_only
 from distcalib.runs.tasks import AreaTask, write_areas
-from distcalib.storage import sha256_file
 
 EVERY = ["US", "US-few", "NH", "NH-01", "NH-02", "NY", "NY-10", "NY-12", "NY-13", "WY", "WY-01", "NYC"]
-
-
-def sums(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in folder.glob("areas/*/*")}
-
-
-def with_areas(plan, **values):
-    return replace(plan, run=plan.run.changed(areas=replace(plan.run.areas, **values)))
-
-
-def work_of(made, inputs, plan=None):
-    plan = plan or made.plan
-    return area_work(plan, inputs, files_of(plan.run, made.assignment), made.assignment)
-
-
-def carried_out(made, inputs, plan=None):
-    work = work_of(made, inputs, plan)
-    for task in work.tasks:
-        write_areas(task)
-    return work
 
 
 def test_a_run_has_these_files(carried):
@@ -107,6 +83,17 @@ def test_a_list_of_areas_is_read():
         parse_only(" ,")
 
 
+def test_only_is_an_option_of_the_command_line(planned, tmp_path):
+    made, _ = planned
+    asked = ["plan", made.plan.run.file, "--output", str(tmp_path / "run"), "--only"]
+    assert CliRunner().invoke(main, [*asked, "nh,NY-12,NYC"]).exit_code == 0
+    refused = CliRunner().invoke(main, [*asked, "NH,NY-99"])
+    assert refused.exit_code == 2
+    for words in ("areas.only", "'NY-99'", "did you mean 'NY-1", "a state, a district, US"):
+        assert words in refused.output, refused.output
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
@@ -152,6 +139,7 @@ def test_settings_are_read_and_typed(run_folder):
     )
     for text, words in (
         ("{others: {a/b: null}}", "areas.others: is not a name"),
+        ("{others: {a.tmp: null}}", "areas.others: is not a name"),
         ("{others: [a]}", "areas.others: is not a table of texts"),
         ("{others: {a: 3}}", "areas.others.a: has the wrong type"),
         ("{only: NH}", "areas.only: is one value where a list is wanted"),
@@ -214,148 +202,6 @@ def test_only_leaves_what_is_of_these_weights_and_nothing_else(finished):
     assert {f"areas/states/{s}.h5" for s in ("NH", "NY", "WY")} & stale == (
         {f"areas/states/{state}.h5"} - {"areas/states/NH.h5"}
     )
-
-
-@pytest.mark.parametrize("how", ["cut", "flipped", "gone", "mapping", "receipt"])
-def test_what_is_damaged_is_found_and_written_alone(finished, how):
-    made, inputs = finished
-    folder = Path(inputs.run)
-    before = sums(folder)
-    times = {path: (folder / path).stat().st_mtime_ns for path in before}
-    area = Area("districts", "NY-12", 3612)
-    hurt = folder / (area.mapping if how == "mapping" else area.file)
-    content = bytearray(hurt.read_bytes())
-    if how == "cut":
-        hurt.write_bytes(content[:-7])
-    elif how == "gone":
-        hurt.unlink()
-    elif how == "receipt":
-        work = work_of(made, inputs)
-        (folder / "receipts/areas" / f"{work.ids[area]}.json").write_text("{}")
-    else:
-        content[len(content) // 2] ^= 1
-        hurt.write_bytes(content)
-    work = carried_out(made, inputs)
-    assert [a.name for task in work.tasks for a in task.areas] == ["NY-12"]
-    assert sums(folder) == before
-    again = {path for path in before if (folder / path).stat().st_mtime_ns != times[path]}
-    assert again == set(area.outputs)
-
-
-STEPS = {
-    "first column": ("distcalib.microdata.hdf5_stream._Column.append", 1),
-    "in the midst of a file": ("distcalib.microdata.hdf5_stream._Column.append", 200),
-    "file closed": ("distcalib.microdata.hdf5.count_columns", 2),
-    "file synced": ("os.fsync", 4),
-    "before the rename": ("os.replace", 6),
-    "between file and mapping": ("distcalib.areas.stack.write_mapping", 2),
-    "before the receipt": ("distcalib.runs.tasks.write_receipt", 3),
-}
-
-KILLED = """
-import json, os, pickle, signal, sys
-from importlib import import_module
-task, name, at = pickle.loads(bytes.fromhex(sys.argv[1]))
-from distcalib.runs.tasks import write_areas
-owner, attribute = name.rsplit(".", 1)
-try:
-    owner = import_module(owner)
-except ImportError:
-    module, kind = owner.rsplit(".", 1)
-    owner = getattr(import_module(module), kind)
-real, calls = getattr(owner, attribute), 0
-def dies(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*args, **kwargs)
-setattr(owner, attribute, dies)
-write_areas(task)
-"""
-
-
-def killed(task: AreaTask, name: str, at: int) -> int:
-    import pickle
-
-    argument = pickle.dumps((task, name, at)).hex()
-    return subprocess.run([sys.executable, "-c", KILLED, argument], timeout=120).returncode
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_no_file_is_half_there_and_the_next_start_finishes(prepared, carried, step):
-    made, inputs = prepared
-    made = replace(made, plan=with_areas(made.plan, only=("NH", "NYC")))
-    folder, whole = Path(inputs.run), sums(Path(carried[1].run))
-    work = work_of(made, inputs)
-    task = AreaTask(inputs, "all", tuple(work.ids), tuple(work.ids.values()))
-    assert killed(task, *STEPS[step]) == -signal.SIGKILL
-    for path in folder.glob("areas/*/*"):
-        name = path.relative_to(folder).as_posix()
-        half = path.name.startswith(".") and ".tmp." in path.name
-        assert half or sha256_file(path) == whole[name], name
-    receipts = folder / "receipts/areas"
-    done = {p.stem: p.stat().st_mtime_ns for p in receipts.glob("[!.]*.json")}
-    assert len(done) == {"before the receipt": 2, "between file and mapping": 1}.get(step, len(done))
-    sweep(folder)
-    work = carried_out(made, inputs)
-    assert set(work.standing) == set(done)
-    assert len(work.receipts()) == len(work.ids) == 4
-    assert sums(folder) == {path: whole[path] for area in work.ids for path in area.outputs}
-    assert {one: (receipts / f"{one}.json").stat().st_mtime_ns for one in done} == done
-
-
-FULL = """
-import pickle, resource, signal, sys
-task, most = pickle.loads(bytes.fromhex(sys.argv[1]))
-from distcalib.runs.execute import SerialExecutor
-from distcalib.runs.tasks import load_inputs, write_areas
-load_inputs(task.inputs)
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-try:
-    list(SerialExecutor().run(write_areas, [task]))
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-
-
-@pytest.mark.parametrize("most", [5_000, 60_000])
-def test_a_file_that_finds_no_room_is_an_error_and_no_file(prepared, most):
-    """A limit on the size of files stops the writer in the middle of one, as a full disk does."""
-    import pickle
-
-    made, inputs = prepared
-    folder, work = Path(inputs.run), work_of(made, inputs)
-    nation = Area("national", "US")
-    task = AreaTask(inputs, work.ids[nation], (nation,), (work.ids[nation],))
-    argument = pickle.dumps((task, most)).hex()
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL, argument], timeout=120, capture_output=True, text=True
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("RunError areas "), ended.stdout + ended.stderr
-    assert "(US): " in ended.stdout
-    assert re.search("File too large|errno = 27", ended.stdout), ended.stdout
-    assert [p for p in folder.rglob("*") if "US.h5" in p.name] == []
-    assert not (folder / "receipts/areas").exists()
-    write_areas(task)
-    assert (folder / nation.file).is_file()
-
-
-def test_a_full_disk_at_the_sync_leaves_the_old_file(prepared, monkeypatch):
-    made, inputs = prepared
-    work = work_of(made, inputs)
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            write_areas(work.tasks[0])
-    assert not list(Path(inputs.run).glob("areas/*/.*"))
-    assert not (Path(inputs.run) / "receipts/areas").exists()
 
 
 def test_an_area_that_has_no_weight_ends_the_stage_before_it_begins(prepared):

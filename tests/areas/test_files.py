@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +15,14 @@ from every_file import areas_of, arrays, write_everything
 from distcalib.areas import stack
 from distcalib.areas.area import PRESETS, Area, kept
 from distcalib.areas.filters import read_filter
+from distcalib.areas.ids import range_ids, units
 from distcalib.areas.stack import Placing, part_of, parts, write_together
 from distcalib.catalogue import ENTITIES, GROUP_ENTITIES, catalogue
 from distcalib.errors import InputError, RunError
 from distcalib.microdata import Microdata, hdf5_stream
 from distcalib.microdata.hdf5 import write_hdf5, write_parts
+from distcalib.microdata.hdf5_slice import Layout, require_part
+from distcalib.microdata.plausible import require_plausible
 from distcalib.simulation.place import GEOGRAPHY, place
 from distcalib.simulation.takeup import drawn_variables
 
@@ -206,15 +211,47 @@ def test_the_two_forms_of_a_mapping_are_equal(files):
     assert (folder / area.mapping).read_text().splitlines()[0] == ",".join(table)
 
 
-def test_columns_of_other_years_are_carried_along(small, assignment, weights, tmp_path):
+@pytest.fixture(scope="module")
+def two_years(small, assignment, weights, tmp_path_factory) -> tuple[Path, str]:
+    """A state and its district from donors who have incomes of 2024 and of 2025; and which incomes."""
     name = next(p for p in small.values["person"] if p.startswith("employment_income"))
-    later = {**small.values["person"], name.replace("2024", "2025"): small.values["person"][name] * 2}
+    earlier = small.values["person"][name]
+    later = {**small.values["person"], name.replace("2024", "2025"): earlier * 2 + 100}
     more = Microdata(2024, small.ids, small.links, {**small.values, "person": later})
-    write_together(
-        tmp_path, Placing(more, assignment, 3, True), weights, Area("states", "WY", 56), (), nothing
-    )
-    found = arrays(tmp_path / "areas/states/WY.h5")
-    np.testing.assert_array_equal(found[name.replace("2024", "2025")], found[name] * 2)
+    folder = tmp_path_factory.mktemp("years")
+    wyoming, district = Area("states", "WY", 56), Area("districts", "WY-01", 5601)
+    placing = Placing(more, assignment, 3, True)
+    write_together(folder, placing, weights, wyoming, [district], nothing)
+    return folder, name
+
+
+def test_columns_of_other_years_are_carried_along_and_checked(two_years, tmp_path):
+    folder, name = two_years
+    path = folder / "areas/states/WY.h5"
+    part = Path(shutil.copy(folder / "areas/districts/WY-01.h5", tmp_path))
+    found = arrays(path)
+    np.testing.assert_array_equal(found[name.replace("2024", "2025")], found[name] * 2 + 100)
+    assert [n for n in found if n.endswith("/2025")] == [name.replace("2024", "2025")]
+    whole, own = Layout.of(path, 2024), Layout.of(part, 2024)
+    require_plausible(whole)
+    require_part(whole, np.arange(whole.households), own)
+    with h5py.File(part, "r+") as h5:
+        h5[name.replace("2024", "2025")][3] += 1
+    with pytest.raises(InputError, match=name.replace("2024", "2025")):
+        require_part(whole, np.arange(whole.households), own)
+
+
+@pytest.mark.slow
+def test_policyengine_reads_each_year_of_a_file(two_years):
+    from policyengine_us import Microsimulation
+
+    folder, name = two_years
+    path = folder / "areas/states/WY.h5"
+    found, simulation = arrays(path), Microsimulation(dataset=str(path))
+    for year in (2024, 2025):
+        values = pd.Series.to_numpy(simulation.calculate(name.split("/")[0], year))
+        np.testing.assert_array_equal(values, found[name.replace("2024", str(year))])
+    assert simulation.calculate("household_net_income", 2025).sum() > 0
 
 
 def test_only_inputs_and_ids_are_written(files):
@@ -276,6 +313,34 @@ def test_a_district_that_is_too_large_for_its_range_is_named(placing, weights, m
     with pytest.raises(InputError, match=f"district WY-01: {words}"):
         write_together(tmp_path, mine, weights, area, (), nothing)
     assert not (tmp_path / "areas").exists()
+
+
+def test_districts_whose_person_ids_would_overflow_are_refused(small):
+    """The rules engine has drawn by 100 x the person id, as a 32-bit number: there are ranges for 658."""
+    sizes = units(small)
+
+    def ids(number: int):
+        record = np.arange(number) % small.count()
+        return range_ids(sizes, record, np.arange(number), [f"d{i}" for i in range(number)])
+
+    assert 100 * (ids(658)["person"].max() + 25_000) < 2**31
+    with pytest.raises(InputError, match=r"ids: are more districts than ranges of person ids; got 659"):
+        ids(659)
+
+
+def test_a_list_of_places_is_an_area(placing, weights, files, tmp_path):
+    """By codes that a crosswalk gave the blocks, as counties are listed."""
+    codes = ["1", "9", "51"]
+    where = read_filter(f"vtd in {' '.join(codes)} and state != NJ", placing.assignment, "here")
+    some = Area("others", "places", where=where)
+    write_together(tmp_path, placing, weights, some, (), nothing)
+    found, mapping = arrays(tmp_path / some.file), pd.read_csv(tmp_path / some.mapping)
+    assert set(found["vtd/2024"].astype(str)) <= set(codes)
+    assert 34 not in found["state_fips/2024"]
+    of_all = np.asarray(placing.assignment.fields()["vtd"]).astype(str)
+    wanted = np.isin(of_all, codes) & (placing.assignment.state_fips != 34) & (weights > 0)
+    np.testing.assert_array_equal(np.sort(mapping["column"]), np.flatnonzero(wanted))
+    assert wanted.sum() > 10
 
 
 def test_an_area_without_weight_is_no_file(placing, weights, tmp_path):

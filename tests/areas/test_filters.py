@@ -10,33 +10,40 @@ import pytest
 from distcalib.areas.area import PRESETS, Area, kept
 from distcalib.areas.filters import inside, read_filter
 from distcalib.errors import InputError
+from distcalib.microdata import Microdata
+from distcalib.runs.verify import holds_in
+
+
+@pytest.fixture(scope="module")
+def nation(files) -> Microdata:
+    return Microdata.read(files[0] / "areas/national/US.h5")
 
 
 def held(text: str, assignment) -> np.ndarray:
     return inside(read_filter(text, assignment, "here"), assignment, np.arange(assignment.n_columns))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("state == CA", lambda a, f: a.state_fips == 6),
-        ("state_fips != 06", lambda a, f: a.state_fips != 6),
-        ("state in CA, ny", lambda a, f: np.isin(a.state_fips, [6, 36])),
-        ("state_fips in [6, 36]", lambda a, f: np.isin(a.state_fips, [6, 36])),
-        ("district == CA-06", lambda a, f: a.cd_geoid == 606),
-        ("cd_geoid in 5001900US0606 '0607' AK-00", lambda a, f: np.isin(a.cd_geoid, [606, 607, 201])),
-        ("cd_geoid < 606", lambda a, f: a.cd_geoid < 606),
-        ("district not in CA-06 CA-07", lambda a, f: ~np.isin(a.cd_geoid, [606, 607])),
-        ("county_fips == 06037", lambda a, f: a.county_fips == 6037),
-        ("county_fips>=6037 AND county_fips<=6059", lambda a, f: abs(a.county_fips - 6048) <= 11),
-        ("place_fips == 51000", lambda a, f: f("place_fips") == "51000"),
-        ("place_fips != 51000", lambda a, f: f("place_fips") != "51000"),
-        ("place_fips not in 51000 and state == NJ", lambda a, f: a.state_fips == 34),
-        ("vtd in 1 9 and state == NY", lambda a, f: np.isin(f("vtd"), ["1", "9"]) & (a.state_fips == 36)),
-        ("vtd < 2", lambda a, f: f("vtd") < "2"),
-        (PRESETS["NYC"], lambda a, f: np.isin(a.county_fips, [36005, 36047, 36061, 36081, 36085])),
-    ],
-)  # fmt: skip
+MEANINGS = [
+    ("state == CA", lambda a, f: a.state_fips == 6),
+    ("state_fips != 06", lambda a, f: a.state_fips != 6),
+    ("state in CA, ny", lambda a, f: np.isin(a.state_fips, [6, 36])),
+    ("state_fips in [6, 36]", lambda a, f: np.isin(a.state_fips, [6, 36])),
+    ("district == CA-06", lambda a, f: a.cd_geoid == 606),
+    ("cd_geoid in 5001900US0606 '0607' AK-00", lambda a, f: np.isin(a.cd_geoid, [606, 607, 201])),
+    ("cd_geoid < 606", lambda a, f: a.cd_geoid < 606),
+    ("district not in CA-06 CA-07", lambda a, f: ~np.isin(a.cd_geoid, [606, 607])),
+    ("county_fips == 06037", lambda a, f: a.county_fips == 6037),
+    ("county_fips>=6037 AND county_fips<=6059", lambda a, f: abs(a.county_fips - 6048) <= 11),
+    ("place_fips == 51000", lambda a, f: f("place_fips") == "51000"),
+    ("place_fips != 51000", lambda a, f: f("place_fips") != "51000"),
+    ("place_fips not in 51000 and state == NJ", lambda a, f: a.state_fips == 34),
+    ("vtd in 1 9 and state == NY", lambda a, f: np.isin(f("vtd"), ["1", "9"]) & (a.state_fips == 36)),
+    ("vtd < 2", lambda a, f: f("vtd") < "2"),
+    (PRESETS["NYC"], lambda a, f: np.isin(a.county_fips, [36005, 36047, 36061, 36081, 36085])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), MEANINGS)
 def test_a_filter_means_what_it_says(assignment, text, expected):
     def field(name: str) -> np.ndarray:
         return np.asarray(assignment.fields()[name]).astype(str)
@@ -44,6 +51,14 @@ def test_a_filter_means_what_it_says(assignment, text, expected):
     here = held(text, assignment)
     np.testing.assert_array_equal(here, expected(assignment, field))
     assert 0 < here.sum() < len(here)
+
+
+@pytest.mark.parametrize("text", [text for text, _ in MEANINGS])
+def test_a_file_says_of_its_households_what_the_placement_does(files, assignment, weights, nation, text):
+    """The proof asks the file itself who is in an area; the writer asked the placement."""
+    conditions = read_filter(text, assignment, "here")
+    columns = kept(Area("national", "US"), assignment, weights)
+    np.testing.assert_array_equal(holds_in(conditions, nation), inside(conditions, assignment, columns))
 
 
 @pytest.mark.parametrize(

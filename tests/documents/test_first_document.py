@@ -343,6 +343,74 @@ def test_numbers_may_be_of_any_type(built):
     assert tracer.get_household_column_positions("25") == tracer.get_household_column_positions(25.0)
 
 
+SECTION_7 = """Processing subset of 2 CDs: 3701, 201...
+Output path: {path}
+
+Original dataset has 13,507 households
+Extracted weights for 2 CDs from full weight matrix
+Total active household-CD pairs: 284
+Total weight in W matrix: 288
+
+Reindexing all entity IDs using 25k ranges per CD...
+  Created 284 unique households across 2 CDs
+  Final persons: 284
+  Final households: 284
+  Final tax units: 284
+  Final SPM units: 284
+  Final families: 284
+  Final marital units: 284
+
+Weights AFTER reindexing:
+  HH weight sum: 0.00M
+  Person weight sum: 0.00M
+
+Overflow check:
+  Max person ID after reindexing: 5,125,129
+  Max person ID × 100: 512,512,900
+  int32 max: 2,147,483,647
+  ✓ No overflow risk!
+
+Saving to {path}...
+Variables saved: 5
+Sparse CD-stacked dataset saved successfully!
+Household mapping saved to {mapping}
+
+Verifying saved file...
+  Final households: 284
+  Final persons: 284
+  Total population (from household weights): 288
+"""
+
+
+def test_section_7_writes_two_districts_and_says_so(survey, tmp_path, capsys):
+    """Its call, its summary, and its last steps: one household, found again in both by the mapping."""
+    ids = Microdata.read(survey).ids["household"]
+    w = np.zeros(len(CDS) * N)
+    for cd, pairs, weight in (("3701", 130, 2.5), ("201", 154, 3.5)):
+        w[CDS.index(cd) * N + np.arange(pairs) * 50] = 1
+        w[CDS.index(cd) * N + 100] = weight
+    w[CDS.index("3702") * N :][:N] = 9  # not in the file
+    path = tmp_path / "calibration_output" / "results.h5"
+    mapping = path.parent / "mappings" / "results_household_mapping.csv"
+    asked = {"cd_subset": ["3701", "201"], "dataset_path": survey, "output_path": str(path)}
+    assert create_sparse_cd_stacked_dataset(w, CDS, **asked) == str(path)
+    assert capsys.readouterr().out == SECTION_7.format(path=path, mapping=mapping)
+    assert sorted(p.name for p in path.parent.rglob("*")) == ["mappings", "results.h5", mapping.name]
+    table, data = pd.read_csv(mapping), Microdata.read(path)
+    assert table.columns.tolist() == [
+        "new_household_id", "original_household_id", "clone", "column", "congressional_district",
+        "state_fips", "county_fips",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(table["new_household_id"], data.ids["household"])
+    np.testing.assert_array_equal(data.weights, w[table["column"]])
+    np.testing.assert_array_equal(ids[table["column"] % N], table["original_household_id"])
+    assert [CDS[clone] for clone in table["clone"]] == table["congressional_district"].astype(str).tolist()
+    again = table[table["original_household_id"] == ids[100]]
+    assert again["new_household_id"].tolist() == [50_002, 125_002]
+    assert again["state_fips"].tolist() == [2, 37]
+    assert data.weights[np.isin(data.ids["household"], again["new_household_id"])].tolist() == [3.5, 2.5]
+
+
 def test_a_district_holds_25_000_households_and_no_more(tmp_path):
     """Ids of a district lie in a range of 25,000: one more would be an id of the next district."""
     n = 25_001

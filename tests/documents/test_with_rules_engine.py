@@ -76,6 +76,49 @@ def test_the_file_gives_what_the_matrix_gave(built, small_file, tmp_path, capsys
     np.testing.assert_allclose(from_file, X.astype(np.float64) @ w.astype(np.float32), rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_section_7_of_the_first_document(small_file, simulation, tmp_path, monkeypatch):
+    """Two of its nineteen districts, weights 2.5 and 3.5 found by the mapping, and SNAP as in the matrix."""
+    monkeypatch.chdir(tmp_path)
+    test_cds = ["1501", "1502", "201", "3001", "3002", *(str(cd) for cd in range(3701, 3715))]
+    builder = SparseMatrixBuilder("bundled", 2024, test_cds, small_file)
+    targets, X_sparse, _ = builder.build_matrix(simulation, target_filter={"variables": ["snap"]})
+    household_ids = simulation.calculate("household_id", map_to="household").values
+    snap = simulation.calculate("snap", map_to="household").values
+    hh_id = household_ids[np.flatnonzero(snap > 0)[0]]
+    hh_idx = np.where(household_ids == hh_id)[0][0]
+    w = np.random.default_rng(0).binomial(n=1, p=0.3, size=X_sparse.shape[1]).astype(float)
+    w[test_cds.index("3701") * len(household_ids) + hh_idx] = 2.5
+    w[test_cds.index("201") * len(household_ids) + hh_idx] = 3.5
+    output_path = "calibration_output/results.h5"
+    made = create_sparse_cd_stacked_dataset(
+        w, test_cds, cd_subset=["3701", "201"], dataset_path=small_file, output_path=output_path
+    )
+    assert made == output_path
+    after = type(simulation)(dataset=output_path).calculate_dataframe(
+        ["household_id", "congressional_district_geoid", "county", "household_weight", "state_fips", "snap"]
+    )
+    after = pd.DataFrame(after)
+    mapping = pd.read_csv("calibration_output/mappings/results_household_mapping.csv")
+    new = mapping.loc[mapping.original_household_id == hh_id].new_household_id
+    found = after.loc[after.household_id.isin(new)]
+    assert found.congressional_district_geoid.tolist() == [201, 3701]
+    assert found.household_weight.tolist() == [3.5, 2.5]
+    assert found.county.str[-3:].tolist() == ["_AK", "_NC"]
+    assert (found.snap > 0).all()
+    np.testing.assert_array_equal(after.household_id, mapping.new_household_id)
+    for state, cd in ((2, 201), (37, 3701)):
+        here = (after.state_fips == state).to_numpy()
+        assert here.sum() > 50
+        rows = targets[(targets.variable == "snap") & (targets.geographic_id == str(state))]
+        (row,) = rows.index
+        block = test_cds.index(str(cd)) * len(household_ids)
+        cells = X_sparse[[row]].toarray()[0][block : block + len(household_ids)]
+        donors = pd.Series(np.arange(len(household_ids)), household_ids)[mapping.original_household_id[here]]
+        assert (cells[donors] > 0).sum() > 5
+        np.testing.assert_array_equal(after.snap[here].to_numpy(), cells[donors])
+
+
 def test_ids_of_the_file_tell_district_and_donor(small_file, tmp_path):
     n = 300
     w = np.zeros(3 * n)
@@ -84,9 +127,6 @@ def test_ids_of_the_file_tell_district_and_donor(small_file, tmp_path):
     data, donors = Microdata.read(path), Microdata.read(small_file)
     assert data.ids["household"].tolist() == [25_000, 25_001, 50_000]
     mapping = pd.read_csv(tmp_path / "mappings" / "r_household_mapping.csv")
-    assert mapping.columns.tolist() == [
-        "new_household_id", "original_household_id", "congressional_district", "state_fips",
-    ]  # fmt: skip
     assert mapping["new_household_id"].tolist() == data.ids["household"].tolist()
     assert mapping["original_household_id"].tolist() == donors.ids["household"][[4, 9, 4]].tolist()
     assert mapping["congressional_district"].tolist() == [201, 201, 5601]

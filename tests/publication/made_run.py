@@ -29,9 +29,14 @@ def make_run(folder: Path, seed: int = 1, **facts: object) -> Path:
     files |= {path: f"{name} {seed}".encode() * 500 for path, name in paths.items()}
     # Equal bytes in two places: one artifact, two locations.
     files["areas/mappings/WY.csv"] = files["areas/mappings/WY-01.csv"] = b"new,old\n1,2\n"
-    counts = {n: dict(zip(("households", "persons", "weight"), c, strict=True)) for n, c in AREAS.items()}
-    receipt = {"facts": {"areas": counts}, "outputs": dict.fromkeys([*paths, "areas/mappings/WY.csv"], "")}
-    files["receipts/areas/1.json"] = json.dumps({**receipt, "seconds": facts.get("seconds", 1.5)}).encode()
+    for path, name in paths.items():
+        counts = dict(zip(("households", "persons", "weight"), AREAS[name], strict=True))
+        outputs = {
+            p: sha256(files[p]).hexdigest() for p in (path, f"areas/mappings/{name}.csv") if p in files
+        }
+        receipt = {"stage": "areas", "facts": {"areas": {name: counts}}, "outputs": outputs}
+        receipt["seconds"] = facts.get("seconds", 1.5)
+        files[f"receipts/areas/{name}.json"] = json.dumps(receipt).encode()
     for path, data in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)

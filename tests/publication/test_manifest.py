@@ -6,9 +6,11 @@ import hashlib
 import json
 import subprocess
 
+import pytest
 from made_run import AREAS, make_run
 
-from distcalib.runs.manifest import damaged, read_manifest
+from distcalib.errors import RunError
+from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 
 
 def test_sha256sum_checks_the_list(run):
@@ -58,6 +60,22 @@ def test_a_changed_or_missing_file_is_named(run):
     data[7] ^= 1
     (run / "fit" / "weights.npy").write_bytes(data)
     assert damaged(run, manifest) == ["SHA256SUMS", "fit/weights.npy", "trace.jsonld"]
+
+
+@pytest.mark.parametrize("path", ["areas/states/WY.h5", "areas/mappings/WY.csv"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone"])
+def test_what_changed_since_it_was_written_gets_no_manifest(run, path, how):
+    """A proof opens a file once; what happens to it afterwards must not become its sha256."""
+    facts = {k: v for k, v in read_manifest(run).items() if k not in ("files", "totals", "inputs")}
+    (run / "manifest.json").unlink()
+    data = bytearray((run / path).read_bytes())
+    data[3] ^= how == "flipped"
+    (run / path).write_bytes(data[:-1] if how == "cut" else data)
+    if how == "gone":
+        (run / path).unlink()
+    with pytest.raises(RunError, match=rf"1 files changed or are gone since they were written \({path}\)"):
+        write_manifest(run, facts)
+    assert not (run / "manifest.json").exists()
 
 
 def nodes(value):

@@ -136,6 +136,22 @@ def test_interrupted_at_every_step_of_s3(run, other_run, tmp_path, s3_store, aft
     interrupt(run, other_run, tmp_path, s3_store, after)
 
 
+@both
+def test_a_promotion_and_a_rollback_interrupted_leave_the_old_or_the_new(run, other_run, store, after):
+    publish(run, store)
+    old, new = version_of(run), publish(other_run, store, stage_only=True).version
+    acts = ((lambda s: promote(s, new), old, new), (rollback, new, old))
+    for act, before, wanted in acts:
+        faulty = Faulty(store, 1, after)
+        with pytest.raises(Killed):
+            act(faulty)
+        assert [step.split()[0] for step in faulty.steps] == ["swap"]
+        assert latest_of(store) == (wanted if after else before)
+        if not after:
+            assert act(store).moved
+            assert latest_of(store) == wanted
+
+
 def interrupt(run, other_run, tmp_path, store, after, last=None):
     publish(run, store)
     old, new = version_of(run), version_of(other_run)
@@ -373,7 +389,7 @@ def test_a_url_finds_the_server_and_credentials_in_the_environment(run, s3, caps
     again = CliRunner().invoke(publish_command, [str(run), to])
     assert again.output == f"latest is {version_of(run)} already; there was nothing to do\n"
     shown = CliRunner().invoke(publications_command, [to]).output
-    assert f"-> {version_of(run)}  12 files" in shown
+    assert f"-> {version_of(run)}  14 files" in shown
     for words in (
         result.output,
         again.output,
@@ -465,7 +481,7 @@ def test_large_files_go_in_parts_and_are_checked_by_their_marks(run, s3_store, m
     from distcalib.runs.manifest import write_manifest
 
     pattern = bytes(range(256)) * 4096  # 1 MiB
-    (run / "areas/national/US.h5").write_bytes(pattern * 17 + b"end")
+    (run / "areas/national/US-200k.h5").write_bytes(pattern * 17 + b"end")
     (run / "areas/national/US-50k.h5").write_bytes(pattern * 16)
     facts = read_manifest(run)
     write_manifest(run, {k: facts[k] for k in ("name", "plan", "weights", "versions", "verification")})
@@ -474,7 +490,7 @@ def test_large_files_go_in_parts_and_are_checked_by_their_marks(run, s3_store, m
     version = publish(run, s3_store).version
     assert read_back == []
     marks = {p: m for p, (_, m) in s3_store.sizes(f"versions/{version}").items()}
-    assert marks["areas/national/US.h5"].endswith("-3")
+    assert marks["areas/national/US-200k.h5"].endswith("-3")
     assert marks["areas/national/US-50k.h5"].endswith("-2")
     monkeypatch.undo()
     assert latest_of(s3_store) == version
@@ -493,11 +509,11 @@ def test_the_commands_say_what_they_did(run, other_run, tmp_path):
     invoke, to = CliRunner().invoke, str(tmp_path / "public")
     one, two = version_of(run), version_of(other_run)
     said = invoke(publish_command, [str(run), to]).output
-    assert f"{one}: 12 files put" in said
+    assert f"{one}: 14 files put" in said
     assert said.endswith(f"latest is now {one}\n")
     staged = invoke(publish_command, [str(other_run), to, "--stage-only"]).output
     assert staged.endswith(f"`distcalib promote {to} {two}` points at it\n")
-    assert f"   {two}  12 files, 0.0 MB, staged" in invoke(publications_command, [to]).output.splitlines()
+    assert f"   {two}  14 files, 0.0 MB, staged" in invoke(publications_command, [to]).output.splitlines()
     assert invoke(promote_command, [to, two, "--verify", "full"]).output == f"latest is now {two}\n"
     assert invoke(rollback_command, [to]).output == f"latest is now {one}\n"
     (tmp_path / "public/versions" / one / H5).write_bytes(b"damaged")
@@ -505,13 +521,13 @@ def test_the_commands_say_what_they_did(run, other_run, tmp_path):
     mended = invoke(publish_command, [str(run), to, "--verify", "full"]).output.splitlines()
     assert mended[-3:] == [
         f"{one}: 1 files put (0.0 MB)",
-        f"{one}: 11 files were there",
+        f"{one}: 13 files were there",
         f"latest is {one} already",
     ]
     (tmp_path / "public/versions" / two / "manifest.json").unlink()
     lines = invoke(publications_command, [to]).output.splitlines()
     assert lines[0].startswith(f"latest: {one} by ")
-    assert f"-> {one}  12 files, 0.0 MB" in lines
+    assert f"-> {one}  14 files, 0.0 MB" in lines
     assert f"   {two}  incomplete; its publication was interrupted or is under way" in lines
     assert [line.split()[1] for line in lines[lines.index("history:") + 1 :]] == [
         "publish",
