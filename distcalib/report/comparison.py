@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from distcalib.errors import InputError
-from distcalib.report.data_page import area_name
+from distcalib.report.pages import area_name
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.gates import TOTALS, sentence
 from distcalib.runs.manifest import read_manifest

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from distcalib.report.data_page import amount_text, area_name
+from distcalib.report.pages import amount_text, area_name
 from distcalib.report.findings import print_findings
 from distcalib.targets.contradiction_checks import COLUMNS
 
