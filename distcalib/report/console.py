@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from distcalib.config import ClusterConfig
 from distcalib.runs.capacity import unmet
+from distcalib.runs.events import read_events
 from distcalib.runs.plan import Plan
 
 # Without a terminal a stage says where it is this often, in seconds.
@@ -267,11 +267,7 @@ def print_causes(run: Path, console: Console) -> None:
 def stage_seconds(run: Path) -> dict[str, float]:
     """Return the wall seconds of each stage, summed over all attempts in ``events.ndjson``."""
     out: dict[str, float] = {}
-    for line in (run / "events.ndjson").read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # a killed process may leave half a line; it carries no truth
+    for event in read_events(run):
         if event["event"] == "stage_done":
             out[event["stage"]] = out.get(event["stage"], 0.0) + event["seconds"]
     return out
