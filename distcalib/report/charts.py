@@ -8,13 +8,17 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-_LEFT, _WIDTH, _ROW = 270, 620, 22
+_LEFT, _AXIS, _ROW = 270, 350, 22
 # A histogram: its outer size, and the margins left, top, right and bottom.
 _HISTOGRAM, _MARGINS, _BINS = (360, 220), (52, 30, 12, 44), 36
 
 
 def dots(
-    lines: Sequence[tuple[str, Sequence[tuple[str, float, str]]]], low: float, high: float, title: str
+    lines: Sequence[tuple[str, Sequence[tuple[str, float, str]]]],
+    low: float,
+    high: float,
+    title: str,
+    left: int = _LEFT,
 ) -> str:
     """Draw one line of dots for each name on a logarithmic axis; what lies outside sits on the edge.
 
@@ -24,21 +28,23 @@ def dots(
         Name, and of each dot its label, value and class (``now`` or ``before``).
     low, high, title
         Ends of the axis; the picture in words.
+    left
+        Room for the names.
     """
     height = _ROW * len(lines) + 34
 
     def x(value: float) -> float:
         share = np.log(np.clip(value, low, high) / low) / np.log(high / low)
-        return round(_LEFT + (_WIDTH - _LEFT - 20) * float(share), 1)
+        return round(left + (_AXIS - 20) * float(share), 1)
 
-    out = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    out = [f'<svg viewBox="0 0 {left + _AXIS} {height}" role="img" aria-label="{escape(title)}">']
     for tick in sorted({low, 1.0, high, *(t for t in (0.5, 0.8, 1.25, 2.0) if low < t < high)}):
         kind = "one" if tick == 1 else "tick"
         out.append(f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="4" y2="{height - 24}"/>')
         out.append(f'<text class="axis" x="{x(tick)}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
     for i, (name, marks) in enumerate(lines):
         y = 4 + _ROW * i + _ROW / 2
-        out.append(f'<text x="{_LEFT - 14}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        out.append(f'<text x="{left - 14}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
         out += [
             f'<circle class="{kind}" cx="{x(value)}" cy="{y}" r="4">'
             f"<title>{escape(name)}, {escape(label)}: {value:.2f}</title></circle>"

@@ -177,8 +177,13 @@ def accuracy(run: Path) -> pd.DataFrame:
         geo_level, variable, domain, status, targets, within_1, within_5, within_10 and within_tolerance
         (shares), median (absolute relative error).
     """
-    table = pd.read_csv(run / "fit" / "diagnostics.csv", keep_default_na=False, na_values=[""])
-    table["domain"] = table["domain_variable"].fillna("")
+    path = run / "fit" / "diagnostics.csv"
+    return accuracy_of(pd.read_csv(path, keep_default_na=False, na_values=[""]))
+
+
+def accuracy_of(diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """Do what `accuracy` does, given ``fit/diagnostics.csv``."""
+    table = diagnostics.assign(domain=diagnostics["domain_variable"].fillna(""))
     for name, bound in (("within_1", 0.01), ("within_5", 0.05), ("within_10", 0.10)):
         table[name] = table["abs_rel_error"] <= bound
     groups = table.groupby(["status", "group_id", "geo_level", "variable", "domain"], sort=True)

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distcalib.report.pages import amount_text, change_text, count_text, share_text
+from distcalib.errors import InputError
+from distcalib.report.pages import amount_text, change_text, count_text, figure_text, share_text
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import district_name
+from distcalib.targets.constraints import parse_constraints
 
 Float = NDArray[np.float64]
 
@@ -114,10 +116,45 @@ def district_table(tables: RunTables) -> pd.DataFrame:
 
 
 def quantity(table: pd.DataFrame) -> pd.Series:
-    """Return what each target counts, in words: variable, and the constraints on whom."""
-    constraints = table["constraints"].fillna("").str.replace("&", ", ", regex=False)
-    words = table["variable"].where(constraints == "", table["variable"] + " of " + constraints)
+    """Return what each target counts, in words: variable, and the constraints on whom.
+
+    Parameters
+    ----------
+    table
+        variable, constraints and reform_id of targets.
+    """
+    pairs = table[["variable", "constraints"]].fillna("").drop_duplicates()
+    known = {pair: _words(*pair) for pair in pairs.itertuples(index=False, name=None)}
+    words = pd.Series(
+        [known[p] for p in zip(table["variable"], table["constraints"].fillna(""), strict=True)],
+        index=table.index, dtype=str,
+    )  # fmt: skip
     return words.where(~(table["reform_id"] > 0), words + " (tax expenditure)")
+
+
+def _words(variable: str, constraints: str) -> str:
+    """Return ``person count, age 45 to <50`` for person_count and ``age<50&age>=45``."""
+    ranges: dict[str, dict[str, str]] = {}
+    try:
+        parsed = parse_constraints(constraints)
+    except InputError:
+        return f"{variable}, {constraints}"  # another version's words, as they are
+    for one in parsed:
+        ranges.setdefault(one.variable, {})[one.operation] = str(one.value)
+    said = []
+    for name, bounds in ranges.items():
+        words = "" if name == variable else f"{_short(name)} "
+        if set(bounds) == {">=", "<"}:
+            said.append(f"{words}{bounds['>=']} to <{bounds['<']}")
+        elif list(bounds.items()) in ([("==", "1")], [("==", "True")]):
+            said.append(_short(name))
+        else:
+            said.append(f"{words}{' and '.join(o + v for o, v in bounds.items())}")
+    return ", ".join([_short(variable), *said])
+
+
+def _short(variable: str) -> str:
+    return variable.replace("adjusted_gross_income", "AGI").replace("_", " ")
 
 
 def _fitted(tables: RunTables) -> pd.DataFrame | None:
@@ -249,14 +286,10 @@ def _of_totals(tables: RunTables, districts: list[int]) -> list[MapVariable]:
         if name in ("person_count", "household_count"):
             continue
         values = (wide[name] / wide["person_count"].where(wide["person_count"] > 0)).to_numpy(np.float64)
-        said = [f"{_figure(v)} a person" if np.isfinite(v) else "" for v in values]
+        said = [f"{figure_text(v)} a person" if np.isfinite(v) else "" for v in values]
         about = f"weighted total of {name} in the district's file, over its persons"
-        out.append(_amounts("Totals of the files, a person", name, about, values, said, _figure))
+        out.append(_amounts("Totals of the files, a person", name, about, values, said, figure_text))
     return out
-
-
-def _figure(value: float) -> str:
-    return "" if not np.isfinite(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
 
 
 def _shares(group: str, label: str, about: str, values: Float, texts: list[str]) -> MapVariable:

@@ -107,6 +107,11 @@ def count_text(value: float) -> str:
     return f"{value:,.0f}" if np.isfinite(value) else ""
 
 
+def figure_text(value: float) -> str:
+    """Return a figure with three digits; empty for NaN."""
+    return "" if not np.isfinite(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.3g}"
+
+
 def share_text(value: float) -> str:
     """Return a share in percent; empty for NaN."""
     return f"{value:.1%}" if np.isfinite(value) else ""

@@ -26,7 +26,7 @@ Float = NDArray[np.float64]
 TEXTS = (
     "name", "variable", "geo_level", "geographic_id", "domain_variable", "area", "kind", "cause", "accepted",
     "constraints", "status", "concept", "source", "table", "vintage", "note", "district", "group", "causes",
-    "worst",
+    "worst", "within_moe",
 )  # fmt: skip
 _DIAGNOSTICS = [
     "name", "variable", "geo_level", "geographic_id", "domain_variable", "group_id", "status", "target",

@@ -168,7 +168,7 @@ def timeline(attempts: list[Attempt], receipts: pd.DataFrame) -> str:
             words = f"{name} {place}".strip() + f", {_span(end - begin)}"
             lanes.setdefault(lane, []).append((begin + shift, end + shift, name, words))
         offset += attempt.seconds + pause
-    shown = list(lanes)[: MOST_LANES + 1]
+    shown = ["stages", *sorted(set(lanes) - {"stages"}, key=lambda lane: (len(lane), lane))][: MOST_LANES + 1]
     height = _TOP + _LANE * len(shown) + 40
     out = [f'<svg class="timeline" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Tasks by worker">']
     base = _TOP + _LANE * len(shown) + 4
