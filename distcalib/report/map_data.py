@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distcalib.catalogue import catalogue
 from distcalib.errors import InputError
 from distcalib.report.pages import amount_text, change_text, count_text, figure_text, share_text
 from distcalib.report.run_tables import RunTables
@@ -21,6 +22,8 @@ Float = NDArray[np.float64]
 # Breaks between classes of a share, and of a signed error.
 _SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _ERRORS = (-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2)
+# A constraint: its variable, and the rest.
+_VALUES = r"([A-Za-z_]\w*)\s*(?:==|!=|>=|<=|>|<|=| in )[^&]*"
 _SIGNED, _ORDERED, _NONE = "ABCDEFGHI", "abcdefg", "x"
 
 
@@ -132,28 +135,55 @@ def quantity(table: pd.DataFrame) -> pd.Series:
     return words.where(~(table["reform_id"] > 0), words + " (tax expenditure)")
 
 
+def measures(table: pd.DataFrame, area: str) -> pd.Series:
+    """Return what each target counts, one text for those that are the same but for the area.
+
+    A count below a threshold that every area has of its own, such as its median income, is one measure.
+
+    Parameters
+    ----------
+    table
+        As `quantity`, with geo_level.
+    area
+        The column that names the area.
+    """
+    words = quantity(table)
+    bare = table["constraints"].fillna("").str.replace(_VALUES, r"\1", regex=True)
+    alike = [table["geo_level"], table["variable"], table["reform_id"], bare]
+    once = ~table.groupby([*alike, area])["variable"].transform("size").gt(1).groupby(alike).transform("any")
+    several = words.groupby(alike).transform("nunique") > 1
+    own = table["variable"].map(short) + " by " + bare.map(short) + ", each area its own"
+    return words.where(~(once & several), own)
+
+
 def _words(variable: str, constraints: str) -> str:
     """Return ``person count, age 45 to <50`` for person_count and ``age<50&age>=45``."""
-    ranges: dict[str, dict[str, str]] = {}
     try:
         parsed = parse_constraints(constraints)
     except InputError:
         return f"{variable}, {constraints}"  # another version's words, as they are
+    known = catalogue().variables
+    ranges: dict[str, dict[str, str]] = {}
     for one in parsed:
-        ranges.setdefault(one.variable, {})[one.operation] = str(one.value)
-    said = []
-    for name, bounds in ranges.items():
-        words = "" if name == variable else f"{_short(name)} "
+        value = f"{int(one.value):,}" if one.value.isdigit() else one.value
+        ranges.setdefault(one.variable, {})[one.operation] = value
+    said = [short(variable)]
+    for name in sorted(ranges, key=lambda name: name != variable):
+        bounds, is_flag = ranges[name], name in known and known[name].value_type == "bool"
         if set(bounds) == {">=", "<"}:
-            said.append(f"{words}{bounds['>=']} to <{bounds['<']}")
-        elif list(bounds.items()) in ([("==", "1")], [("==", "True")]):
-            said.append(_short(name))
+            words = f"{bounds['>=']} to <{bounds['<']}"
+        elif is_flag and list(bounds.items()) in ([("==", "1")], [("==", "True")]):
+            words = ""
         else:
-            said.append(f"{words}{' and '.join(o + v for o, v in bounds.items())}")
-    return ", ".join([_short(variable), *said])
+            words = " and ".join(f"{operation} {value}" for operation, value in bounds.items())
+        if name == variable:
+            said[0] += f" {words}"
+        else:
+            said.append(f"{short(name)} {words}".strip())
+    return ", ".join(said)
 
 
-def _short(variable: str) -> str:
+def short(variable: str) -> str:
     return variable.replace("adjusted_gross_income", "AGI").replace("_", " ")
 
 
@@ -252,7 +282,7 @@ def _of_targets(tables: RunTables, districts: list[int]) -> list[MapVariable]:
         ("state", codes // 100, "Targets by state"),
     ):
         own = targets[targets["geo_level"] == level]
-        own = own.assign(quantity=quantity(own), code=own["geographic_id"].astype(np.int64))
+        own = own.assign(quantity=measures(own, "geographic_id"), code=own["geographic_id"].astype(np.int64))
         for (name, status), rows in own.groupby(["quantity", "status"], sort=True):
             # Of a measure of several years the last row stands.
             rows = rows.drop_duplicates("code", keep="last").set_index("code").reindex(code)

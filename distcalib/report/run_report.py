@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.console import Console
 
 from distcalib.errors import InputError
 from distcalib.report import run_sections as parts
@@ -63,6 +64,14 @@ def write_report(
     writable(file)
     write_text(file, page(tables, geojson))
     return file
+
+
+def write_report_once(run: Path, console: Console) -> None:
+    """Write the report of a run that is done, unless it is there, and print where it is."""
+    file = run / REPORT
+    if not file.is_file():
+        write_report(run)
+    console.print(f"{file}: the report", highlight=False, markup=False)
 
 
 def page(tables: RunTables, geojson: str | Path | None = None) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from distcalib.config import RunConfig
 from distcalib.report.charts import dots, histogram
 from distcalib.report.console import accuracy_of
-from distcalib.report.map_data import district_table, quantity
+from distcalib.report.map_data import district_table, measures, quantity, short
 from distcalib.report.pages import (
     Section,
     amount_text,
@@ -100,7 +100,7 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
         table["missed"] = table["group_id"].map(by["missed"]).where(is_fit)
         table["causes"] = table["group_id"].map(by["causes"]).where(is_fit).fillna("")
     domain = (" by " + table["domain"]).where(table["domain"] != "", "")
-    table["group"] = table["variable"] + domain
+    table["group"] = (table["variable"] + domain).map(short)
     table["order"] = table["geo_level"].map({name: i for i, name in enumerate(_LEVELS)})
     columns = (
         ("level", "geo_level", str), ("targets of", "group", str), ("", "status", str),
@@ -225,7 +225,7 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
     if table.empty:
         return None
     table = table.assign(reform_id=0, ratio=table["from_files"] / table["value"].where(table["value"] != 0))
-    table["what"] = quantity(table)
+    table["what"] = measures(table, "area")
     rows = []
     for (level, what), own in table.groupby(["geo_level", "what"], sort=True):
         ratio = own["ratio"].dropna()
@@ -237,13 +237,12 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
                 "high": ratio.max() if len(own) > 1 else np.nan,
                 "margin": (judged == "yes").mean() if len(judged) else np.nan,
                 "files": own["from_files"].sum(min_count=len(own)), "official": own["value"].sum(),
-                "source": ", ".join(w for w in own[["source", "table", "vintage"]].iloc[0] if w),
                 "note": own["note"].iloc[0], "order": _LEVELS.index(level) if level in _LEVELS else 9,
             }
         )  # fmt: skip
     summed = pd.DataFrame(rows).sort_values(["order", "what"], kind="stable")
     columns = (
-        ("level", "level", str), ("figure", "what", str), ("source", "source", str), ("note", "note", str),
+        ("level", "level", str), ("figure", "what", str), ("note", "note", str),
         ("areas", "areas", count_text), ("files", "files", amount_text),
         ("official", "official", amount_text),
         ("ratio (median)", "ratio", ratio_text), ("lowest", "low", ratio_text),
@@ -265,7 +264,7 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
         "plot": Markup(dots(lines, 0.25, 4.0, "Files over official figure, by quantity", 330))
         if lines
         else "",
-        "table": section("Figures", summed, columns, numbers=4),
+        "table": section("Figures", summed, columns, numbers=3),
     }
 
 
