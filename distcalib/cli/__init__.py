@@ -16,6 +16,7 @@ from distcalib.cli.data import data
 from distcalib.cli.doctor import doctor
 from distcalib.cli.fit import fit_of_run
 from distcalib.cli.publication import promote, publications, publish, rollback
+from distcalib.cli.report import report
 from distcalib.cli.status import status
 from distcalib.errors import DistcalibError
 
@@ -81,6 +82,7 @@ def run(output: Path, until: str | None, **options: Any) -> None:
         print_summary,
         print_unmet,
     )
+    from distcalib.report.run_report import write_report_once
 
     console = make_console()
     work = _open_run(output, **options)
@@ -91,6 +93,7 @@ def run(output: Path, until: str | None, **options: Any) -> None:
     summary = work.execute(prepared, until)
     if "until" not in summary:
         print_summary(output, summary, console)
+        write_report_once(output, console)
 
 
 @main.command()
@@ -171,5 +174,5 @@ def replicates(
     click.echo(facts["note"])
 
 
-for _command in (status, doctor, compare, publish, promote, rollback, publications, fit_of_run, data):
+for _command in (status, doctor, report, compare, publish, promote, rollback, publications, fit_of_run, data):
     main.add_command(_command)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from distcalib.errors import InputError
-from distcalib.report.data_page import area_name
+from distcalib.report.pages import area_name
+from distcalib.report.run_tables import read_table
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.gates import TOTALS, sentence
 from distcalib.runs.manifest import read_manifest
@@ -82,10 +83,10 @@ class FinishedRun:
             manifest,
             plan,
             summary,
-            _table(run / "fit/diagnostics.csv", [*_TARGET, *_OF_TARGET]),
-            _table(run / "fit/areas.csv", ["geo_level", "area", *_OF_WEIGHTS]),
-            _table(run / "verify/areas.csv", list(TOTALS), optional=True),
-            _table(run / "verify/gates.csv", ["severity", "kind", "area", "variable"], optional=True),
+            read_table(run / "fit/diagnostics.csv", [*_TARGET, *_OF_TARGET]),
+            read_table(run / "fit/areas.csv", ["geo_level", "area", *_OF_WEIGHTS]),
+            read_table(run / "verify/areas.csv", list(TOTALS), optional=True),
+            read_table(run / "verify/gates.csv", ["severity", "kind", "area", "variable"], optional=True),
         )
 
 
@@ -213,22 +214,6 @@ def need_output(output: Path, force: bool, runs: tuple[Path, ...]) -> None:
     if strange:
         expected = "a folder that a comparison wrote, or a new one"
         raise InputError("holds other files", place=output, value=strange[0], expected=expected)
-
-
-def _table(path: Path, columns: list[str], optional: bool = False) -> pd.DataFrame | None:
-    if not path.is_file():
-        if optional:
-            return None
-        raise InputError("is not there", place=path, expected="the table that a run writes")
-    text = dict.fromkeys((*_TARGET, "area", "kind", "cause"), str)
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
-    words = [name for name in text if name in table]
-    table[words] = table[words].fillna("")
-    lacks = [name for name in columns if name not in table]
-    if lacks:
-        expected = "the table that this version writes: run it again"
-        raise InputError("lacks a column", place=path, value=lacks[0], expected=expected)
-    return table
 
 
 def _beside(a: pd.DataFrame, b: pd.DataFrame, key: list[str]) -> pd.DataFrame:

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from distcalib.report.comparison import Comparison
-from distcalib.report.data_page import amount_text
+from distcalib.report.pages import (
+    Section,
+    amount_text,
+    change_text,
+    count_text,
+    render,
+    section,
+    share_text,
+)
 
 #: Rows of a section on the page, and on the terminal.
 ON_PAGE, ON_TERMINAL = 40, 8
 
 
-@dataclass(frozen=True)
-class Section:
-    """A table of texts: title, names of columns, rows, how many rows there are, and where figures begin."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    total: int
-    #: Columns from this one on are figures.
-    numbers: int = 99
-
-
 def page(found: Comparison) -> str:
     """Return the page of a comparison."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = resources.files("distcalib.report").joinpath("bundled/comparison.html").read_text("utf-8")
-    return environment.from_string(template).render(
-        runs=_runs(found), notes=found.notes, sections=sections(found, ON_PAGE)
-    )
+    return render("comparison.html", runs=_runs(found), notes=found.notes, sections=sections(found, ON_PAGE))
 
 
 def print_comparison(found: Comparison, output: Path, console: Console) -> None:
@@ -84,61 +70,48 @@ def sections(found: Comparison, most: int) -> list[Section]:
     new = new.assign(what=new["in"].map({"only A": "gone in B", "only B": "new in B"}))
     named = both.assign(changed=both["status_a"] + " to " + both["status_b"])
     moved = named[(named["status_a"] != named["status_b"]) | (named["target_a"] != named["target_b"])]
-    amount = ("A", "total_a", _amount), ("B", "total_b", _amount), ("change", "relative", _percent)
-    share = ("of the nation's", "share", _percent)
+    amount = ("A", "total_a", amount_text), ("B", "total_b", amount_text), ("change", "relative", change_text)
+    share = ("of the nation's", "share", change_text)
     place = ("area", "area", str), ("variable", "variable", str)
     estimates = (
-        ("target", "name", str), ("official", "target_b", _amount), ("A", "estimate_a", _amount),
-        ("B", "estimate_b", _amount), ("change", "relative", _percent),
+        ("target", "name", str), ("official", "target_b", amount_text), ("A", "estimate_a", amount_text),
+        ("B", "estimate_b", amount_text), ("change", "relative", change_text),
     )  # fmt: skip
     accuracy = (
-        ("targets of", "group", str), ("n", "targets", _count),
-        ("5 %: A", "within_5_a", _share), ("B", "within_5_b", _share),
-        ("toler.: A", "within_tolerance_a", _share), ("B", "within_tolerance_b", _share),
-        ("median: A", "median_a", _share), ("B", "median_b", _share),
+        ("targets of", "group", str), ("n", "targets", count_text),
+        ("5 %: A", "within_5_a", share_text), ("B", "within_5_b", share_text),
+        ("toler.: A", "within_tolerance_a", share_text), ("B", "within_tolerance_b", share_text),
+        ("median: A", "median_a", share_text), ("B", "median_b", share_text),
     )  # fmt: skip
     size = (
-        ("area", "area", str), ("records: A", "records_a", _count), ("B", "records_b", _count),
-        ("effective: A", "effective_sample_size_a", _count), ("B", "effective_sample_size_b", _count),
-        ("change", "relative", _percent),
+        ("area", "area", str), ("records: A", "records_a", count_text), ("B", "records_b", count_text),
+        ("effective: A", "effective_sample_size_a", count_text), ("B", "effective_sample_size_b", count_text),
+        ("change", "relative", change_text),
     )  # fmt: skip
     pair = ("A", "a", str), ("B", "b", str)
     figures = ("A", "a", _figure), ("B", "b", _figure), ("difference", "difference", _figure)
     summary = found.summary[found.summary["difference"] != 0]
     return [
-        _section("Settings, inputs and versions that differ", found.settings,
-                 (("setting", "setting", str), *pair), most),
-        _section("Findings that appeared or are gone", new, (("", "what", str), ("", "text", str)), most),
-        _section("Fit", summary, (("figure", "figure", str), *figures), most, numbers=1),
-        _section("Targets that both runs fit: shares within 5 % and within tolerance, median error",
-                 _by_group(found.groups), accuracy, most, numbers=1),
-        _section("Targets whose status or value differs", moved,
-                 (("target", "name", str), ("status", "changed", str), ("official: A", "target_a", _amount),
-                  ("B", "target_b", _amount)), most, numbers=2),
-        _section("Fitted targets whose estimate moved most", _largest(fitted, "relative"), estimates, most,
-                 numbers=1),
-        _section("Totals of the nation", _largest(nation, "relative"), (place[1], *amount), most, numbers=1),
-        _section("Totals of areas that moved most, relative to themselves", _largest(areas, "relative"),
-                 (*place, *amount), most, numbers=2),
-        _section("Totals of areas that moved most, relative to the nation", _largest(areas, "share"),
-                 (*place, *amount[:2], share), most, numbers=2),
-        _section("Weights: effective sample sizes that moved most", _largest(found.weights, "relative"), size,
-                 most, numbers=1),
-        _section("Files that differ", found.files, (("file", "path", str), ("in", "in", str)), most),
+        section("Settings, inputs and versions that differ", found.settings,
+                (("setting", "setting", str), *pair), most),
+        section("Findings that appeared or are gone", new, (("", "what", str), ("", "text", str)), most),
+        section("Fit", summary, (("figure", "figure", str), *figures), most, numbers=1),
+        section("Targets that both runs fit: shares within 5 % and within tolerance, median error",
+                _by_group(found.groups), accuracy, most, numbers=1),
+        section("Targets whose status or value differs", moved,
+                (("target", "name", str), ("status", "changed", str),
+                 ("official: A", "target_a", amount_text), ("B", "target_b", amount_text)), most, numbers=2),
+        section("Fitted targets whose estimate moved most", _largest(fitted, "relative"), estimates, most,
+                numbers=1),
+        section("Totals of the nation", _largest(nation, "relative"), (place[1], *amount), most, numbers=1),
+        section("Totals of areas that moved most, relative to themselves", _largest(areas, "relative"),
+                (*place, *amount), most, numbers=2),
+        section("Totals of areas that moved most, relative to the nation", _largest(areas, "share"),
+                (*place, *amount[:2], share), most, numbers=2),
+        section("Weights: effective sample sizes that moved most", _largest(found.weights, "relative"), size,
+                most, numbers=1),
+        section("Files that differ", found.files, (("file", "path", str), ("in", "in", str)), most),
     ]  # fmt: skip
-
-
-def _section(
-    title: str,
-    table: pd.DataFrame,
-    columns: tuple[tuple[str, str, Callable[..., str]], ...],
-    most: int,
-    numbers: int = 99,
-) -> Section:
-    shown = table.head(most)
-    cells = [shown[name].map(words) for _, name, words in columns]
-    rows = list(zip(*cells, strict=True))
-    return Section(title, tuple(head for head, _, _ in columns), rows, len(table), numbers)
 
 
 def _largest(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -155,21 +128,5 @@ def _by_group(groups: pd.DataFrame) -> pd.DataFrame:
     return named.sort_values(["within_tolerance", "median"], kind="stable")
 
 
-def _amount(value: float) -> str:
-    return amount_text(value, "")
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if np.isfinite(value) else ""
-
-
 def _figure(value: float) -> str:
     return f"{value:,.6g}" if np.isfinite(value) else ""
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}" if np.isfinite(value) else ""
-
-
-def _percent(value: float) -> str:
-    return "from zero" if np.isinf(value) else f"{value:+.2%}" if np.isfinite(value) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from distcalib.config import ClusterConfig
 from distcalib.runs.capacity import unmet
+from distcalib.runs.events import read_events
 from distcalib.runs.plan import Plan
 
 # Without a terminal a stage says where it is this often, in seconds.
@@ -177,8 +177,13 @@ def accuracy(run: Path) -> pd.DataFrame:
         geo_level, variable, domain, status, targets, within_1, within_5, within_10 and within_tolerance
         (shares), median (absolute relative error).
     """
-    table = pd.read_csv(run / "fit" / "diagnostics.csv", keep_default_na=False, na_values=[""])
-    table["domain"] = table["domain_variable"].fillna("")
+    path = run / "fit" / "diagnostics.csv"
+    return accuracy_of(pd.read_csv(path, keep_default_na=False, na_values=[""]))
+
+
+def accuracy_of(diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """Do what `accuracy` does, given ``fit/diagnostics.csv``."""
+    table = diagnostics.assign(domain=diagnostics["domain_variable"].fillna(""))
     for name, bound in (("within_1", 0.01), ("within_5", 0.05), ("within_10", 0.10)):
         table[name] = table["abs_rel_error"] <= bound
     groups = table.groupby(["status", "group_id", "geo_level", "variable", "domain"], sort=True)
@@ -267,11 +272,7 @@ def print_causes(run: Path, console: Console) -> None:
 def stage_seconds(run: Path) -> dict[str, float]:
     """Return the wall seconds of each stage, summed over all attempts in ``events.ndjson``."""
     out: dict[str, float] = {}
-    for line in (run / "events.ndjson").read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # a killed process may leave half a line; it carries no truth
+    for event in read_events(run):
         if event["event"] == "stage_done":
             out[event["stage"]] = out.get(event["stage"], 0.0) + event["seconds"]
     return out

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from distcalib.geography.district import District
-from distcalib.geography.states import STATE_CODES
-
-_LEFT, _WIDTH, _ROW = 270, 620, 22
+from distcalib.report.charts import dots
+from distcalib.report.pages import amount_text, area_name, ratio_text, render
 
 
 def page(table: pd.DataFrame, facts: dict[str, Any]) -> str:
@@ -35,19 +29,15 @@ def page(table: pd.DataFrame, facts: dict[str, Any]) -> str:
     headline, register = parts["headline"], parts["register"]
     nation = register[register["area"] == "US"]
     states = _by_state(register, headline)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"amount": amount_text, "ratio": _ratio, "state": area_name}
-    template = resources.files("distcalib.report").joinpath("bundled/data_check.html").read_text("utf-8")
-    return environment.from_string(template).render(
+    return render(
+        "data_check.html",
         facts=facts,
         summary=_summary(headline),
         headline=_records(headline),
         out=_records(headline[headline["within"] == "no"]),
         ages=Markup(_age_plot(nation)),
         strips=Markup(_state_plot(states)),
-        states=states.map(_ratio).reset_index().to_dict("split"),
+        states=states.map(ratio_text).reset_index().to_dict("split"),
         raking=_records(parts.get("raking", empty).sort_values(["quantity", "constraints"], kind="stable")),
         filing=_records(parts["filing status"].sort_values("quantity")),
         unreachable=_unreachable(parts.get("unreachable", empty)),
@@ -68,7 +58,7 @@ def print_check(table: pd.DataFrame, output: Path, console: Console) -> None:
         shown.add_column(name, justify="right", no_wrap=True)
     for row in headline.itertuples(index=False):
         amounts = (amount_text(float(v), str(row.unit)) for v in (row.before, row.value, row.official))
-        shown.add_row(row.quantity, *amounts, _ratio(row.ratio), f"{row.allowed:.0%}", row.within)
+        shown.add_row(row.quantity, *amounts, ratio_text(row.ratio), f"{row.allowed:.0%}", row.within)
     console.print(shown)
     console.print(_summary(headline), highlight=False, markup=False)
     console.print(f"{output / 'check.csv'}: {len(table):,} rows", highlight=False, markup=False)
@@ -122,37 +112,12 @@ def _age_plot(nation: pd.DataFrame) -> str:
         (name, [("before", b, "before"), ("now", r, "now")])
         for name, b, r in zip(names, before, bands["ratio"], strict=True)
     ]
-    return _dots(lines, 0.5, 1.5, "Persons by age, ratio to the official figure")
+    return dots(lines, 0.5, 1.5, "Persons by age, ratio to the official figure")
 
 
 def _state_plot(states: pd.DataFrame) -> str:
     lines = [(q, [(s, r, "now") for s, r in states[q].items()]) for q in states.columns]
-    return _dots(lines, 0.25, 4.0, "Ratio to the official figure; each dot is a state")
-
-
-def _dots(lines: list[tuple[str, list[tuple[str, float, str]]]], low: float, high: float, title: str) -> str:
-    """Draw one line of dots for each name on a logarithmic axis; what lies outside sits on the edge."""
-    height = _ROW * len(lines) + 34
-
-    def x(value: float) -> float:
-        share = np.log(np.clip(value, low, high) / low) / np.log(high / low)
-        return round(_LEFT + (_WIDTH - _LEFT - 20) * float(share), 1)
-
-    out = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
-    for tick in sorted({low, 1.0, high, *(t for t in (0.5, 0.8, 1.25, 2.0) if low < t < high)}):
-        kind = "one" if tick == 1 else "tick"
-        out.append(f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="4" y2="{height - 24}"/>')
-        out.append(f'<text class="axis" x="{x(tick)}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
-    for i, (name, dots) in enumerate(lines):
-        y = 4 + _ROW * i + _ROW / 2
-        out.append(f'<text x="{_LEFT - 14}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        out += [
-            f'<circle class="{kind}" cx="{x(value)}" cy="{y}" r="4">'
-            f"<title>{escape(name)}, {escape(label)}: {value:.2f}</title></circle>"
-            for label, value, kind in dots
-            if np.isfinite(value)
-        ]
-    return "\n".join([*out, "</svg>"])
+    return dots(lines, 0.25, 4.0, "Ratio to the official figure; each dot is a state")
 
 
 def _unreachable(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -165,27 +130,3 @@ def _unreachable(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _by_reason(rows: pd.DataFrame) -> list[dict[str, Any]]:
     groups = rows.groupby("reason", sort=True)["quantity"]
     return groups.agg(lambda q: ", ".join(dict.fromkeys(q))).reset_index().to_dict("records")
-
-
-def area_name(area: str) -> str:
-    """Return the name of an area: CA for 6, CA-12 for 612; others, such as US, as they are."""
-    if not area.isdigit():
-        return area
-    number = int(area)
-    of_state = number // 100 in STATE_CODES
-    return STATE_CODES.get(number) or (District(number).name if of_state else area)
-
-
-def _ratio(value: float) -> str:
-    return "" if not np.isfinite(value) else f"{value:.2f}" if abs(value - 1) > 0.0995 else f"{value:.3f}"
-
-
-def amount_text(value: float, unit: str) -> str:
-    """Return a figure in billions, millions or ones, with a $ where the unit is dollars; empty for NaN."""
-    if not np.isfinite(value):
-        return ""
-    sign = "$" if unit == "dollars" else ""
-    for size, word in ((1e9, " bn"), (1e6, " M")):
-        if abs(value) >= size:
-            return f"{sign}{value / size:,.1f}{word}"
-    return f"{sign}{value:,.0f}"

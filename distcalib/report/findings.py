@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console, Group
 from rich.text import Text
 
-from distcalib.report.data_page import amount_text, area_name
+from distcalib.report.pages import amount_text, area_name
 from distcalib.targets.contradictions import SEVERITIES, distance, summary
 
 _SHOWN = 8

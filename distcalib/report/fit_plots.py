@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distcalib.report.charts import ticks
 from distcalib.runs.judge import FoldsOfRun, TunedRun
 
 # One panel of the picture: its outer size, and the margins left, top, right and bottom.
@@ -89,7 +90,7 @@ def _panel(
         return left + across * (_WIDTH - left - right), _HEIGHT - bottom - up * (_HEIGHT - top - bottom)
 
     out = [f'<text x="{left}" y="{top - 10}" font-weight="bold">{escape(title)}</text>']
-    for tick in _ticks(bounds, logarithmic):
+    for tick in ticks(bounds, logarithmic):
         _, at = place(1.0, tick)
         out.append(f'<path d="M{left},{at:.1f}H{_WIDTH - right}" stroke="#ddd"/>')
         out.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{tick:,.4g}</text>')
@@ -120,18 +121,6 @@ def _panel(
                 ends = [float(place(1.0, value + sign * half)[1]) for sign in (-1, 1)]
                 out.append(f'<path d="M{a:.1f},{ends[0]:.1f}V{ends[1]:.1f}" stroke="{colour}"/>')
     return "".join(out)
-
-
-def _ticks(bounds: np.ndarray, logarithmic: bool) -> list[float]:
-    """Return round numbers within the bounds of an axis, about five."""
-    if logarithmic:
-        powers = range(int(np.floor(bounds[0])), int(np.ceil(bounds[1])) + 1)
-        ticks = [m * 10.0**p for p in powers for m in ((1, 2, 5) if bounds[1] - bounds[0] < 3 else (1,))]
-        return [t for t in ticks if bounds[0] <= np.log10(t) <= bounds[1]]
-    raw = (bounds[1] - bounds[0]) / 5
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
-    return [float(step * k) for k in range(int(np.ceil(bounds[0] / step)), int(bounds[1] / step) + 1)]
 
 
 def _short(number: float) -> str:

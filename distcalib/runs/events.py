@@ -35,3 +35,24 @@ class Events:
                 file.write(json.dumps(record) + "\n")
         for subscriber in self.subscribers:
             subscriber(record)
+
+
+def read_events(run: Path) -> list[dict[str, Any]]:
+    """Return what ``events.ndjson`` of a run folder holds, in order; empty where there is none.
+
+    A line that a killed process left half-written carries no truth and is left out, as is one that is none
+    of an event.
+    """
+    found = []
+    try:
+        lines = (run / "events.ndjson").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            event = json.loads(line)
+            event["event"], float(event["time"])
+        except (ValueError, KeyError, TypeError):
+            continue
+        found.append(event)
+    return found

@@ -17,9 +17,11 @@ from distcalib.runs.trace import declaration
 from distcalib.storage import sha256_file, write_json, write_text
 
 MANIFEST, SUMS, TRACE = "manifest.json", "SHA256SUMS", "trace.jsonld"
+#: The report that is made of a run folder. It tells how long the run took, and can be written anew.
+REPORT = "report.html"
 
-# Not part of what a run computes: the log of events, the lock, and what this module itself writes.
-_OUTSIDE = {"events.ndjson", ".lock", MANIFEST, SUMS, TRACE}
+# Not part of what a run computes: log of events, report, lock, and what this module itself writes.
+_OUTSIDE = {"events.ndjson", REPORT, ".lock", MANIFEST, SUMS, TRACE}
 _COUNTS = {"households": int, "persons": int, "weight": float}
 
 

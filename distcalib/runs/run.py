@@ -32,7 +32,7 @@ from distcalib.runs.folder import (
     sweep,
     write_plan,
 )
-from distcalib.runs.manifest import MANIFEST, SUMS, TRACE, damaged, read_manifest, write_manifest
+from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE, damaged, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, verified, write_receipt
 from distcalib.runs.sizes import check_resources
@@ -42,6 +42,8 @@ from distcalib.runs.verdict import judge, not_proven
 from distcalib.runs.verify import check_files, prove
 from distcalib.runs.verify_stage import proof_of
 from distcalib.storage import folder_bytes, need_space
+
+_START = "start workers"
 
 
 @dataclass
@@ -176,7 +178,7 @@ class Run:
                 manifest = read_manifest(self.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
                 return manifest
-            for name in (MANIFEST, SUMS, TRACE):
+            for name in (MANIFEST, SUMS, TRACE, REPORT):
                 (self.folder / name).unlink(missing_ok=True)
             began = time.perf_counter()
             sweep(self.folder)
@@ -287,7 +289,8 @@ class Run:
             # Tables of an earlier attempt, which may have been of other files.
             if old.is_file() and old.relative_to(self.folder).as_posix() not in self._used:
                 old.unlink()
-        found = judge(self.folder, prepared.plan, proof, checks, receipts, prepared.assignment)
+        with self._timed("judge", 1):
+            found = judge(self.folder, prepared.plan, proof, checks, receipts, prepared.assignment)
         for text in not_proven(found):
             self.events.emit("warning", text=text)
         return found
@@ -332,8 +335,11 @@ class Run:
         self.events.emit("stage", stage=stage, tasks=tasks, reused=reused)
         try:
             yield
-        except BaseException:
-            self.events.emit("stage_failed", stage=stage, seconds=round(time.perf_counter() - began, 2))
+        except BaseException as error:
+            # An error of the start may name a key or certificate, and no event does.
+            cause = "" if stage == _START else str(error)
+            seconds = round(time.perf_counter() - began, 2)
+            self.events.emit("stage_failed", stage=stage, seconds=seconds, cause=cause)
             raise
         self.events.emit("stage_done", stage=stage, seconds=round(time.perf_counter() - began, 2))
 
@@ -347,7 +353,7 @@ class Run:
                 from distcalib.runs.capacity import require_memory
                 from distcalib.runs.workers import admitted, check
 
-                with self._timed("start workers", self.workers):
+                with self._timed(_START, self.workers):
                     client = self._stack.enter_context(open_client(self.cluster))
                     plan = stored_plan(self.folder) or {}
                     memory = check(client, plan)

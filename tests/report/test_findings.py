@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from distcalib.report.data_page import amount_text, area_name
 from distcalib.report.findings import print_findings
+from distcalib.report.pages import amount_text, area_name
 from distcalib.targets.contradiction_checks import COLUMNS
 
 

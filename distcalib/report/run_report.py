@@ -1,0 +1,184 @@
+"""The report of a run: one HTML file that needs no network, made of the tables in the run folder alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich.console import Console
+
+from distcalib.errors import InputError
+from distcalib.report import run_sections as parts
+from distcalib.report.fit_plots import frontier_svg
+from distcalib.report.map_data import MapVariable, map_variables
+from distcalib.report.outlines import outline_map
+from distcalib.report.pages import render, share_text
+from distcalib.report.run_tables import RunTables
+from distcalib.report.tiles import Shapes, district_name, tile_map
+from distcalib.report.timeline import timeline
+from distcalib.runs.manifest import REPORT
+from distcalib.storage import writable, write_text
+
+_STATES = {
+    "done": "finished: every file is written and proven",
+    "failed": "failed",
+    "stopped": "stopped as asked, before its end",
+    "unfinished": "not finished: it is still running, or was ended from outside",
+    "planned": "planned, not begun",
+}
+
+
+def write_report(
+    run: str | Path, output: str | Path | None = None, geojson: str | Path | None = None
+) -> Path:
+    """Write the report of a run, finished or not, and return where it is.
+
+    It shows what the tables of the run folder hold, and says which are not there; equal folders give equal
+    bytes.
+
+    Parameters
+    ----------
+    run
+        The run folder.
+    output
+        The file to write; None: ``report.html`` in the run folder. It is no part of the manifest, so it can
+        be written again at any time.
+    geojson
+        Outlines of districts for the map in place of tiles; see `distcalib.report.outlines.outline_map`.
+
+    Raises
+    ------
+    InputError
+        When the folder is none of a run, a table of it cannot be read, `output` is another file of the run or
+        cannot be written, or `geojson` is none of districts of the run.
+    """
+    folder = Path(run)
+    tables = RunTables.read(folder)
+    file = folder / REPORT if output is None else Path(output)
+    inside = folder.resolve() in file.resolve().parents
+    if inside and file.resolve() != folder.resolve() / REPORT:
+        raise InputError(
+            "is in the run folder", place=file, expected=f"{REPORT} there, or a file outside of it"
+        )
+    writable(file)
+    write_text(file, page(tables, geojson))
+    return file
+
+
+def write_report_once(run: Path, console: Console) -> None:
+    """Write the report of a run that is done, unless it is there, and print where it is."""
+    file = run / REPORT
+    if not file.is_file():
+        write_report(run)
+    console.print(f"{file}: the report", highlight=False, markup=False)
+
+
+def page(tables: RunTables, geojson: str | Path | None = None) -> str:
+    """Return the page; see `write_report`."""
+    shapes = tile_map(tables.districts) if geojson is None else outline_map(geojson, tables.districts)
+    drawn = sorted(shapes.shapes)
+    variables = map_variables(tables, drawn)
+    stage, cause = tables.failure
+    table = parts.frontier(tables)
+    values: dict[str, Any] = {
+        "name": tables.plan["run"]["name"],
+        "folder": tables.folder.resolve().name,
+        "plan": tables.plan["digest"],
+        "bundled": tables.plan["run"]["microdata"] == "bundled",
+        "state": tables.state,
+        "state_words": _STATES[tables.state] + (f" in {stage}" if stage else ""),
+        "cause": cause,
+        "asked": parts.asked(tables),
+        "fit": parts.fit(tables),
+        "worst": parts.worst(tables),
+        "weights": parts.weights(tables),
+        "frontier": table,
+        "frontier_plot": Markup(frontier_svg(tables.frontier, "")) if table and table.rows else "",
+        "map": _map(shapes, drawn, variables),
+        "outlines": geojson is not None,
+        "districts": parts.districts(tables),
+        "checks": parts.checks(tables),
+        "timeline": Markup(timeline(tables.attempts, tables.costs)),
+        "attempts": tables.attempts,
+        "stages": parts.legend_of_stages(tables),
+        "costs": parts.cost_table(tables),
+        "provenance": parts.provenance(tables),
+        "warnings": parts.warnings(tables),
+        "headline": _headline(tables),
+        "verification": (tables.manifest or {}).get("verification"),
+    }
+    # Last: reading fills it.
+    return render("report.html", **values, missing=list(tables.missing))
+
+
+def _headline(tables: RunTables) -> list[tuple[str, str]]:
+    """Return figures that a reader sees first, each with its words."""
+    out = []
+    if tables.targets is not None and tables.fitted:
+        fitted = tables.targets[tables.targets["status"] == "fit"]
+        met = share_text(float(fitted["within_tolerance"].mean())) if len(fitted) else ""
+        out.append((met, f"of {len(fitted):,} fitted targets within their tolerance"))
+    if tables.summary is not None:
+        kept, size = tables.summary.get("records_kept"), tables.summary.get("effective_sample_size_by_donor")
+        if kept is not None:
+            out.append((f"{kept:,}", f"records of {tables.summary.get('columns', 0):,} columns"))
+        if size is not None:
+            out.append((f"{size:,.0f}", "effective donors, the nation"))
+    if tables.population is not None and "listed" in tables.population:
+        off = int(tables.population["listed"].sum())
+        out.append((f"{off:,}", f"of {len(tables.population):,} districts too far from their population"))
+    proof = (tables.manifest or {}).get("verification")
+    if proof:
+        out.append(
+            (
+                f"{proof.get('proven', 0):,}",
+                f"of {proof.get('targets', 0):,} targets recomputed from the files",
+            )
+        )
+    hours = tables.costs["cpu_seconds"].sum() / 3600
+    if hours > 0:
+        out.append((f"{hours:,.2g}" if hours < 10 else f"{hours:,.0f}", "core-hours"))
+    return out
+
+
+def _map(shapes: Shapes, drawn: list[int], variables: list[MapVariable]) -> dict[str, Any] | None:
+    """Return what the template needs of the map; None for a run without districts."""
+    if not drawn:
+        return None
+    names = [district_name(d) for d in drawn]
+    first = variables[0] if variables else None
+    classes = first.classes if first else "x" * len(drawn)
+    texts = first.texts if first else ["nothing is known of it yet"] * len(drawn)
+    tiles = [
+        (kind, f"{name}: {text}", Markup(shapes.shapes[geoid]))
+        for geoid, name, kind, text in zip(drawn, names, classes, texts, strict=True)
+    ]
+    menu: dict[str, list[tuple[int, str]]] = {}
+    for i, one in enumerate(variables):
+        menu.setdefault(one.group, []).append((i, one.label))
+    # Sentences that many districts share are not rare: texts stand once, districts hold their number.
+    return {
+        "width": shapes.width,
+        "height": shapes.height,
+        "labels": Markup("".join(shapes.labels)),
+        "note": shapes.note,
+        "tiles": tiles,
+        "first": first,
+        "menu": menu,
+        "data": {"names": names, "variables": [compact(one) for one in variables]},
+    }
+
+
+def compact(one: MapVariable) -> dict[str, Any]:
+    """Return a variable as JSON values, each text once: states' figures stand in many districts."""
+    texts = list(dict.fromkeys(one.texts))
+    number = {text: i for i, text in enumerate(texts)}
+    return {
+        "label": one.label,
+        "about": one.about,
+        "classes": one.classes,
+        "texts": texts,
+        "at": [number[text] for text in one.texts],
+        "legend": one.legend,
+    }

@@ -1,0 +1,224 @@
+"""What a run did when: its tasks by worker, attempt after attempt, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from distcalib.report.charts import ticks
+
+#: Stages that are drawn, and their colours (Okabe and Ito 2008, told apart by the colour-blind).
+COLOURS = {
+    "start workers": "#8c8c8c",
+    "simulate": "#0072b2",
+    "assemble": "#cc79a7",
+    "fit": "#d55e00",
+    "areas": "#56b4e9",
+    "verify files": "#e69f00",
+    "verify": "#009e73",
+}
+_OTHER = "#4d4d4d"
+_WIDTH, _LEFT, _LANE, _TOP = 960, 128, 16, 26
+# Seconds between attempts on the axis, as a share of all; lanes at most; widths below which bars are joined.
+_PAUSE, MOST_LANES, _JOIN = 0.012, 64, 0.4
+
+
+@dataclass
+class Attempt:
+    """One start of a run.
+
+    Attributes
+    ----------
+    began, ended
+        Unix seconds of its first and last event.
+    workers
+        Worker processes; 0 before they were there.
+    stages
+        Of each stage its name, its begin and end, and why it failed (None: it did not).
+    tasks
+        Of each task its stage, id, place, begin, end.
+    warnings
+        Said while it ran.
+    """
+
+    began: float
+    ended: float
+    workers: int = 0
+    stages: list[tuple[str, float, float, str | None]] = field(default_factory=list)
+    tasks: list[tuple[str, str, str, float, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+def attempts_of(events: list[dict[str, Any]]) -> list[Attempt]:
+    """Return the attempts of a run from its events; a call that found nothing to do is none."""
+    out: list[Attempt] = []
+    open_stage: tuple[str, float] | None = None
+    for event in events:
+        kind, when = event["event"], float(event["time"])
+        if kind == "nothing_to_do":
+            continue
+        if kind == "start" or not out:
+            out.append(Attempt(when, when))
+            open_stage = None
+        now = out[-1]
+        now.ended = when
+        if kind == "stage":
+            open_stage = str(event["stage"]), when
+        elif kind in ("stage_done", "stage_failed") and open_stage is not None:
+            # Workers start within the stage that needs them first.
+            begin = open_stage[1] if open_stage[0] == event["stage"] else when - float(event["seconds"])
+            cause = str(event.get("cause", "")) if kind == "stage_failed" else None
+            now.stages.append((str(event["stage"]), begin, when, cause))
+        elif kind == "task":
+            begin = when - float(event["seconds"])
+            now.tasks.append((str(event["stage"]), str(event["id"]), str(event["place"]), begin, when))
+        elif kind == "workers":
+            now.workers = int(event["count"])
+        elif kind == "warning":
+            now.warnings.append(str(event["text"]))
+    return out
+
+
+def costs(attempts: list[Attempt], receipts: pd.DataFrame) -> pd.DataFrame:
+    """Return what each stage cost, and all of them.
+
+    Parameters
+    ----------
+    attempts
+        Of the run.
+    receipts
+        stage, id, seconds, cpu_seconds, peak_bytes of the tasks that stand.
+
+    Returns
+    -------
+    DataFrame
+        stage, tasks (that stand), wall_hours (of all attempts), task_hours, core_hours (CPU time of the
+        tasks), longest (seconds), place (of the longest) and peak_bytes; the last row, ``all``, sums up.
+    """
+    labels = {task[1]: (task[0], task[2]) for attempt in attempts for task in attempt.tasks}
+    stage = [labels.get(i, (s, ""))[0] for i, s in zip(receipts["id"], receipts["stage"], strict=True)]
+    own = receipts.assign(stage=stage, place=[labels.get(i, ("", ""))[1] for i in receipts["id"]])
+    wall: dict[str, float] = {}
+    for attempt in attempts:
+        for name, begin, end, _ in attempt.stages:
+            wall[name] = wall.get(name, 0.0) + end - begin
+    rows = []
+    for name in dict.fromkeys([*COLOURS, *wall, *own["stage"]]):
+        tasks = own[own["stage"] == name]
+        if tasks.empty and name not in wall:
+            continue
+        longest = tasks.loc[tasks["seconds"].idxmax()] if len(tasks) else None
+        rows.append(
+            {
+                "stage": name,
+                "tasks": len(tasks),
+                "wall_hours": wall.get(name, np.nan) / 3600,
+                "task_hours": tasks["seconds"].sum() / 3600,
+                "core_hours": tasks["cpu_seconds"].sum() / 3600,
+                "longest": np.nan if longest is None else longest["seconds"],
+                "place": "" if longest is None else longest["place"],
+                "peak_bytes": tasks["peak_bytes"].max() if len(tasks) else np.nan,
+            }
+        )
+    table = pd.DataFrame(rows, columns=["stage", "tasks", "wall_hours", "task_hours", "core_hours", "longest",
+                                        "place", "peak_bytes"])  # fmt: skip
+    whole = {name: table[name].sum() for name in ("tasks", "task_hours", "core_hours")}
+    whole |= {"stage": "all", "wall_hours": sum(a.seconds for a in attempts) / 3600, "place": ""}
+    whole |= {"longest": table["longest"].max(), "peak_bytes": table["peak_bytes"].max()}
+    return pd.concat([table, pd.DataFrame([whole])], ignore_index=True) if len(table) else table
+
+
+def timeline(attempts: list[Attempt], receipts: pd.DataFrame) -> str:
+    """Draw tasks as bars, a line a worker process; pauses between attempts are cut out.
+
+    Bars of one stage that no picture can tell apart are drawn as one, so the size is bounded.
+    """
+    process = dict(zip(receipts["id"], receipts["process"], strict=True))
+    whole = sum(attempt.seconds for attempt in attempts)
+    if whole <= 0:
+        return ""
+    pause = _PAUSE * whole
+    scale = (_WIDTH - _LEFT - 12) / (whole + pause * (len(attempts) - 1))
+    lanes: dict[str, list[tuple[float, float, str, str]]] = {"stages": []}
+    starts: list[float] = []
+    offset = 0.0
+    for attempt in attempts:
+        starts.append(offset)
+        shift = offset - attempt.began
+        for name, begin, end, cause in attempt.stages:
+            words = f"{name}{' failed' if cause is not None else ''}, {_span(end - begin)}"
+            lanes["stages"].append((begin + shift, end + shift, name, words))
+        ends: dict[str, float] = {}
+        for name, key, place, begin, end in sorted(attempt.tasks, key=lambda task: task[3]):
+            # A process number may be another machine's, too: what overlaps stands in a line of its own.
+            lane, twin = f"process {process.get(key, 'unknown')}", 1
+            while ends.get(lane, -np.inf) > begin + 0.5:
+                twin += 1
+                lane = f"process {process.get(key, 'unknown')} ({twin})"
+            ends[lane] = end
+            words = f"{name} {place}".strip() + f", {_span(end - begin)}"
+            lanes.setdefault(lane, []).append((begin + shift, end + shift, name, words))
+        offset += attempt.seconds + pause
+    shown = ["stages", *sorted(set(lanes) - {"stages"}, key=lambda lane: (len(lane), lane))][: MOST_LANES + 1]
+    height = _TOP + _LANE * len(shown) + 40
+    out = [f'<svg class="timeline" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Tasks by worker">']
+    base = _TOP + _LANE * len(shown) + 4
+    unit, word = (3600.0, "h") if whole > 2 * 3600 else (60.0, "min") if whole > 120 else (1.0, "s")
+    for tick in ticks(np.array([0.0, (whole + pause * (len(attempts) - 1)) / unit]), False):
+        x = _LEFT + tick * unit * scale
+        out.append(f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{base}"/>')
+        out.append(
+            f'<text class="axis" x="{x:.1f}" y="{base + 15}" text-anchor="middle">{tick:g} {word}</text>'
+        )
+    for number, start in enumerate(starts if len(starts) > 1 else []):
+        x = _LEFT + start * scale
+        out.append(f'<line class="one" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 16}" y2="{base}"/>')
+        out.append(f'<text x="{x + 3:.1f}" y="{_TOP - 8}">attempt {number + 1}</text>')
+    for row, lane in enumerate(shown):
+        y = _TOP + _LANE * row
+        out.append(f'<text class="axis" x="{_LEFT - 8}" y="{y + 11}" text-anchor="end">{escape(lane)}</text>')
+        for begin, end, name, words in _joined(lanes[lane], _JOIN / scale):
+            out.append(
+                f'<rect x="{_LEFT + begin * scale:.1f}" y="{y + 1}" height="{_LANE - 3}" '
+                f'width="{max((end - begin) * scale, 0.3):.1f}" fill="{COLOURS.get(name, _OTHER)}">'
+                f"<title>{escape(words)}</title></rect>"
+            )
+    if len(lanes) > len(shown):
+        words = f"and {len(lanes) - len(shown)} more processes"
+        out.append(f'<text x="{_LEFT}" y="{base + 32}">{words}</text>')
+    return "".join([*out, "</svg>"])
+
+
+def _joined(bars: list[tuple[float, float, str, str]], near: float) -> list[tuple[float, float, str, str]]:
+    """Join neighbouring short bars of one stage whose gap is too small to be seen."""
+    out: list[tuple[float, float, str, str]] = []
+    count = 1
+    for begin, end, name, words in sorted(bars):
+        last = out[-1] if out else None
+        if (
+            last
+            and last[2] == name
+            and begin - last[1] < near
+            and min(end - begin, last[1] - last[0]) < 8 * near
+        ):
+            count += 1
+            out[-1] = last[0], max(end, last[1]), name, f"{name}: {count} tasks"
+        else:
+            count = 1
+            out.append((begin, end, name, words))
+    return out
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(seconds, 0):.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
