@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from distcalib.errors import InputError
 from distcalib.microdata.hdf5_stream import HDF5Stream, count_columns
 from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
 from distcalib.microdata.validate import positions_of, validate
-from distcalib.storage import publish
+from distcalib.storage import TRIES, publish
 
 
 def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
@@ -255,4 +255,5 @@ def write_parts(
         if written != len(stream.columns):
             raise OSError(f"{file}: {written} of {len(stream.columns)} datasets can be read back")
 
-    publish(file, write)
+    # What was taken from an iterator is gone: then whoever gave it has to begin anew.
+    publish(file, write, tries=1 if isinstance(parts, Iterator) else TRIES)
