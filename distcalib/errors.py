@@ -67,6 +67,10 @@ class RunError(DistcalibError):
     """A run could not be finished; what had verified stays and is used by the next attempt."""
 
 
+class StorageError(RunError, OSError):
+    """Storage failed again and again, for a reason that may pass: a run goes on from what is there."""
+
+
 class DistcalibWarning(UserWarning):
     """Something that an analyst should know and that stops nothing."""
 

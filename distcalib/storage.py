@@ -2,34 +2,92 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, StorageError
+
+T = TypeVar("T")
+
+#: How often a write is tried in all, and the seconds before its second try; each wait is four times the last.
+TRIES, FIRST_WAIT = 4, 0.2
+# What an operating system says of a disk or a file server that may answer a moment later.
+_PASSING = {
+    errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ESTALE, errno.EREMOTEIO,
+    errno.ETIMEDOUT, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
+}  # fmt: skip
+
+
+def passing(error: BaseException) -> bool:
+    """Return whether an error is one of storage that may be gone a moment later; a full disk is none."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _PASSING)
+
+
+def persistently(act: Callable[[], T], place: object, tries: int = TRIES) -> T:
+    """Let `act` begin anew where storage fails it for a reason that may pass, and return what it returns.
+
+    It writes everything again each time: after a failed flush an operating system may take what it lost for
+    written, so a second flush alone would prove nothing.
+
+    Raises
+    ------
+    StorageError
+        When the last try fails too.
+    OSError
+        At once, for what does not pass, such as a full disk.
+    """
+    for tried in range(1, tries + 1):
+        try:
+            return act()
+        except OSError as error:
+            if not passing(error) or isinstance(error, StorageError):
+                raise
+            if tried == tries:
+                often = f", {tries} times in a row" if tries > 1 else ""
+                words = error.strerror or str(error)
+                raise StorageError(f"{place}: could not be written ({words}{often})") from error
+        time.sleep(FIRST_WAIT * 4 ** (tried - 1))
+    raise ValueError("tries: at least 1")
 
 
 def publish(
-    path: str | Path, write: Callable[[Path], object], check: Callable[[Path], object] = lambda _: None
+    path: str | Path,
+    write: Callable[[Path], object],
+    check: Callable[[Path], object] = lambda _: None,
+    tries: int = TRIES,
 ) -> None:
     """Let `write` fill a temporary file, flush it to disk, let `check` open it, and rename it to `path`.
+
+    Parameters
+    ----------
+    path, write, check
+        The file, and what is called with the temporary one.
+    tries
+        How often all of it is done where storage fails for a reason that may pass; 1 for a `write` that
+        cannot be called twice.
 
     Raises
     ------
     InputError
         When no file can be put there; see `writable`.
+    StorageError
+        When the last try fails too.
     """
     final = Path(path)
     # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers share ids
     # of processes, and one that was taken for dead may still write.
     temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
+
+    def put() -> None:
         try:
             write(temporary)
             with open(temporary, "rb+") as handle:
@@ -38,6 +96,10 @@ def publish(
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
+
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        persistently(put, final, tries)
     except OSError:
         writable(final)
         raise  # not for its place: a full disk, or a file that `write` reads

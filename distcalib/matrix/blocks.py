@@ -25,6 +25,7 @@ from scipy import sparse
 
 from distcalib.digest import digest_arrays
 from distcalib.errors import RunError
+from distcalib.storage import persistently
 
 # Nonzeros a chunk: 4 MiB of values.
 _CHUNK = 1 << 20
@@ -49,9 +50,19 @@ def write_block(path: str | Path, matrix: sparse.csr_array) -> str:
     -------
     str
         The content digest.
+
+    Raises
+    ------
+    StorageError
+        When storage fails again and again (`distcalib.storage.persistently`).
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
+    persistently(lambda: _write_group(final, matrix), final)
+    return block_digest(matrix)
+
+
+def _write_group(final: Path, matrix: sparse.csr_array) -> None:
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -85,7 +96,6 @@ def write_block(path: str | Path, matrix: sparse.csr_array) -> str:
         os.rename(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return block_digest(matrix)
 
 
 def read_block(path: str | Path) -> sparse.csr_array:

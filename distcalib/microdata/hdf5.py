@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from distcalib.errors import InputError
 from distcalib.microdata.hdf5_stream import HDF5Stream, count_columns
 from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
 from distcalib.microdata.validate import positions_of, validate
-from distcalib.storage import publish
+from distcalib.storage import TRIES, publish
 
 
 def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
@@ -250,7 +250,9 @@ def write_parts(
                 stream.append(part)
         made = len(stream.columns)
 
-    publish(file, write, lambda temporary: _require_columns(temporary, made, file))
+    # What was taken from an iterator is gone: then whoever gave it has to begin anew.
+    tries = 1 if isinstance(parts, Iterator) else TRIES
+    publish(file, write, lambda temporary: _require_columns(temporary, made, file), tries=tries)
 
 
 def _require_columns(temporary: Path, made: int, file: Path) -> None:

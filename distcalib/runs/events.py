@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from distcalib.storage import persistently
 
 Subscriber = Callable[[dict[str, Any]], None]
 
@@ -31,8 +35,8 @@ class Events:
         """Record an event: its name, the time (Unix seconds), and facts (JSON values)."""
         record = {"event": event, "time": round(time.time(), 3), **facts}
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            line = (json.dumps(record) + "\n").encode()
+            persistently(partial(_append, self.path, line), self.path)
         for subscriber in self.subscribers:
             subscriber(record)
 
@@ -56,3 +60,11 @@ def read_events(run: Path) -> list[dict[str, Any]]:
             continue
         found.append(event)
     return found
+
+
+def _append(path: Path, line: bytes) -> None:
+    with open(path, "a+b") as file:
+        # A process that was killed may have left half a line; this one is not to be lost with it.
+        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+            line = b"\n" + line
+        file.write(line)

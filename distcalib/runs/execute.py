@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from functools import partial
+from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from uuid import uuid4
 
 from distcalib.errors import DistcalibError, InputError, RunError
+from distcalib.storage import passing
 
 Result = dict[str, Any]
 
@@ -20,6 +25,13 @@ Instead = Callable[[Any, str], Sequence[Any]]
 # slice in halves costs two seconds more than the whole; another death costs what the slice takes to fill the
 # memory, and one may come from outside. Splitting an innocent changes no digest; ending its run is dear.
 DEATHS_INSTEAD, DEATHS = 2, 4
+# Where workers die of other things too, a run ends only at so many deaths of a task that chance explains them
+# less often than this.
+CHANCE = 1e-5
+# How often a task is run in all that storage fails for a reason that may pass.
+TRIES = 3
+# Seconds for which tasks go together, and how many at most.
+PACK_SECONDS, PACKED = 0.2, 32
 
 
 class Executor(Protocol):
@@ -36,7 +48,8 @@ class Executor(Protocol):
 
         The error names the task, its place (state and slice) and the cause; an `InputError` stays one. A
         task that raises MemoryError, or whose workers die again and again, is replaced by the tasks that
-        `instead` gives, which go first; without `instead` it raises `RunError` like any other.
+        `instead` gives, which go first; without `instead` it raises `RunError` like any other. One that
+        storage fails for a reason that may pass (`distcalib.storage.passing`) is run `TRIES` times.
         """
         ...
 
@@ -54,6 +67,7 @@ class SerialExecutor:
         """See `Executor`."""
         del resource
         waiting = deque(tasks)
+        tries: Counter[str] = Counter()
         while waiting:
             task = waiting.popleft()
             try:
@@ -61,7 +75,11 @@ class SerialExecutor:
             except MemoryError as error:
                 why = f"MemoryError: {error}"
             except Exception as error:
-                raise _failure(task, error) from error
+                tries[task.id] += 1
+                if not passing(error) or tries[task.id] == TRIES:
+                    raise _failure(task, error) from error
+                waiting.append(task)  # last, so that storage has time to come back
+                continue
             else:
                 yield result
                 continue
@@ -73,12 +91,16 @@ class DaskExecutor:
     """Tasks on the workers of a Dask cluster.
 
     A task whose worker dies is run again (`DEATHS_INSTEAD`, `DEATHS`); a task that raises is not, because it
-    would raise again. Results are receipts, so nothing of value lives in the cluster.
+    would raise again, unless storage failed it (`TRIES`). Results are receipts, so nothing of value lives in
+    the cluster.
 
-    No more tasks are handed out than the workers that are there have threads. Dask blames every task that
+    No more is handed out than the workers that are there have threads. Dask blames every task that
     waits on a worker for its death, so one that waited there would be taken for the cause. For the same
     reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
     that is busy with another, or keep it where the next one is put behind it.
+
+    Tasks of a few milliseconds go in packs, since handing out costs more than they do. The death of a pack is
+    held against nobody: its tasks are handed out again, each alone.
 
     Parameters
     ----------
@@ -90,6 +112,9 @@ class DaskExecutor:
 
     def __init__(self, client: Any, through: Callable[..., Result] | None = None) -> None:
         self.client, self.through = client, through
+        # Of the tasks that were finished, so that nothing was wrong with them: how often they were begun, and
+        # how often their worker died.
+        self._begun, self._died = 0, 0
 
     def run(
         self,
@@ -103,50 +128,124 @@ class DaskExecutor:
 
         wanted = {resource: 1} if resource else None
         work = function if self.through is None else partial(self.through, function)
-        waiting = deque(tasks)
-        running: dict[str, tuple[Any, Any]] = {}
+        waiting, alone, packed = deque(tasks), set[str](), 1
+        running: dict[str, tuple[Any, list[Any], float]] = {}
         ended: SimpleQueue[Any] = SimpleQueue()
         # A cluster that serves several runs may remember how a task of the same id ended in another.
-        this = uuid4().hex[:8]
+        this, number = uuid4().hex[:8], count()
         deaths: Counter[str] = Counter()
+        tries: Counter[str] = Counter()
         try:
             while waiting or running:
-                threads = max(1, sum(self.client.nthreads().values()))
+                threads = self._threads()
                 if self.client.cluster is not None:
                     # A cluster that grows and shrinks does so by this (`distcalib.cluster.slurm.Demand`).
-                    self.client.cluster.open_tasks = len(waiting) + len(running)
+                    held = sum(len(pack) for _, pack, _ in running.values())
+                    self.client.cluster.open_tasks = len(waiting) + held
                 while waiting and len(running) < threads:
-                    task = waiting.popleft()
-                    key = f"{task.stage}-{task.id}-{this}-{deaths[task.id]}"
-                    future = self.client.submit(work, task, key=key, resources=wanted, pure=False)
-                    running[key] = future, task
+                    # Where few are left, they are for all workers.
+                    pack = _pack(waiting, alone, 1 if resource else min(packed, len(waiting) // threads))
+                    key = f"{pack[0].stage}-{pack[0].id}-{this}-{next(number)}"
+                    call = (work, pack[0]) if len(pack) == 1 else (_several, work, pack)
+                    future = self.client.submit(*call, key=key, resources=wanted, pure=False)
+                    running[key] = future, pack, time.monotonic()
                     future.add_done_callback(ended.put)
                 try:
                     future = ended.get(timeout=1)
                 except Empty:
                     continue  # a worker may have joined, or come back
-                _, task = running.pop(future.key)
+                _, pack, began = running.pop(future.key)
+                results, why, failure = [], "", None
                 try:
                     result = future.result()
+                    results, failure = ([result], None) if len(pack) == 1 else result
                 except KilledWorker as error:
-                    deaths[task.id] += error.allowed_failures + 1
-                    if deaths[task.id] < (DEATHS if instead is None else DEATHS_INSTEAD):
-                        waiting.appendleft(task)
+                    if len(pack) > 1:
+                        waiting.extendleft(reversed(pack))
+                        alone.update(task.id for task in pack)
+                        continue
+                    mine = pack[0].id
+                    deaths[mine] += error.allowed_failures + 1
+                    if deaths[mine] < (self._too_many() if instead is None else DEATHS_INSTEAD):
+                        waiting.extendleft(pack)
                         continue
                     why = (
-                        f"{deaths[task.id]} workers that ran it died (out of memory?), "
+                        f"{deaths[mine]} workers that ran it died (out of memory?), "
                         f"the last of them {error.last_worker.address}"
                     )
-                except MemoryError as error:
-                    why = f"MemoryError: {error}"
+                except CancelledError:
+                    raise self._gone() from None
                 except Exception as error:
-                    raise _failure(task, error) from error
-                else:
+                    failure = error
+                if len(pack) == packed:
+                    packed = _next_size(packed, time.monotonic() - began)
+                for task, result in zip(pack, results, strict=False):
+                    self._begun += deaths[task.id] + 1
+                    self._died += deaths[task.id]
                     yield result
+                if len(results) == len(pack):
                     continue
+                task, rest = pack[len(results)], pack[len(results) + 1 :]
+                waiting.extendleft(reversed(rest))
+                if failure is not None and not isinstance(failure, MemoryError):
+                    tries[task.id] += 1
+                    if not passing(failure) or tries[task.id] == TRIES:
+                        raise _failure(task, failure) from failure
+                    waiting.append(task)  # last, so that storage has time to come back
+                    continue
+                why = why or f"MemoryError: {failure}"
                 waiting.extendleft(reversed(_replacements(task, why, instead)))
         finally:
-            self.client.cancel([future for future, _ in running.values()])
+            if self.client.status == "running":
+                self.client.cancel([future for future, _, _ in running.values()])
+
+    def _threads(self) -> int:
+        """Return how many threads the workers have that are there now."""
+        if self.client.status != "running":
+            raise self._gone()
+        try:
+            return max(1, sum(self.client.nthreads().values()))
+        except OSError:
+            raise self._gone() from None
+
+    def _gone(self) -> RunError:
+        return RunError(
+            f"the scheduler {self.client.scheduler.address} is gone: what was finished stays, and the same "
+            "command goes on from there once a scheduler can be joined"
+        )
+
+    def _too_many(self) -> int:
+        """Return how many deaths a task is blamed for: more than chance explains where others die too."""
+        rate = min(self._died / self._begun, 0.5) if self._begun else 0.0
+        return max(DEATHS, math.ceil(math.log(CHANCE) / math.log(rate))) if rate else DEATHS
+
+
+def _pack(waiting: deque[Any], alone: set[str], most: int) -> list[Any]:
+    """Take the next task, and those after it that may go with it."""
+    pack = [waiting.popleft()]
+    while len(pack) < most and waiting and not {pack[0].id, waiting[0].id} & alone:
+        pack.append(waiting.popleft())
+    return pack
+
+
+def _next_size(packed: int, seconds: float) -> int:
+    """Return how many tasks go together after so many took so long."""
+    if seconds > PACK_SECONDS:
+        return max(1, packed // 2)
+    return min(2 * packed, PACKED) if seconds < PACK_SECONDS / 2 else packed
+
+
+def _several(work: Callable[[Any], Result], tasks: Sequence[Any]) -> tuple[list[Result], Exception | None]:
+    """Run tasks one after the other; return results up to the first that fails, and its error."""
+    done: list[Result] = []
+    for task in tasks:
+        try:
+            done.append(work(task))
+        except Exception as error:
+            # Without what its frames hold: it is a result that stays on the worker.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return done, error
+    return done, None
 
 
 def _replacements(task: Any, why: str, instead: Instead | None) -> Sequence[Any]:

@@ -215,6 +215,7 @@ def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, 
     ]
     log, deadly, raising = str(tmp_path / "begun.txt"), worst.id, others[0].id
 
+    @finished
     def work(task):
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{task.id}\n")
@@ -222,15 +223,18 @@ def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, 
             os.kill(os.getpid(), signal.SIGKILL)
         if task.id == raising:
             raise MemoryError("unable to allocate 9 GiB")
-        return {"id": task.id}
+        (Path(task.inputs.run) / f"{task.id}.txt").write_text(task.place)
+        return [f"{task.id}.txt"], {}
 
     seen: list[dict] = []
     instead = splitting(plan, ClusterConfig(), Events(subscribers=[seen.append]))
     with local_client(ClusterConfig(workers=workers, warm=False)) as client:
         results = list(DaskExecutor(client).run(work, [worst, *others], None, instead))
+    # A result that dies with its worker before it was fetched is asked for again; its receipt answers.
     begun = Counter(Path(log).read_text(encoding="utf-8").split())
     once = [*others, *halves(plan, worst), *halves(plan, others[0])]
     assert begun == {worst.id: 2} | dict.fromkeys((t.id for t in once), 1)
+    assert {p.stem for p in tmp_path.glob("receipts/simulate/*")} == set(begun) - {deadly, raising}
     assert sorted(r["id"] for r in results) == sorted(set(begun) - {deadly, raising})
     assert {e["event"] for e in seen} == {"split"}
     why = {e["id"]: e["why"] for e in seen}
