@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 Subscriber = Callable[[dict[str, Any]], None]
+
+#: Seconds between two signs of life.
+BEAT = 15.0
 
 
 @dataclass
@@ -26,12 +31,34 @@ class Events:
 
     path: Path | None = None
     subscribers: list[Subscriber] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def emit(self, event: str, **facts: Any) -> None:
         """Record an event: its name, the time (Unix seconds), and facts (JSON values)."""
-        record = {"event": event, "time": round(time.time(), 3), **facts}
-        if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        for subscriber in self.subscribers:
-            subscriber(record)
+        with self._lock:
+            record = {"event": event, "time": round(time.time(), 3), **facts}
+            if self.path is not None:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+            for subscriber in self.subscribers:
+                subscriber(record)
+
+    @contextmanager
+    def beating(self, every: float = BEAT) -> Iterator[None]:
+        """Emit ``alive`` every so many seconds while the block runs: a long task says nothing itself.
+
+        Who reads the events elsewhere can tell so that the coordinator lives.
+        """
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(every):
+                self.emit("alive")
+
+        thread = threading.Thread(target=beat, name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()

@@ -86,10 +86,17 @@ class DaskExecutor:
         A `distributed.Client`.
     through
         Runs on the worker in place of each task's function and is given it: ``through(function, task)``.
+    retried
+        Called with a task that is begun again because its worker died, and how often that happened.
     """
 
-    def __init__(self, client: Any, through: Callable[..., Result] | None = None) -> None:
-        self.client, self.through = client, through
+    def __init__(
+        self,
+        client: Any,
+        through: Callable[..., Result] | None = None,
+        retried: Callable[[Any, int], None] = lambda task, deaths: None,
+    ) -> None:
+        self.client, self.through, self.retried = client, through, retried
 
     def run(
         self,
@@ -132,6 +139,7 @@ class DaskExecutor:
                     deaths[task.id] += error.allowed_failures + 1
                     if deaths[task.id] < (DEATHS if instead is None else DEATHS_INSTEAD):
                         waiting.appendleft(task)
+                        self.retried(task, deaths[task.id])
                         continue
                     why = (
                         f"{deaths[task.id]} workers that ran it died (out of memory?), "

@@ -182,6 +182,7 @@ class Run:
             sweep(self.folder)
             write_plan(self.folder, prepared, self.accept_code or self.force is not None)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+            self._stack.enter_context(self.events.beating())
             summary = self._stages(prepared, until)
             if summary is None:
                 self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
@@ -358,8 +359,12 @@ class Run:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 for text in told:
                     self.events.emit("warning", text=text)
-                self._executor = DaskExecutor(client, admitted)
+                self._executor = DaskExecutor(client, admitted, self._retried)
         return self._executor
+
+    def _retried(self, task: Any, deaths: int) -> None:
+        place = getattr(task, "place", "")
+        self.events.emit("retry", stage=task.stage, id=task.id, place=place, deaths=deaths)
 
     def _fit_resource(self, executor: Executor) -> str | None:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
