@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
+from distcalib.cli.options import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "distcalib compare runs/a runs/b --output difference",
+        "distcalib compare runs/a runs/b --output difference --fail-above 0.01",
+    )
+)
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for tables and page.")

@@ -53,7 +53,8 @@ def show(settings: str, sets: tuple[str, ...], changed: bool, docs: bool, as_jso
 )
 @_settings
 @together(
-    set_option, click.option("--cluster", type=click.Path(path_type=Path), help="A cluster file to check, too.")
+    set_option,
+    click.option("--cluster", type=click.Path(path_type=Path), help="A cluster file to check, too."),
 )
 def check(settings: str, sets: tuple[str, ...], cluster: Path | None) -> None:
     """Check names, types and ranges of settings; exit 2 for the first that is wrong.
@@ -88,7 +89,9 @@ def list_presets() -> None:
     )
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--preset", default="demo", show_default=True, help="What to start from; cluster: a cluster file.")
+@click.option(
+    "--preset", default="demo", show_default=True, help="What to start from; cluster: a cluster file."
+)
 @force_option
 def new(file: Path, preset: str, force: bool) -> None:
     """Write a settings file to start from: a preset with its comments."""

@@ -47,14 +47,18 @@ class Settings(click.ParamType):
 
 run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 set_option = click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="A setting in place of the file's: fit.records=5000."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting in place of the file's: fit.records=5000.",
 )
 cluster_options = (
     click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine."),
     click.option("--workers", type=click.IntRange(1), help="Worker processes; overrides the cluster file."),
 )
 told_options = (
-    click.option("--strict", is_flag=True, help="Exit 3 where the files are proven but something was warned of."),
+    click.option("--strict", is_flag=True, help="Exit 3 where files are proven but something was warned of."),
     click.option(
         "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
         help="Text for people, or the events as one JSON object a line on standard output.",

@@ -53,15 +53,19 @@ def _settings(config: Any, said: Any, path: str = "") -> Any:
         made = field.default_factory
         default = field.default if made is dataclasses.MISSING else made()
         origin = here[0][0] if here else "default"
+        if field.name == "fits":
+            value = {further: _beside(own, config.fit) for further, own in value.items()}
         yield Setting(name, _plain(value), _plain(default), origin, field.metadata["doc"])
 
 
+def _beside(own: Any, other: Any) -> dict[str, Any]:
+    """Return the settings of a further fit that are not those of ``fit``."""
+    both = {f.name: (getattr(own, f.name), getattr(other, f.name)) for f in dataclasses.fields(own)}
+    return {name: mine for name, (mine, its) in both.items() if mine != its}
+
+
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it; a further fit as what it has beside the defaults."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        default = type(value)()
-        kept = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return {k: _plain(v) for k, v in kept.items() if v != getattr(default, k)}
+    """Return a value as JSON has it."""
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
     return list(value) if isinstance(value, tuple) else value

@@ -226,9 +226,7 @@ class RunConfig(FromFile):
     verify: VerifyConfig = section(VerifyConfig, "proof")
 
     @classmethod
-    def load(
-        cls, name_or_path: str | Path | None, changes: Mapping[str, object] | None = None
-    ) -> RunConfig:
+    def load(cls, name_or_path: str | Path | None, changes: Mapping[str, object] | None = None) -> RunConfig:
         """Read a preset of the package (``demo``) or a YAML file.
 
         Parameters
@@ -270,8 +268,8 @@ def nested(changes: Mapping[str, object], place: str) -> dict[str, Any]:
     for name, value in changes.items():
         *sections, key = name.split(".")
         here = out
-        for section in sections:
-            here = here.setdefault(section, {})
+        for name_of in sections:
+            here = here.setdefault(name_of, {})
             if not isinstance(here, dict):
                 raise InputError("is given twice", place=place, value=name, expected="each setting once")
         if key in here:

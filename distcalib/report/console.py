@@ -37,32 +37,11 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
     )
     table.add_column(style="bold")
     table.add_column()
-    table.add_row(
-        "columns",
-        f"{facts['households']:,} households ({facts['persons']:,} persons) x {plan.run.n_clones} clones = "
-        f"{facts['columns']:,}, in {facts['districts']} districts of {facts['states']} states",
-    )
-    table.add_row(
-        "targets",
-        f"{facts['targets_fit']:,} to fit, {facts['targets_check']:,} to check, "
-        f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
-    )
-    tasks = facts["tasks"]
-    words = {
-        "simulate": "slice{} to simulate",
-        "fit": "fit{}",
-        "areas": "file{}",
-        "verify": "state{} to verify",
-    }
-    said = [f"{n:,} " + words[stage].format("" if n == 1 else "s") for stage, n in tasks.items()]
-    table.add_row("work", ", ".join(said))
-    table.add_row(
-        "memory", f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, {workers} workers"
-    )
-    table.add_row("disk", f"up to {facts['bytes'] / 1e6:,.0f} MB")
+    for name, words in plan.told().items():
+        table.add_row(name, f"{words}, {workers} workers" if name == "memory" else words)
     minutes = (facts["cpu_seconds"] / workers + 90) / 60
-    span = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
-    table.add_row("time", f"about {span}, if nothing is done yet")
+    long = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
+    table.add_row("time", f"about {long}, if nothing is done yet")
     console.print(table)
     for text in plan.warnings:
         console.print(f"warning: {text}", markup=False)

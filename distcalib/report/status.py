@@ -32,7 +32,8 @@ def shown(status: RunStatus, now: float) -> RenderableType:
     head = f"{status.folder} ({status.name}, plan {status.plan[:12]}): {_WORDS[status.state(now)]}"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("stage", "done", "of", "a minute", "time", "left", "slowest", "memory", "again"):
-        table.add_column(name, justify="left" if name in ("stage", "slowest") else "right", no_wrap=True)
+        left_aligned = name in ("stage", "slowest")
+        table.add_column(name, justify="left" if left_aligned else "right", no_wrap=name != "slowest")
     for one in status.stages:
         left = one.left(now)
         kept = f" ({one.reused:,} kept)" if one.reused else ""

@@ -84,6 +84,11 @@ class Run:
         self._executor: Executor | None = None
         self._used: set[str] = set()
 
+    def _repr_html_(self) -> str:
+        from distcalib.runs.status import run_html
+
+        return run_html(self.config.name, self.folder, f"{self.cluster.kind}, {self.workers} workers")
+
     @property
     def workers(self) -> int:
         """Number of worker processes that the run will use."""

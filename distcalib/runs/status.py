@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
+from distcalib.notebook import facts_html
 from distcalib.runs.folder import STAGES, stored_plan
 
 #: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
@@ -240,3 +244,16 @@ def stages_ahead(status: RunStatus) -> list[str]:
         return []
     begun = {stage.name for stage in status.stages}
     return [name for name in STAGES if name not in begun]
+
+
+def run_html(name: str, folder: Path, cluster: str) -> str:
+    """Return a run as a notebook shows it: where it is, and how far, a row a stage."""
+    facts = {"folder": folder, "cluster": cluster}
+    if not (folder / "plan.json").is_file():
+        return facts_html(f"Run {name}", {**facts, "state": "not begun"})
+    now = time.time()
+    told = read_status(folder).to_json(now)
+    facts |= {"state": told["state"], "plan": told["plan"][:12], "attempts": told["attempts"]}
+    shown = ("stage", "done", "total", "seconds", "seconds_left", "slowest")
+    table = pd.DataFrame(told["stages"], columns=list(shown)) if told["stages"] else None
+    return facts_html(f"Run {name}", facts, table)
