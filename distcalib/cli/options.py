@@ -25,7 +25,7 @@ class Stage(click.ParamType):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Offer the stages."""
-        from distcalib.runs.folder import STAGES
+        from distcalib.config.settings import STAGES
 
         return [CompletionItem(name) for name in STAGES if name.startswith(incomplete)]
 

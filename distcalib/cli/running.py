@@ -41,7 +41,11 @@ _run_options = together(
         "--dataset", metavar="FILE", help="Microdata, in place of the file's: --set microdata=FILE."
     ),
     click.option("--targets", metavar="DATABASE", help="Targets: --set targets.database=DATABASE."),
-    click.option("--target-config", metavar="FILE", help="Rules of targets: --set targets.rules=FILE."),
+    click.option(
+        "--target-config",
+        metavar="FILE",
+        help="Include and exclude rules: --set targets.rules=FILE, targets.idle_rules=warn.",
+    ),
     set_option,
     *cluster_options,
     click.option("--accept-code", is_flag=True, help="Go on with a folder that other code began."),
@@ -139,6 +143,8 @@ def _open_run(
     from distcalib.runs.area_stage import parse_only
 
     named = {"microdata": dataset, "targets.database": targets, "targets.rules": target_config}
+    # Such a file is written for many databases: what it does not find here is said, not refused.
+    named["targets.idle_rules"] = None if target_config is None else "warn"
     changes = changes_of((*sets, *(f"{key}={json.dumps(v)}" for key, v in named.items() if v is not None)))
     if settings is None:
         if not changes:

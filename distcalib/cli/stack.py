@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from distcalib.cli.files import read_numbers
 from distcalib.cli.options import examples, run_argument, together
 from distcalib.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _areas = together(
     click.option("--only", metavar="AREAS", help="MN,CA-12,NYC,US; a state with its districts."),
@@ -83,7 +81,7 @@ def stack_of_weights(
     Where they are every household in every district (--districts), one dataset of several districts is
     written to --file.
     """
-    values = _numbers(weights)
+    values = read_numbers(weights)
     if geography is not None and output is not None and districts is None:
         from distcalib.runs.stacking import stack_weights
 
@@ -125,16 +123,6 @@ def _asked(only: str | None, areas: tuple[str, ...]) -> dict[str, Any]:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(path: Path) -> np.ndarray:
-    """Read an array of numbers; nothing is unpickled."""
-    import numpy as np
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot be read ({error})", place=path, expected="a .npy file of numbers") from None
 
 
 def _say(area: Any, facts: dict[str, float]) -> None:

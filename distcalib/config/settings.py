@@ -32,6 +32,8 @@ PATHS = (
     "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
     "simulation.costs", "simulation.take_up_rates", *(f"geography.{name}" for name in GEOGRAPHY_FILES),
 )  # fmt: skip
+#: Stages of a run, in their order.
+STAGES = ("simulate", "assemble", "fit", "areas", "verify")
 # What settings that a caller gives beside a file are called in errors.
 CHANGES = "--set"
 
@@ -59,6 +61,11 @@ class TargetsConfig:
     database: str = setting("bundled", "'bundled', a SQLite file, or a SQLAlchemy URL")
     variables: tuple[str, ...] | None = setting(None, "keep only targets of these variables")
     rules: str | None = setting(None, "YAML file of include, exclude, fit and check rules")
+    idle_rules: str = setting(
+        "error",
+        "rules that match no target: error, or warn, for a file that was written for another database",
+        choices=("error", "warn"),
+    )
     uprate: bool = setting(
         False, "carry values of other years by CPI-U or population; bundled statuses are of published ones"
     )

@@ -14,13 +14,12 @@ from typing import Any
 from distcalib.config import RunConfig
 from distcalib.config.schema import read_settings
 from distcalib.config.settings import CHANGES, merged, nested, of_file
+from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
 from distcalib.runs.manifest import damaged, read_manifest
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
 from distcalib.storage import publish, write_json, write_text
 
-#: Stages of a run, in their order.
-STAGES = ("simulate", "assemble", "fit", "areas", "verify")
 #: Households that a trial drew of its microdata.
 SAMPLE = "microdata.h5"
 

@@ -38,7 +38,7 @@ from distcalib.targets.rules import read_rules
 
 # Settings that say where inputs are or how work is cut; contents have digests of their own.
 INCIDENTAL = (
-    "name", "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
+    "name", "microdata", "targets.database", "targets.rules", "targets.idle_rules", "targets.aca_multipliers",
     "simulation.slice_households", "simulation.costs", "simulation.take_up_rates", "verify.slice_households",
     "verify.plain", "areas.only",
     *(f"geography.{name}" for name in GEOGRAPHY_FILES),
@@ -197,6 +197,7 @@ def read_run_targets(config: RunConfig) -> Targets:
         set(chosen_districts(config, districts())["cd_geoid"]),
         chosen.variables,
         rules=None if chosen.rules is None else read_rules(chosen.rules),
+        idle_rules=chosen.idle_rules,
         uprate=chosen.uprate,
         hierarchical_domains=chosen.hierarchical_domains,
         aca_multipliers=chosen.aca_multipliers,

