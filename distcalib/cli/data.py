@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from distcalib.cli.files import force_option, need_new
+from distcalib.cli.options import examples
 from distcalib.errors import DistcalibError
 from distcalib.storage import writable
 
@@ -17,7 +18,12 @@ def data() -> None:
     """Rebuild the bundled inputs from their sources."""
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "distcalib data cps --households 12000 --output cps_2024.h5",
+        "distcalib data cps --without rent --output plain.h5",
+    )
+)
 @click.option(
     "--households", type=click.IntRange(1), help="Households, at least 4,000; default: all 200,576."
 )
@@ -50,7 +56,7 @@ def cps(
     click.echo(f"{output}: {count():,} households, {count('person'):,} persons")
 
 
-@data.command("take-up")
+@data.command("take-up", epilog=examples("distcalib data take-up --dataset mine.h5 --output rates.csv"))
 @click.option(
     "--dataset", help="PolicyEngine HDF5 file, or hf:// address; default: the whole public-use CPS."
 )
@@ -80,7 +86,7 @@ def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, for
     click.echo(f"{output}: {len(table)} rates")
 
 
-@data.command()
+@data.command(epilog=examples("distcalib data costs national --output costs.json"))
 @click.argument("run", default="demo")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
 @force_option
@@ -108,7 +114,12 @@ def costs(run: str, output: Path, force: bool) -> None:
     click.echo(f"{output}: tasks of up to {found.largest(len(asked)):,} households")
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "distcalib data targets --database policy_data.db",
+        "distcalib data targets --download --output rebuilt",
+    )
+)
 @click.option("--database", help="Write the bundled targets as a new SQLite file or to a PostgreSQL URL.")
 @click.option("--raw", type=click.Path(path_type=Path), help="Folder of raw public files to rebuild from.")
 @click.option("--download", is_flag=True, help="Rebuild from the raw public files, fetched once with pip.")
@@ -144,7 +155,9 @@ def targets(database: str | None, raw: Path | None, download: bool, output: Path
         click.echo(f"{output}: rebuilt")
 
 
-@data.command()
+@data.command(
+    epilog=examples("distcalib data contradictions --database policy_data.db --output findings.csv")
+)
 @click.option(
     "--database", default="bundled", show_default=True, help="SQLite file or SQLAlchemy URL with targets."
 )
@@ -167,7 +180,11 @@ def contradictions(database: str, output: Path | None, force: bool) -> None:
     sys.exit(int((findings["severity"] == "error").any()))
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "distcalib data check --output check", "distcalib data check --dataset mine.h5 --output check"
+    )
+)
 @click.option("--dataset", help="PolicyEngine HDF5 file, or hf:// address; default: the bundled one.")
 @click.option("--before", help="The same before raking and imputation.")
 @click.option("--take-up/--no-take-up", default=True, help="Draw take-up, or leave the flags as stored.")

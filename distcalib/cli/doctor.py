@@ -7,8 +7,14 @@ from pathlib import Path
 
 import click
 
+from distcalib.cli.options import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "distcalib doctor", "distcalib doctor national --cluster cluster.yaml --output runs/national"
+    )
+)
 @click.argument("settings", metavar="[PRESET_OR_YAML]", required=False)
 @click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine.")
 @click.option("--output", type=click.Path(path_type=Path), help="The run folder; nothing stays in it.")

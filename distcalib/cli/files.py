@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from distcalib.errors import InputError
 from distcalib.storage import writable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 force_option = click.option("--force", is_flag=True, help="Replace a file that exists.")
 
@@ -18,3 +22,13 @@ def need_new(files: list[Path], force: bool, expected: str = "a new file, or --f
         writable(file)
         if file.exists() and not force:
             raise InputError("exists", place=file, expected=expected)
+
+
+def read_numbers(path: Path) -> NDArray[Any]:
+    """Read a .npy file of numbers; nothing is unpickled."""
+    import numpy as np
+
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cannot be read ({error})", place=path, expected="a .npy file of numbers") from None

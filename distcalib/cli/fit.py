@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from distcalib.cli.files import force_option, need_new
+from distcalib.cli.options import changes_of, examples
 from distcalib.errors import InputError
 
 
@@ -32,20 +33,6 @@ def _judge_options(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
-def _changes(sets: tuple[str, ...]) -> dict[str, object]:
-    from distcalib.config.yaml_text import parse_yaml
-
-    changes: dict[str, object] = {}
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not (key and equals) or key in changes:
-            raise InputError(
-                "is not a setting", place="--set", value=text, expected="KEY=VALUE, each key once"
-            )
-        changes[key] = parse_yaml(value, f"--set {key}")
-    return changes
-
-
 def _write_csv(output: Path, table: Any) -> None:
     from distcalib.storage import publish
 
@@ -53,7 +40,12 @@ def _write_csv(output: Path, table: Any) -> None:
     click.echo(f"{output}: {len(table):,} rows")
 
 
-@fit_of_run.command("frontier")
+@fit_of_run.command(
+    "frontier",
+    epilog=examples(
+        "distcalib fit frontier runs/demo --records 0.1,0.25,0.5 --output frontier.csv --plot frontier.svg"
+    ),
+)
 @_judge_options
 @click.option("--records", multiple=True, default=["0.05,0.1,0.25,0.5"], show_default=True,
               help="Whole numbers, or shares of the columns; by commas, or repeated.")  # fmt: skip
@@ -80,7 +72,7 @@ def fit_frontier(
     console = make_console()
     table = judge_frontier(
         folder, [one for text in records for one in text.split(",")], folds=holdout_folds, by=by, seed=seed,
-        name=name, changes=_changes(sets), workers=workers, report=Progressing(console),
+        name=name, changes=changes_of(sets), workers=workers, report=Progressing(console),
     )  # fmt: skip
     print_frontier(table, console)
     _write_csv(output, table)
@@ -89,7 +81,9 @@ def fit_frontier(
         click.echo(f"{plot}: the picture")
 
 
-@fit_of_run.command("robustness")
+@fit_of_run.command(
+    "robustness", epilog=examples("distcalib fit robustness runs/demo --folds 5 --output folds.csv")
+)
 @_judge_options
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True, help="How many.")
 @click.option("--targets", type=click.Path(path_type=Path), help="CSV file of every target, too.")
@@ -105,7 +99,7 @@ def fit_robustness(
 
     console = make_console()
     found = judge_robustness(
-        folder, folds=folds, by=by, seed=seed, name=name, changes=_changes(sets), workers=workers,
+        folder, folds=folds, by=by, seed=seed, name=name, changes=changes_of(sets), workers=workers,
         report=Progressing(console),
     )  # fmt: skip
     print_robustness(found, console)
@@ -114,7 +108,13 @@ def fit_robustness(
         _write_csv(targets, found.targets)
 
 
-@fit_of_run.command("tune")
+@fit_of_run.command(
+    "tune",
+    epilog=examples(
+        "distcalib fit tune runs/demo --trials 40 --storage study.db --output trials.csv",
+        "distcalib tune runs/demo --search ridge=1e-4:1 --output trials.csv",
+    ),
+)
 @_judge_options
 @click.option(
     "--trials", type=click.IntRange(1), default=40, show_default=True, help="In all, with a study's."
@@ -146,7 +146,7 @@ def fit_tune(
     console = make_console()
     found = judge_tuning(
         folder, trials=trials, storage=storage, space=search_space(search), folds=folds, by=by, seed=seed,
-        batch=batch, name=name, changes=_changes(sets), workers=workers, report=Progressing(console),
+        batch=batch, name=name, changes=changes_of(sets), workers=workers, report=Progressing(console),
     )  # fmt: skip
     print_tuning(found, console)
     _write_csv(output, found.trials)

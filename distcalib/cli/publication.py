@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from distcalib.cli.options import examples
+
 if TYPE_CHECKING:
     from distcalib.publication.publishing import Outcome
 
@@ -21,7 +23,12 @@ _verify = click.option(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "distcalib publish runs/demo s3://bucket/prefix",
+        "distcalib publish runs/demo /data/public --stage-only",
+    )
+)
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @_to
 @click.option("--stage-only", is_flag=True, help="Put and verify; leave the pointer for `promote`.")
@@ -53,7 +60,7 @@ def publish(run: Path, to: str, stage_only: bool, verify: str) -> None:
         _say(outcome)
 
 
-@click.command()
+@click.command(epilog=examples("distcalib promote /data/public demo-cfa36fa7-1b2c3d4e-5f607182"))
 @_to
 @click.argument("version")
 @_verify
@@ -64,7 +71,7 @@ def promote(to: str, version: str, verify: str) -> None:
     _say(point_at(to, version, full=verify == "full"))
 
 
-@click.command()
+@click.command(epilog=examples("distcalib rollback s3://bucket/prefix"))
 @_to
 @_verify
 def rollback(to: str, verify: str) -> None:
@@ -74,7 +81,7 @@ def rollback(to: str, verify: str) -> None:
     _say(roll_back(to, full=verify == "full"))
 
 
-@click.command()
+@click.command(epilog=examples("distcalib publications /data/public"))
 @_to
 def publications(to: str) -> None:
     """Print what is at TO: the pointer, the versions, and who pointed where and when. Writes nothing."""

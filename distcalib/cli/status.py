@@ -8,8 +8,16 @@ from pathlib import Path
 
 import click
 
+from distcalib.cli.options import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "distcalib status runs/demo",
+        "distcalib status runs/demo --watch",
+        "distcalib status runs/demo --json",
+    )
+)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--watch", is_flag=True, help="Stay, and show what changes until the run ends.")
 @click.option(

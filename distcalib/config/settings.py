@@ -27,6 +27,15 @@ TOTALS = (
 
 # Settings of geography that name files.
 GEOGRAPHY_FILES = ("blocks", "block_population", "crosswalk", "cbsa", "pinned")
+# All settings that name files.
+PATHS = (
+    "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
+    "simulation.costs", "simulation.take_up_rates", *(f"geography.{name}" for name in GEOGRAPHY_FILES),
+)  # fmt: skip
+#: Stages of a run, in their order.
+STAGES = ("simulate", "assemble", "fit", "areas", "verify")
+# What settings that a caller gives beside a file are called in errors.
+CHANGES = "--set"
 
 
 class FromFile:
@@ -52,6 +61,11 @@ class TargetsConfig:
     database: str = setting("bundled", "'bundled', a SQLite file, or a SQLAlchemy URL")
     variables: tuple[str, ...] | None = setting(None, "keep only targets of these variables")
     rules: str | None = setting(None, "YAML file of include, exclude, fit and check rules")
+    idle_rules: str = setting(
+        "error",
+        "rules that match no target: error, or warn, for a file that was written for another database",
+        choices=("error", "warn"),
+    )
     uprate: bool = setting(
         False, "carry values of other years by CPI-U or population; bundled statuses are of published ones"
     )
@@ -221,38 +235,81 @@ class RunConfig(FromFile):
     verify: VerifyConfig = section(VerifyConfig, "proof")
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> RunConfig:
+    def load(cls, name_or_path: str | Path | None, changes: Mapping[str, object] | None = None) -> RunConfig:
         """Read a preset of the package (``demo``) or a YAML file.
+
+        Parameters
+        ----------
+        name_or_path
+            The preset or file; None: every setting has its default.
+        changes
+            Settings in place of what the file says, by dotted name: ``{"fit.records": 5000}``. Paths among
+            them are relative to the current folder, those in a file to that file.
 
         Raises
         ------
         InputError
             Names the file, the field, the value and the nearest valid choice.
         """
-        raw, place = read_yaml(name_or_path, presets())
-        raw = _inherited(raw)
-        config = of_file(read_settings(cls, raw, place), place)
-        # A path in a file is relative to that file, so a run does not depend on where it is started.
-        base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
-        if config.microdata != "bundled" and "://" not in config.microdata:
-            config = config.changed(microdata=str(base / config.microdata))
-        database = config.targets.database
-        if database != "bundled" and "://" not in database:
-            config = config.changed(targets=replace(config.targets, database=str(base / database)))
-        chosen = config.targets
-        if chosen.rules is not None:
-            chosen = replace(chosen, rules=str(base / chosen.rules))
-        if chosen.aca_multipliers is not None:
-            chosen = replace(chosen, aca_multipliers=str(base / chosen.aca_multipliers))
-        if chosen != config.targets:
-            config = config.changed(targets=chosen)
-        named = {name: getattr(config.simulation, name) for name in ("take_up_rates", "costs")}
-        paths: dict[str, Any] = {name: str(base / file) for name, file in named.items() if file is not None}
-        config = config.changed(simulation=replace(config.simulation, **paths))
-        files = {name: getattr(config.geography, name) for name in GEOGRAPHY_FILES}
-        found: dict[str, Any] = {name: str(base / f) for name, f in files.items() if f is not None}
-        config = config.changed(geography=replace(config.geography, **found))
-        return config
+        raw, place = read_run_settings(name_or_path)
+        own = nested(changes or {}, CHANGES)
+        read_settings(cls, own, CHANGES)  # an error in them names them, not the file
+        return of_file(read_settings(cls, _inherited(merged(raw, own)), place), place)
+
+
+def read_run_settings(name_or_path: str | Path | None) -> tuple[object, str]:
+    """Return what a preset or a file says, its paths from the current folder, and its name for errors."""
+    if name_or_path is None:
+        return {}, "settings"
+    raw, place = read_yaml(name_or_path, presets())
+    # A path in a file is relative to that file, so a run does not depend on where it is started.
+    base = Path() if str(name_or_path) in presets() else Path(name_or_path).parent
+    return _located(raw, base), place
+
+
+def nested(changes: Mapping[str, object], place: str) -> dict[str, Any]:
+    """Return settings by dotted name as a file would say them.
+
+    >>> nested({"seed": 1, "fit.beta": 0.5}, "--set")
+    {'seed': 1, 'fit': {'beta': 0.5}}
+    """
+    out: dict[str, Any] = {}
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        here = out
+        for name_of in sections:
+            here = here.setdefault(name_of, {})
+            if not isinstance(here, dict):
+                raise InputError("is given twice", place=place, value=name, expected="each setting once")
+        if key in here:
+            raise InputError("is given twice", place=place, value=name, expected="each setting once")
+        here[key] = value
+    return out
+
+
+def merged(raw: object, changes: Mapping[str, Any]) -> object:
+    """Return what a file says with `changes` in the places of theirs, section by section."""
+    if not isinstance(raw, Mapping):
+        return changes if raw is None else raw
+    both = {k: merged(raw[k], v) for k, v in changes.items() if k in raw and isinstance(v, Mapping)}
+    return {**raw, **changes, **both}
+
+
+def _located(raw: object, base: Path) -> object:
+    """Return settings whose paths lead from the current folder."""
+    if not isinstance(raw, Mapping):
+        return raw
+    found: dict[str, Any] = dict(raw)
+    for name in PATHS:
+        section, _, key = name.rpartition(".")
+        held = found.get(section) if section else found
+        value = held.get(key) if isinstance(held, Mapping) else None
+        if isinstance(value, str) and value != "bundled" and "://" not in value:
+            if section:
+                found[section] = {**found[section], key: str(base / value)}
+            else:
+                found[key] = str(base / value)
+    return found
 
 
 def _inherited(raw: object) -> object:
@@ -297,6 +354,18 @@ def presets() -> dict[str, str]:
         for entry in folder.iterdir()
         if entry.name.endswith(".yaml") and entry.name != "cluster.yaml"
     }
+
+
+def starting_text(preset: str) -> str:
+    """Return the text of a preset, or of the cluster file that lists every setting of clusters."""
+    folder = resources.files("distcalib.config").joinpath("presets")
+    known = {**presets(), "cluster": folder.joinpath("cluster.yaml").read_text(encoding="utf-8")}
+    if preset not in known:
+        raise InputError(
+            "no such preset", place="--preset", value=preset, choices=known,
+            expected=f"one of {', '.join(sorted(known))}",
+        )  # fmt: skip
+    return known[preset]
 
 
 def read_yaml(name_or_path: str | Path, named: dict[str, str]) -> tuple[object, str]:

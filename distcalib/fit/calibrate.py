@@ -21,6 +21,7 @@ from distcalib.fit.problem import build_problem, column_vector
 from distcalib.fit.selection import select
 from distcalib.fit.spec import FitSpec, refuse_unused
 from distcalib.fit.weighing import weigh
+from distcalib.notebook import facts_html
 
 Float = NDArray[np.float64]
 
@@ -55,6 +56,17 @@ class FitResult:
     spec: FitSpec
     estimates: list[tuple[int, float, Float]]
     limits: tuple[Float, Float]
+
+    def _repr_html_(self) -> str:
+        told, s = {}, self.summary
+        told["records"] = f"{s['records_kept']:,} of {s['columns']:,} columns"
+        told["targets"] = f"{s['targets_fitted']:,} fitted, {s['targets_held_out']:,} held out"
+        told["loss"] = f"{s['loss_before']:.4g} before, {s['loss_after']:.4g} after"
+        told["sum of weights"] = f"{s['sum_of_weights_before']:,.0f} before, {s['sum_of_weights']:,.0f} after"
+        told["effective sample size"] = f"{s['effective_sample_size']:,.0f}"
+        told["engine, seed"] = f"{s['engine']}, {s['seed']}"
+        shares = pd.DataFrame({"targets": name, **s[name]} for name in ("before", "fitted", "held_out"))
+        return facts_html("FitResult", told, shares)
 
 
 def fit_weights(

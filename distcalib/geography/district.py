@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES, STATE_FIPS
+from distcalib.notebook import facts_html
 
 CURRENT_CONGRESS = 119
 
@@ -54,6 +55,10 @@ class District:
 
     def __str__(self) -> str:
         return self.name
+
+    def _repr_html_(self) -> str:
+        facts = {"state": f"{self.state} ({self.state_fips:02d})", "GEOID": self.geoid}
+        return facts_html(f"District {self.name}", {**facts, "Congress": self.congress})
 
     @classmethod
     def parse(cls, text: object, congress: int = CURRENT_CONGRESS, known: Iterable[int] = ()) -> District:

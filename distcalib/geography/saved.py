@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distcalib import inert
 from distcalib.errors import InputError
 from distcalib.geography.assignment import ARRAYS, FIELDS, GeographyAssignment, as_bytes, digits
 from distcalib.geography.district import District
@@ -49,7 +50,7 @@ def save_assignment(assignment: GeographyAssignment, path: str | Path) -> None:
 def load_assignment(path: str | Path) -> GeographyAssignment:
     """Read an assignment that this package or PolicyEngine's pipeline saved.
 
-    The latter holds its blocks as pickled objects. Nothing is ever unpickled but lists of text.
+    The latter holds its blocks as pickled objects; `distcalib.inert` reads texts of them and runs nothing.
 
     Raises
     ------
@@ -151,6 +152,10 @@ def _integers(array: NDArray[Any], file: Path, name: str) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def _of_numpy(module: str, name: str) -> bool:
+    return module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}
+
+
 def _read(archive: zipfile.ZipFile, name: str, file: Path) -> NDArray[Any]:
     with archive.open(name) as stream:
         version = np.lib.format.read_magic(stream)
@@ -159,37 +164,10 @@ def _read(archive: zipfile.ZipFile, name: str, file: Path) -> NDArray[Any]:
         )
         _, _, kind = header(stream)
         if kind.hasobject:
-            words = _Words(stream, f"{file}: {name}").load()
-            return np.array(words.texts(f"{file}: {name}"), dtype="U")
+            place = f"{file}: {name}"
+            words = inert.array(inert.load(stream, place, _of_numpy), place)
+            if not all(isinstance(word, str) for word in words.reshape(-1).tolist()):
+                raise InputError("holds objects that are not text", place=place)
+            return words.astype("U")
     with archive.open(name) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
-
-
-class _Part:
-    """Stands for whatever the pickle of an array of objects asks numpy to make, and makes nothing."""
-
-    def __init__(self, *_: object) -> None:
-        self.state: Any = ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def texts(self, place: str) -> list[str]:
-        if len(self.state) == 5 and isinstance(self.state[4], list):
-            words = self.state[4]
-            if all(isinstance(word, str) for word in words):
-                return words
-        raise InputError("holds objects that are not text", place=place)
-
-
-class _Words(pickle.Unpickler):
-    """Reads the pickle of an array of texts; calls nothing that the file names."""
-
-    def __init__(self, stream: Any, place: str) -> None:
-        super().__init__(stream)
-        self.place = place
-
-    def find_class(self, module: str, name: str) -> type:
-        if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
-            return _Part
-        raise InputError("holds objects that are not text", place=self.place, value=f"{module}.{name}")

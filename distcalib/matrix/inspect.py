@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.cells import donors
 from distcalib.matrix.measures import Measure, Rows, evaluate
 from distcalib.microdata.model import Microdata
+from distcalib.notebook import facts_html
 from distcalib.simulation.engine import RulesSimulation, simulate
 from distcalib.simulation.place import place
 from distcalib.simulation.takeup import drawn_variables
@@ -233,6 +233,67 @@ def sparsity(matrix: CalibrationMatrix, by: str) -> pd.DataFrame:
     raise InputError("cannot be counted by this", place="sparsity", value=by, choices=("level", "clone"))
 
 
+def find_row(matrix: CalibrationMatrix, text: str) -> int:
+    """Return the row of a target: of its number, or of its name where that is one target's.
+
+    Raises
+    ------
+    InputError
+        For a number that is none of the matrix, an unknown name (with the nearest), and one of several rows.
+    """
+    if text.isdecimal():
+        return _in_range(int(text), len(matrix.targets), "row")
+    names = matrix.targets["name"].astype(str) if "name" in matrix.targets else pd.Series(dtype=str)
+    rows = np.flatnonzero((names == text).to_numpy())
+    if len(rows) != 1:
+        several = f"{len(rows)} targets have this name: rows {', '.join(map(str, rows[:8].tolist()))}"
+        raise InputError(
+            several if len(rows) else "no target has this name", place="row", value=text,
+            expected="the number of a row, or the name of one target", choices=() if len(rows) else names,
+        )  # fmt: skip
+    return int(rows[0])
+
+
+def _in_range(number: int, size: int, what: str) -> int:
+    if not 0 <= number < size:
+        raise InputError(f"no such {what}", place=what, value=number, expected=f"0 to {size - 1}")
+    return number
+
+
+def row_facts(matrix: CalibrationMatrix, row: int) -> dict[str, object]:
+    """Return what a row is: its target, and how many columns, donors and districts contribute how much."""
+    n_columns = matrix.X.shape[1]
+    start, stop = matrix.X.indptr[_in_range(row, len(matrix.targets), "row")], matrix.X.indptr[row + 1]
+    values = matrix.X.data[start:stop].astype(np.float64)
+    at = matrix.columns.iloc[matrix.X.indices[start:stop]]
+    facts: dict[str, object] = {"row": row, **matrix.targets.iloc[row].to_dict()}
+    facts |= {
+        "nonzeros": f"{len(values):,} of {n_columns:,} columns",
+        "donors": at["household_id"].nunique(),
+        "districts": at["cd_geoid"].nunique(),
+        "row_sum": float(values.sum()),
+    }
+    if len(values):
+        facts |= {"least": float(values.min()), "most": float(values.max())}
+    return facts
+
+
+def column_cells(matrix: CalibrationMatrix, column: int) -> pd.DataFrame:
+    """Return the nonzero cells of a column: row, name, target, value."""
+    _in_range(column, matrix.X.shape[1], "column")
+    cells = np.flatnonzero(matrix.X.indices == column)
+    rows = np.searchsorted(matrix.X.indptr, cells, side="right") - 1
+    named = matrix.targets["name"] if "name" in matrix.targets else matrix.targets["variable"]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "name": named.iloc[rows].astype(str).to_numpy(),
+            "target": matrix.targets["value"].iloc[rows].to_numpy(),
+            "value": matrix.X.data[cells],
+        }
+    )
+
+
 def html(matrix: CalibrationMatrix) -> str:
     """Return a matrix as a notebook shows it; every text is escaped."""
     n_rows, n_columns = matrix.X.shape
@@ -246,7 +307,6 @@ def html(matrix: CalibrationMatrix) -> str:
         + ", ".join(STATE_CODES[s] for s in sorted(places["state_fips"].unique().tolist())),
         "nonzeros": f"{matrix.X.nnz:,} ({matrix.X.nnz / max(n_rows * n_columns, 1):.4%})",
     }
-    lines = [f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in facts.items()]
     names = matrix.targets["name"] if "name" in matrix.targets else matrix.targets["variable"]
     shown = pd.DataFrame(
         {
@@ -256,5 +316,4 @@ def html(matrix: CalibrationMatrix) -> str:
             "nonzeros": np.diff(matrix.X.indptr)[:5],
         }
     )
-    table = shown.to_html(index=False, escape=True, border=0)
-    return f"<b>CalibrationMatrix</b><table>{''.join(lines)}</table>{table}"
+    return facts_html("CalibrationMatrix", facts, shown)

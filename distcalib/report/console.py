@@ -13,12 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from distcalib.config import ClusterConfig
+from distcalib.report.status import line_of, span, told_of
 from distcalib.runs.capacity import unmet
 from distcalib.runs.events import read_events
 from distcalib.runs.plan import Plan
+from distcalib.runs.status import RunStatus, StageStatus
 
-# Without a terminal a stage says where it is this often, in seconds.
-_EVERY = 15.0
+# Without a terminal a stage says where it is this often, in seconds; signs of life come as often.
+_EVERY = 14.0
 
 
 def make_console() -> Console:
@@ -35,32 +37,11 @@ def print_plan(plan: Plan, console: Console, workers: int) -> None:
     )
     table.add_column(style="bold")
     table.add_column()
-    table.add_row(
-        "columns",
-        f"{facts['households']:,} households ({facts['persons']:,} persons) x {plan.run.n_clones} clones = "
-        f"{facts['columns']:,}, in {facts['districts']} districts of {facts['states']} states",
-    )
-    table.add_row(
-        "targets",
-        f"{facts['targets_fit']:,} to fit, {facts['targets_check']:,} to check, "
-        f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
-    )
-    tasks = facts["tasks"]
-    words = {
-        "simulate": "slice{} to simulate",
-        "fit": "fit{}",
-        "areas": "file{}",
-        "verify": "state{} to verify",
-    }
-    said = [f"{n:,} " + words[stage].format("" if n == 1 else "s") for stage, n in tasks.items()]
-    table.add_row("work", ", ".join(said))
-    table.add_row(
-        "memory", f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, {workers} workers"
-    )
-    table.add_row("disk", f"up to {facts['bytes'] / 1e6:,.0f} MB")
+    for name, words in plan.told().items():
+        table.add_row(name, f"{words}, {workers} workers" if name == "memory" else words)
     minutes = (facts["cpu_seconds"] / workers + 90) / 60
-    span = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
-    table.add_row("time", f"about {span}, if nothing is done yet")
+    long = f"{minutes:.0f} min" if minutes <= 90 else f"{minutes / 60:.1f} hours"
+    table.add_row("time", f"about {long}, if nothing is done yet")
     console.print(table)
     for text in plan.warnings:
         console.print(f"warning: {text}", markup=False)
@@ -81,91 +62,108 @@ def print_unmet(plan: Plan, cluster: ClusterConfig, console: Console) -> None:
 
 
 class Progressing:
-    """Subscriber of events: a live bar a stage on a terminal, plain lines elsewhere."""
+    """Subscriber of events: a live bar a stage on a terminal, plain lines elsewhere.
+
+    Without a terminal a line is printed at least every 30 seconds, whether or not a task was finished.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = console.is_terminal
+        self.status = RunStatus(Path(), "", "")
         self._progress: Progress | None = None
         self._bar: Any = None
-        self._stage, self._done, self._total, self._reused = "", 0, 0, 0
-        self._began = self._said = 0.0
+        self._began = self._said = time.monotonic()
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take one event."""
-        kind = event["event"]
+        kind, now = event["event"], time.monotonic()
+        self.status.take({**event, "time": now})
         if kind == "stage":
-            self._start(event)
+            self._start(event["reused"])
         elif kind == "task":
             self._advance()
+        elif kind == "alive":
+            self._advance(alive=True)
         elif kind == "split":
-            self._split(event)
+            (start, middle), (_, stop) = event["into"]
+            words = f"columns {start} to {stop} of {event['state']} died of memory and are split at {middle}"
+            self._say(f"{self._stage.name}: {words} ({event['why']})")
+            self._advance()
+        elif kind == "retry":
+            where = event["place"] or event["id"][:12]
+            self._say(f"{self._stage.name}: the worker of {where} died; the task is begun again")
+            self._advance()
         elif kind == "stage_done":
-            self._finish(event)
-        elif kind == "stage_failed" and self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+            self._finish(event["seconds"])
+        elif kind == "stage_failed":
+            self._stop()
         elif kind == "warning":
-            self.console.print(f"warning: {event['text']}", markup=False)
+            self._say(f"warning: {event['text']}")
         elif kind == "workers":
             own, shared = (event[name] / 2**30 for name in ("own_bytes", "shared_bytes"))
-            self.console.print(
+            self._say(
                 f"workers: {event['count']} ready, each with at most {own:.2f} GiB of its own "
-                f"and {shared:.2f} GiB shared",
-                highlight=False,
+                f"and {shared:.2f} GiB shared"
             )
         elif kind == "stopped":
-            self.console.print(f"stopped after {event['until']}, as asked; run again to go on")
+            self._say(f"stopped after {event['until']}, as asked; run again to go on")
         elif kind == "nothing_to_do":
-            self.console.print(
-                f"nothing to do: all {event['files']:,} files of this plan are there and verify"
-            )
+            self._say(f"nothing to do: all {event['files']:,} files of this plan are there and verify")
 
-    def _start(self, event: dict[str, Any]) -> None:
-        self._stage, self._total = event["stage"], event["tasks"]
-        self._done = self._reused = event["reused"]
-        self._began = self._said = time.monotonic()
-        kept = f" ({event['reused']} already done)" if event["reused"] else ""
-        if self.live:
-            self._progress = Progress(
-                TextColumn("{task.description:16}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=self.console,
-            )
-            self._progress.start()
-            self._bar = self._progress.add_task(self._stage + kept, total=self._total, completed=self._done)
+    @property
+    def _stage(self) -> StageStatus:
+        return self.status.stages[-1]
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        self.console.print(text, highlight=False, markup=False)
+
+    def _start(self, reused: int) -> None:
+        stage = self._stage
+        kept = f" ({reused} already done)" if reused else ""
+        if not self.live:
+            self._say(f"{stage.name}: {stage.total} to do{kept}")
+            return
+        self._progress = Progress(
+            TextColumn("{task.description:16}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=self.console,
+        )
+        self._progress.start()
+        self._bar = self._progress.add_task(
+            stage.name + kept, total=stage.total, completed=stage.done, told=""
+        )
+
+    def _advance(self, alive: bool = False) -> None:
+        now = time.monotonic()
+        if self._progress is not None:
+            stage = self._stage
+            told = ", ".join(told_of(stage, now))
+            self._progress.update(self._bar, completed=stage.done, total=stage.total, told=told)
+        elif self.live or now - self._said < _EVERY:
+            return
+        elif not self.status.stages:
+            self._say(f"reading the inputs and planning: {span(now - self._began)} so far")
+        elif self._stage.ended is None:
+            self._say(line_of(self._stage, now))
+        elif alive and not self.status.ended:
+            self._say(f"after {self._stage.name}: {span(now - self._stage.ended)} so far")
+
+    def _finish(self, seconds: float) -> None:
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=self._stage.total)
         else:
-            self.console.print(f"{self._stage}: {self._total} to do{kept}", highlight=False)
+            self._say(f"{self._stage.name}: done in {seconds:.1f} s")
+        self._stop()
 
-    def _advance(self) -> None:
-        self._done += 1
+    def _stop(self) -> None:
         if self._progress is not None:
-            self._progress.update(self._bar, completed=self._done)
-        elif time.monotonic() - self._said > _EVERY:
-            self._said = time.monotonic()
-            passed = self._said - self._began
-            left = passed / max(self._done - self._reused, 1) * (self._total - self._done)
-            self.console.print(
-                f"{self._stage}: {self._done} of {self._total}, about {left:.0f} s left", highlight=False
-            )
-
-    def _split(self, event: dict[str, Any]) -> None:
-        self._total += 1
-        if self._progress is not None:
-            self._progress.update(self._bar, total=self._total)
-        (start, middle), (_, stop) = event["into"]
-        words = f"columns {start} to {stop} of {event['state']} died of memory and are split at {middle}"
-        self.console.print(f"{self._stage}: {words} ({event['why']})", highlight=False, markup=False)
-
-    def _finish(self, event: dict[str, Any]) -> None:
-        if self._progress is not None:
-            self._progress.update(self._bar, completed=self._total)
             self._progress.stop()
             self._progress = None
-        else:
-            self.console.print(f"{self._stage}: done in {event['seconds']:.1f} s", highlight=False)
 
 
 def accuracy(run: Path) -> pd.DataFrame:

@@ -11,8 +11,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distcalib.runs.status import RunStatus, Watch, stages_ahead
+from distcalib.runs.status import RunStatus, StageStatus, Watch, stages_ahead
 
+# Seconds after which `--watch` says the same again, where there is no terminal.
+_EVERY = 25.0
 _WORDS = {
     "planned": "planned, not begun",
     "running": "running",
@@ -25,12 +27,13 @@ _WORDS = {
 
 def shown(status: RunStatus, now: float) -> RenderableType:
     """Return what is printed of a status: a line on the run, and a row a stage."""
-    heard = "" if status.heard is None else f", last heard of {_span(now - status.heard)} ago"
+    heard = "" if status.heard is None else f", last heard of {span(now - status.heard)} ago"
     workers = f", {status.workers} workers" if status.workers else ""
     head = f"{status.folder} ({status.name}, plan {status.plan[:12]}): {_WORDS[status.state(now)]}"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("stage", "done", "of", "a minute", "time", "left", "slowest", "memory"):
-        table.add_column(name, justify="left" if name in ("stage", "slowest") else "right", no_wrap=True)
+    for name in ("stage", "done", "of", "a minute", "time", "left", "slowest", "memory", "again"):
+        left_aligned = name in ("stage", "slowest")
+        table.add_column(name, justify="left" if left_aligned else "right", no_wrap=name != "slowest")
     for one in status.stages:
         left = one.left(now)
         kept = f" ({one.reused:,} kept)" if one.reused else ""
@@ -39,10 +42,11 @@ def shown(status: RunStatus, now: float) -> RenderableType:
             f"{one.done:,}{kept}",
             f"{one.total:,}",
             f"{one.rate(now):,.1f}" if one.done > one.reused else "",
-            _span((one.ended or now) - one.began),
-            "" if left is None else _span(left),
+            span((one.ended or now) - one.began),
+            "" if left is None else span(left),
             f"{one.slowest:.0f} s {one.place}" if one.slowest else "",
             f"{one.peak_bytes / 2**30:.1f} GiB" if one.peak_bytes else "",
+            f"{one.retries:,}" if one.retries else "",
         )
     lines: list[RenderableType] = [Text(head), Text(f"attempt {status.attempts}{workers}{heard}"), table]
     ahead = stages_ahead(status)
@@ -57,8 +61,11 @@ def shown(status: RunStatus, now: float) -> RenderableType:
 def watch_status(
     watch: Watch, console: Console, every: float, wait: Callable[[float], None] = time.sleep
 ) -> RunStatus:
-    """Show a run until it is done, stopped or failed; without a terminal a line whenever something is new."""
-    said = ""
+    """Show a run until it is done, stopped or failed.
+
+    Without a terminal a line whenever something is new, and one at least every 30 seconds.
+    """
+    said, when = "", 0.0
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             while True:
@@ -70,9 +77,10 @@ def watch_status(
     while True:
         status, now = watch.read(), time.time()
         line = _line(status, now)
-        if line != said:
+        news = line.split(",")[0]  # times and rates change with every look
+        if news != said or now - when > _EVERY:
             console.print(line, highlight=False, markup=False)
-            said = line
+            said, when = news, now
         if status.state(now) in ("done", "stopped", "failed"):
             return status
         wait(every)
@@ -82,13 +90,32 @@ def _line(status: RunStatus, now: float) -> str:
     state = status.state(now)
     if state != "running" or not status.stages:
         return f"{status.name}: {_WORDS[state]}"
-    stage = status.stages[-1]
+    return line_of(status.stages[-1], now)
+
+
+def line_of(stage: StageStatus, now: float) -> str:
+    """Return where a stage is, as a line."""
+    return ", ".join([f"{stage.name}: {stage.done:,} of {stage.total:,}", *told_of(stage, now)])
+
+
+def told_of(stage: StageStatus, now: float) -> list[str]:
+    """Return what is told of a stage beside how much is done: time, rate, slowest task, memory, retries."""
     left = stage.left(now)
-    more = "" if left is None else f", about {_span(left)} left"
-    return f"{stage.name}: {stage.done:,} of {stage.total:,}{more}"
+    if left is None:
+        told = [f"{span((stage.ended or now) - stage.began)} so far"]
+    else:
+        told = [f"about {span(left)} left", f"{stage.rate(now):,.1f} a minute"]
+    if stage.slowest:
+        told.append(f"slowest {stage.place or 'task'} {stage.slowest:.0f} s")
+    if stage.peak_bytes:
+        told.append(f"workers up to {stage.peak_bytes / 2**30:.1f} GiB")
+    if stage.retries:
+        told.append(f"{stage.retries} begun again")
+    return told
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Return a time as people say it."""
     if seconds < 100:
         return f"{max(seconds, 0):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,9 @@ from typing import Any
 from distcalib.storage import persistently
 
 Subscriber = Callable[[dict[str, Any]], None]
+
+#: Seconds between two signs of life.
+BEAT = 15.0
 
 
 @dataclass
@@ -30,15 +35,37 @@ class Events:
 
     path: Path | None = None
     subscribers: list[Subscriber] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def emit(self, event: str, **facts: Any) -> None:
         """Record an event: its name, the time (Unix seconds), and facts (JSON values)."""
-        record = {"event": event, "time": round(time.time(), 3), **facts}
-        if self.path is not None:
-            line = (json.dumps(record) + "\n").encode()
-            persistently(partial(_append, self.path, line), self.path)
-        for subscriber in self.subscribers:
-            subscriber(record)
+        with self._lock:
+            record = {"event": event, "time": round(time.time(), 3), **facts}
+            if self.path is not None:
+                line = (json.dumps(record) + "\n").encode()
+                persistently(partial(_append, self.path, line), self.path)
+            for subscriber in self.subscribers:
+                subscriber(record)
+
+    @contextmanager
+    def beating(self, every: float = BEAT) -> Iterator[None]:
+        """Emit ``alive`` every so many seconds while the block runs: a long task says nothing itself.
+
+        Who reads the events elsewhere can tell so that the coordinator lives.
+        """
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(every):
+                self.emit("alive")
+
+        thread = threading.Thread(target=beat, name="events", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def read_events(run: Path) -> list[dict[str, Any]]:

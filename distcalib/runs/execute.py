@@ -108,10 +108,17 @@ class DaskExecutor:
         A `distributed.Client`.
     through
         Runs on the worker in place of each task's function and is given it: ``through(function, task)``.
+    retried
+        Called with a task that is begun again because its worker died, and how often that happened.
     """
 
-    def __init__(self, client: Any, through: Callable[..., Result] | None = None) -> None:
-        self.client, self.through = client, through
+    def __init__(
+        self,
+        client: Any,
+        through: Callable[..., Result] | None = None,
+        retried: Callable[[Any, int], None] = lambda task, deaths: None,
+    ) -> None:
+        self.client, self.through, self.retried = client, through, retried
         # Of the tasks that were finished, so that nothing was wrong with them: how often they were begun, and
         # how often their worker died.
         self._begun, self._died = 0, 0
@@ -168,6 +175,7 @@ class DaskExecutor:
                     deaths[mine] += error.allowed_failures + 1
                     if deaths[mine] < (self._too_many() if instead is None else DEATHS_INSTEAD):
                         waiting.extendleft(pack)
+                        self.retried(pack[0], deaths[mine])
                         continue
                     why = (
                         f"{deaths[mine]} workers that ran it died (out of memory?), "

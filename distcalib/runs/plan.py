@@ -22,11 +22,12 @@ from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.validate import overridden_variables
+from distcalib.notebook import facts_html
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
 from distcalib.runs.costs import bundled_costs, read_costs
 from distcalib.runs.fits import check_fits, fits_of, little_room
 from distcalib.runs.placement import chosen_districts, place_clones
-from distcalib.runs.sizes import COLUMN_BYTES, facts_of
+from distcalib.runs.sizes import COLUMN_BYTES, facts_of, told_of
 from distcalib.runs.verify import check_totals
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
@@ -37,7 +38,7 @@ from distcalib.targets.rules import read_rules
 
 # Settings that say where inputs are or how work is cut; contents have digests of their own.
 INCIDENTAL = (
-    "name", "microdata", "targets.database", "targets.rules", "targets.aca_multipliers",
+    "name", "microdata", "targets.database", "targets.rules", "targets.idle_rules", "targets.aca_multipliers",
     "simulation.slice_households", "simulation.costs", "simulation.take_up_rates", "verify.slice_households",
     "verify.plain", "areas.only",
     *(f"geography.{name}" for name in GEOGRAPHY_FILES),
@@ -133,6 +134,14 @@ class Plan:
         """Return the id of the task that simulates a range of a state's columns, planned or split off."""
         return _slice_id(self.run, self.inputs, self.versions, state_fips, start, stop)
 
+    def told(self) -> dict[str, str]:
+        """Return its sizes in words: columns, targets, work, memory and disk."""
+        return told_of(self.run, self.facts)
+
+    def _repr_html_(self) -> str:
+        more = {"warnings": "\n".join(self.warnings)} if self.warnings else {}
+        return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **more})
+
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, with its digest."""
         plain = json.loads(json.dumps(asdict(self)))
@@ -177,6 +186,24 @@ def read_source(config: RunConfig) -> Microdata:
     return source.sample(config.households, config.seed)
 
 
+def read_run_targets(config: RunConfig) -> Targets:
+    """Read the targets that the settings mean, for the districts that they mean; see `load_targets`."""
+    from distcalib.geography.sources import districts
+
+    chosen = config.targets
+    return load_targets(
+        chosen.database,
+        config.period,
+        set(chosen_districts(config, districts())["cd_geoid"]),
+        chosen.variables,
+        rules=None if chosen.rules is None else read_rules(chosen.rules),
+        idle_rules=chosen.idle_rules,
+        uprate=chosen.uprate,
+        hierarchical_domains=chosen.hierarchical_domains,
+        aca_multipliers=chosen.aca_multipliers,
+    )
+
+
 def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = None) -> Prepared:
     """Read all inputs, place the clones, choose the targets, and say every task.
 
@@ -208,17 +235,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         )
     table = chosen_districts(config, districts())
     assignment, weights, notes = place_clones(config, source, table)
-    chosen = config.targets
-    targets = load_targets(
-        chosen.database,
-        config.period,
-        set(table["cd_geoid"]),
-        chosen.variables,
-        rules=None if chosen.rules is None else read_rules(chosen.rules),
-        uprate=chosen.uprate,
-        hierarchical_domains=chosen.hierarchical_domains,
-        aca_multipliers=chosen.aca_multipliers,
-    )
+    targets = read_run_targets(config)
     columns = assignment.frame(source.ids["household"])
     columns["initial_weight"] = weights
 

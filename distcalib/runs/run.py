@@ -86,6 +86,11 @@ class Run:
         self._executor: Executor | None = None
         self._used: set[str] = set()
 
+    def _repr_html_(self) -> str:
+        from distcalib.runs.status import run_html
+
+        return run_html(self.config.name, self.folder, f"{self.cluster.kind}, {self.workers} workers")
+
     @property
     def workers(self) -> int:
         """Number of worker processes that the run will use."""
@@ -184,6 +189,7 @@ class Run:
             sweep(self.folder)
             write_plan(self.folder, prepared, self.accept_code or self.force is not None)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+            self._stack.enter_context(self.events.beating())
             summary = self._stages(prepared, until)
             if summary is None:
                 self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
@@ -364,8 +370,12 @@ class Run:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 for text in told:
                     self.events.emit("warning", text=text)
-                self._executor = DaskExecutor(client, admitted)
+                self._executor = DaskExecutor(client, admitted, self._retried)
         return self._executor
+
+    def _retried(self, task: Any, deaths: int) -> None:
+        place = getattr(task, "place", "")
+        self.events.emit("retry", stage=task.stage, id=task.id, place=place, deaths=deaths)
 
     def _fit_resource(self, executor: Executor) -> str | None:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distcalib.config import ClusterConfig, memory_bytes
+from distcalib.config import ClusterConfig, RunConfig, memory_bytes
 from distcalib.errors import InputError
 from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.model import Microdata
@@ -97,4 +97,24 @@ def facts_of(
             {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}
             for (v, d, r), k in check.groupby(["variable", "domain_variable", "reason"]).size().items()
         ],
+    }
+
+
+def told_of(run: RunConfig, facts: dict[str, Any]) -> dict[str, str]:
+    """Return what `facts_of` says in words: columns, targets, work, memory and disk."""
+    names = {
+        "simulate": "slice{} to simulate",
+        "fit": "fit{}",
+        "areas": "file{}",
+        "verify": "state{} to verify",
+    }
+    work = [f"{n:,} " + names[stage].format("" if n == 1 else "s") for stage, n in facts["tasks"].items()]
+    return {
+        "columns": f"{facts['households']:,} households ({facts['persons']:,} persons) x {run.n_clones} "
+        f"clones = {facts['columns']:,}, in {facts['districts']} districts of {facts['states']} states",
+        "targets": f"{facts['targets_fit']:,} to fit, {facts['targets_check']:,} to check, "
+        f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
+        "work": ", ".join(work),
+        "memory": f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker",
+        "disk": f"up to {facts['bytes'] / 1e6:,.0f} MB",
     }

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
+from distcalib.notebook import facts_html
 from distcalib.runs.folder import STAGES, stored_plan
 
 #: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
@@ -31,6 +35,8 @@ class StageStatus:
         Seconds of the longest task so far, and which it was.
     peak_bytes
         Largest resident memory of a process that finished a task.
+    retries
+        How often a task was begun again because its worker died.
     """
 
     name: str
@@ -43,6 +49,7 @@ class StageStatus:
     slowest: float = 0.0
     place: str = ""
     peak_bytes: int = 0
+    retries: int = 0
 
     def rate(self, now: float) -> float:
         """Return finished tasks a minute."""
@@ -53,6 +60,23 @@ class StageStatus:
         """Return about how many seconds are left; None before the first task is finished."""
         rate = self.rate(now)
         return 60 * (self.total - self.done) / rate if rate > 0 and self.ended is None else None
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in an event of the stage."""
+        kind = event["event"]
+        if kind == "task":
+            self.done += 1
+            self.peak_bytes = max(self.peak_bytes, int(event.get("peak_bytes", 0)))
+            if event.get("seconds", 0.0) > self.slowest:
+                self.slowest, self.place = float(event["seconds"]), _place(event)
+        elif kind == "split":
+            self.total += 1
+        elif kind == "retry":
+            self.retries += 1
+        elif kind in ("stage_done", "stage_failed"):
+            self.ended, self.failed = float(event["time"]), kind == "stage_failed"
+            if not self.failed:
+                self.done = self.total
 
 
 @dataclass
@@ -105,6 +129,29 @@ class RunStatus:
         slowest = max((stage.slowest for stage in self.stages), default=0.0)
         return "silent" if now - self.heard > SILENT + slowest else "running"
 
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in the next event of the run."""
+        kind, when = event["event"], float(event["time"])
+        if kind == "start":
+            self.began, self.stages, self.ended = when, [], ""
+            self.columns, self.warnings, self.splits = event["columns"], [], 0
+            self.attempts += 1
+        self.heard = when
+        if kind == "stage":
+            reused = int(event["reused"])
+            self.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
+        elif kind in ("done", "stopped"):
+            self.ended = kind
+        elif kind == "nothing_to_do":
+            self.ended = "done"  # by the attempt before, whose stages stand
+        elif kind == "workers":
+            self.workers = int(event["count"])
+        elif kind == "warning":
+            self.warnings.append(str(event["text"]))
+        elif self.stages:
+            self.splits += kind == "split"
+            self.stages[-1].take(event)
+
     def to_json(self, now: float) -> dict[str, Any]:
         """Return it as JSON values, with state, and rate (tasks a minute) and seconds left of each stage."""
         stages = [
@@ -119,6 +166,7 @@ class RunStatus:
                 "slowest_seconds": one.slowest,
                 "slowest": one.place,
                 "peak_bytes": one.peak_bytes,
+                "retries": one.retries,
                 "failed": one.failed,
             }
             for one in self.stages
@@ -174,47 +222,10 @@ class Watch:
         self._offset += len(whole) + (1 if whole else 0)
         for line in whole.splitlines():
             try:
-                self._take(json.loads(line))
+                self.status.take(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue  # what a killed process left of a line; it carries no truth
         return self.status
-
-    def _take(self, event: dict[str, Any]) -> None:
-        status, kind = self.status, event["event"]
-        when = float(event["time"])
-        if kind == "start":
-            status.began, status.stages, status.ended = when, [], ""
-            status.columns, status.warnings, status.splits = event["columns"], [], 0
-            status.attempts += 1
-        status.heard = when
-        stage = status.stages[-1] if status.stages else None
-        if kind == "stage":
-            reused = int(event["reused"])
-            status.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
-        elif kind in ("done", "stopped"):
-            status.ended = kind
-        elif kind == "nothing_to_do":
-            status.ended = "done"  # by the attempt before, whose stages stand
-        elif kind == "workers":
-            status.workers = int(event["count"])
-        elif kind == "warning":
-            status.warnings.append(str(event["text"]))
-        elif stage is not None:
-            self._advance(stage, kind, event, when)
-
-    def _advance(self, stage: StageStatus, kind: str, event: dict[str, Any], when: float) -> None:
-        if kind == "task":
-            stage.done += 1
-            stage.peak_bytes = max(stage.peak_bytes, int(event["peak_bytes"]))
-            if event["seconds"] > stage.slowest:
-                stage.slowest, stage.place = float(event["seconds"]), _place(event)
-        elif kind == "split":
-            stage.total += 1
-            self.status.splits += 1
-        elif kind in ("stage_done", "stage_failed"):
-            stage.ended, stage.failed = when, kind == "stage_failed"
-            if not stage.failed:
-                stage.done = stage.total
 
 
 def _place(event: dict[str, Any]) -> str:
@@ -234,3 +245,16 @@ def stages_ahead(status: RunStatus) -> list[str]:
         return []
     begun = {stage.name for stage in status.stages}
     return [name for name in STAGES if name not in begun]
+
+
+def run_html(name: str, folder: Path, cluster: str) -> str:
+    """Return a run as a notebook shows it: where it is, and how far, a row a stage."""
+    facts = {"folder": folder, "cluster": cluster}
+    if not (folder / "plan.json").is_file():
+        return facts_html(f"Run {name}", {**facts, "state": "not begun"})
+    now = time.time()
+    told = read_status(folder).to_json(now)
+    facts |= {"state": told["state"], "plan": told["plan"][:12], "attempts": told["attempts"]}
+    shown = ("stage", "done", "total", "seconds", "seconds_left", "slowest")
+    table = pd.DataFrame(told["stages"], columns=list(shown)) if told["stages"] else None
+    return facts_html(f"Run {name}", facts, table)

@@ -309,3 +309,13 @@ def likely_cause(
         f"{has[at]:,.1f} from the file, {share[at]:,.1f} from the matrix: inputs changed, or "
         "another version of policyengine-us or of this program made the matrix"
     )
+
+
+def remarks(summary: dict[str, Any]) -> list[str]:
+    """Return every warning of a finished run, from what its manifest says: of its plan and of its proof."""
+    proof = summary["verification"]
+    far = [
+        f"the population of {one['district']} is {one['relative']:+.1%} off the official one"
+        for one in proof["population_listed"]
+    ]
+    return [*summary["warnings"], *not_proven(proof), *proof["gates"], *far]

@@ -95,6 +95,7 @@ def load_targets(
     bundled: pd.DataFrame | None = None,
     *,
     rules: Rules | None = None,
+    idle_rules: str = "error",
     uprate: bool = False,
     hierarchical_domains: Collection[str] = (),
     aca_multipliers: str | Path | None = None,
@@ -117,6 +118,8 @@ def load_targets(
     rules
         Statuses, set before periods are chosen; then include and exclude rules, applied after reconciliation:
         a state that no rule includes still scales its districts.
+    idle_rules
+        ``error``: rules that match no target are refused; ``warn``: they are told.
     uprate
         Carry values of other years to `period` by `distcalib.targets.uprating.factor`. False uses values as
         published; so were the bundled table's statuses (fit or check) decided.
@@ -158,7 +161,8 @@ def load_targets(
     table, more = carry(table, period, uprate, hierarchical_domains, aca_multipliers, database)
     warnings += more
     if rules is not None:
-        left_out = ~rules.keep(table, usable) & (table["status"] != "excluded")
+        told = warnings if idle_rules == "warn" else None
+        left_out = ~rules.keep(table, usable, told) & (table["status"] != "excluded")
         table.loc[left_out, ["status", "reason"]] = ["excluded", "left out by the rules of targets.rules"]
     table = _exclude_what_is_outside(table, districts, warnings, database)
     if variables is not None:

@@ -73,7 +73,7 @@ class Rules:
                 table.loc[rule.matches(table), ["status", "reason"]] = [status, _BY_RULE]
         return table
 
-    def keep(self, table: pd.DataFrame, usable: np.ndarray) -> np.ndarray:
+    def keep(self, table: pd.DataFrame, usable: np.ndarray, warnings: list[str] | None = None) -> np.ndarray:
         """Return which targets are used.
 
         Parameters
@@ -82,6 +82,8 @@ class Rules:
             Targets with the columns `KEYS`.
         usable
             Which of them are not excluded anyway, bool; a rule of any list must match one of these.
+        warnings
+            If given, rules that match none are told here instead.
 
         Returns
         -------
@@ -95,7 +97,13 @@ class Rules:
         judged = (*self.fit, *self.check)
         hits = {rule: rule.matches(table) for rule in (*self.include, *self.exclude, *judged)}
         idle = [rule for rule, hit in hits.items() if not hit[usable].any()]
-        if idle:
+        if idle and warnings is not None:
+            some = "; ".join(f"{rule.place.rpartition(': ')[2]} ({rule})" for rule in idle[:5])
+            more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
+            warnings.append(
+                f"{len(idle)} of {len(hits)} rules of targets.rules match no target: {some}{more}"
+            )
+        elif idle:
             first = idle[0]
             expected = _nearest(first, table if first in judged else table[usable])
             if hits[first].any():

@@ -1,0 +1,52 @@
+"""The command that writes replicate weights."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from distcalib.cli.options import examples
+
+
+@click.command(epilog=examples("distcalib replicates runs/demo --number 40 --output replicates"))
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--number", type=click.IntRange(2), default=40, show_default=True, help="How many replicates.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write in.")
+@click.option("--no-refit", is_flag=True, help="Scale the run's weights; do not fit each replicate.")
+@click.option(
+    "--certain",
+    type=click.Path(path_type=Path),
+    help="CSV of household_id, certain; default: beside the data.",
+)
+def replicates(
+    folder: Path, number: int, seed: int, output: Path, no_refit: bool, certain: Path | None
+) -> None:
+    """Write bootstrap replicate weights of a finished run: the variance of the sampling of donors."""
+    from distcalib.runs.replicates import write_replicates
+
+    with ExitStack() as shown:
+        bar = click.progressbar(length=number, label="replicates")
+
+        def progress(replicate: int) -> None:
+            if replicate == 0:  # all input is checked: errors come without a bar
+                shown.enter_context(bar)
+            else:
+                bar.update(1)
+
+        facts = write_replicates(
+            folder,
+            output,
+            number=number,
+            seed=seed,
+            calibrate=not no_refit,
+            certain=certain,
+            progress=progress,
+        )
+    click.echo(
+        f"{output / 'replicates.parquet'}: {number} replicates of {facts['donors']:,} donors, "
+        f"{facts['donors_certain']:,} of them certain and fixed, perturbation {facts['perturbation']:g}"
+    )
+    click.echo(facts["note"])

@@ -1,0 +1,208 @@
+"""Commands that carry runs out: plan, run, verify."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from distcalib.cli.options import (
+    Settings,
+    Stage,
+    changes_of,
+    cluster_of,
+    cluster_options,
+    examples,
+    run_argument,
+    set_option,
+    together,
+    told_options,
+)
+
+if TYPE_CHECKING:
+    from distcalib import Run
+
+# Verified, but something was warned of, and --strict was given; interrupted from the keyboard.
+WARNED, INTERRUPTED = 3, 130
+
+_run_options = together(
+    click.argument("settings", metavar="[PRESET_OR_YAML]", required=False, type=Settings()),
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        help="The run folder; default: runs/NAME of the settings.",
+    ),
+    click.option(
+        "--dataset", metavar="FILE", help="Microdata, in place of the file's: --set microdata=FILE."
+    ),
+    click.option("--targets", metavar="DATABASE", help="Targets: --set targets.database=DATABASE."),
+    click.option(
+        "--target-config",
+        metavar="FILE",
+        help="Include and exclude rules: --set targets.rules=FILE, targets.idle_rules=warn.",
+    ),
+    set_option,
+    *cluster_options,
+    click.option("--accept-code", is_flag=True, help="Go on with a folder that other code began."),
+    click.option(
+        "--only",
+        metavar="AREAS",
+        help="Write and prove the files of these alone: MN,CA-12,NYC,US; a state with its districts.",
+    ),
+    click.option(
+        "--force",
+        metavar="STAGE",
+        type=Stage(),
+        help="Do simulate, assemble, fit, areas or verify again with all that follows; their settings "
+        "may differ from those that the folder was begun with.",
+    ),
+)
+
+
+@click.command(
+    epilog=examples(
+        "distcalib run demo --output runs/demo",
+        "distcalib run my.yaml --cluster cluster.yaml",
+        "distcalib run --dataset their.h5 --targets policy_data.db --target-config target_config.yaml",
+        "distcalib run my.yaml --dry-run --set fit.records=5000",
+        "distcalib run my.yaml --force fit --only MN,CA-12",
+    )
+)
+@_run_options
+@together(
+    click.option(
+        "--until", metavar="STAGE", type=Stage(),
+        help="Stop after simulate, assemble, fit or areas; run again to go on.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the plan and write nothing, as `plan` does."),
+    *told_options,
+)  # fmt: skip
+def run(until: str | None, dry_run: bool, strict: bool, log_format: str, **options: Any) -> None:
+    """Build, fit, write and verify; continue what an earlier attempt left.
+
+    PRESET_OR_YAML is a preset of the package (demo) or a settings file; without one every setting that is
+    not named has its default. Interrupted at any moment, the same command goes on.
+    """
+    _carry_out(_open_run(**options), until, dry_run, strict, log_format)
+
+
+@click.command(
+    epilog=examples("distcalib plan demo", "distcalib plan my.yaml --output runs/mine --cluster cluster.yaml")
+)
+@_run_options
+def plan(**options: Any) -> None:
+    """Print what `run` would do, after checking every input. Writes nothing."""
+    _carry_out(_open_run(**options), None, True, False, "text")
+
+
+@click.command(
+    epilog=examples("distcalib verify runs/demo", "distcalib verify runs/demo --strict --workers 4")
+)
+@run_argument
+@together(
+    *cluster_options,
+    click.option(
+        "--set", "sets", multiple=True, metavar="KEY=VALUE",
+        help="Where an input is now, if it was moved: microdata=FILE.",
+    ),
+    *told_options,
+)  # fmt: skip
+def verify(run: Path, cluster: Path | None, workers: int | None, sets: tuple[str, ...], **told: Any) -> None:
+    """Prove the files of a finished run again: recompute every target from them. Simulates nothing anew.
+
+    Every file is held to the manifest first; one that is missing or differs is an error, exit code 1.
+    """
+    from distcalib import Run
+    from distcalib.runs.folder import finished_config
+
+    config = finished_config(run, changes_of(sets))
+    work = Run(config, run, cluster_of(cluster, workers), force="verify")
+    _carry_out(work, None, False, **told)
+
+
+def _open_run(
+    *,
+    settings: str | None,
+    output: Path | None,
+    dataset: str | None,
+    targets: str | None,
+    target_config: str | None,
+    sets: tuple[str, ...],
+    cluster: Path | None,
+    workers: int | None,
+    accept_code: bool,
+    only: str | None,
+    force: str | None,
+) -> Run:
+    from distcalib import Run, RunConfig
+    from distcalib.runs.area_stage import parse_only
+
+    named = {"microdata": dataset, "targets.database": targets, "targets.rules": target_config}
+    # Such a file is written for many databases: what it does not find here is said, not refused.
+    named["targets.idle_rules"] = None if target_config is None else "warn"
+    changes = changes_of((*sets, *(f"{key}={json.dumps(v)}" for key, v in named.items() if v is not None)))
+    if settings is None:
+        if not changes:
+            raise click.UsageError("give PRESET_OR_YAML, or --dataset FILE, or another setting")
+        if dataset is not None:
+            changes.setdefault("name", Path(dataset).stem)
+    where = cluster_of(cluster, workers)
+    config = RunConfig.load(settings, changes)
+    if only is not None:
+        config = config.changed(areas=replace(config.areas, only=parse_only(only)))
+    folder = Path("runs") / config.name if output is None else output
+    return Run(config, folder, where, accept_code=accept_code, force=force)
+
+
+def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_format: str) -> None:
+    """Plan a run, and carry it out unless it is dry; say what happens, to people or to machines."""
+    from distcalib.report.console import Progressing, make_console, print_plan, print_summary, print_unmet
+    from distcalib.report.run_report import write_report_once
+    from distcalib.runs.events import Events
+    from distcalib.runs.verdict import remarks
+
+    machine = log_format == "json"
+    console = make_console()
+    show = _say_json if machine else Progressing(console)
+    work.subscribers = [show]
+    try:
+        with Events(None, [show]).beating():
+            prepared = work.prepare()
+        if machine:
+            facts = {"digest": prepared.plan.digest(), "facts": prepared.plan.facts}
+            _say_json({"event": "plan", "time": time.time(), **facts, "warnings": prepared.plan.warnings})
+        else:
+            print_plan(prepared.plan, console, work.workers)
+            print_unmet(prepared.plan, work.cluster, console)
+        if dry_run:
+            return
+        summary = work.execute(prepared, until)
+    except KeyboardInterrupt:
+        click.echo(
+            f"interrupted; what is finished stays in {work.folder}, and the same command goes on", err=True
+        )
+        sys.exit(INTERRUPTED)
+    if "until" in summary:
+        return
+    if machine:
+        kept = {key: value for key, value in summary.items() if key != "files"}
+        _say_json({"event": "summary", "time": time.time(), **kept})
+    else:
+        print_summary(work.folder, summary, console)
+    console.quiet = machine
+    write_report_once(work.folder, console)
+    found = remarks(summary)
+    if strict and found:
+        click.echo(f"verified with {len(found)} warnings, and --strict was given:", err=True)
+        for text in found:
+            click.echo(f"warning: {text}", err=True)
+        sys.exit(WARNED)
+
+
+def _say_json(event: dict[str, Any]) -> None:
+    click.echo(json.dumps(event))
