@@ -25,8 +25,8 @@ def publish(
         When no file can be put there; see `writable`.
     """
     final = Path(path)
-    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers share ids
-    # of processes, and one that was taken for dead may still write.
+    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have
+    # one process id, and one that was taken for dead may still write.
     temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
