@@ -83,8 +83,8 @@ def publish(
         When the last try fails too.
     """
     final = Path(path)
-    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers share ids
-    # of processes, and one that was taken for dead may still write.
+    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have
+    # one process id, and one that was taken for dead may still write.
     temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
 
     def put() -> None:

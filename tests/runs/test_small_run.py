@@ -250,6 +250,29 @@ def _tampering(path: Path, write_areas):
     return tamper_afterwards
 
 
+def test_a_file_that_changes_after_its_proof_gets_no_manifest(copy, config, monkeypatch):
+    from distcalib.runs import run as module
+
+    mapping, judge = copy / "areas" / "mappings" / "WY-01.csv", module.judge
+    whole = mapping.read_bytes()
+    (copy / "manifest.json").unlink()
+
+    def changed_afterwards(*given):
+        found = judge(*given)
+        mapping.write_bytes(b"N" + whole[1:])
+        return found
+
+    run = Run(config, copy, ClusterConfig(kind="serial"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "judge", changed_afterwards)
+        with pytest.raises(RunError, match=r"1 files changed .* \(areas/mappings/WY-01\.csv\); run again"):
+            run.execute()
+    assert not (copy / "manifest.json").exists()
+    run.execute()
+    assert mapping.read_bytes() == whole
+    assert facts(copy)["files"]["areas/mappings/WY-01.csv"]["bytes"] == len(whole)
+
+
 def test_two_coordinators_in_one_folder_are_refused(copy, config):
     import fcntl
 
