@@ -13,7 +13,7 @@ from markupsafe import Markup
 from distcalib.config import RunConfig
 from distcalib.report.charts import dots, histogram
 from distcalib.report.console import accuracy_of
-from distcalib.report.map_data import district_table, measures, quantity, short
+from distcalib.report.map_data import district_table
 from distcalib.report.pages import (
     Section,
     amount_text,
@@ -27,6 +27,7 @@ from distcalib.report.pages import (
 )
 from distcalib.report.run_tables import RunTables
 from distcalib.report.timeline import COLOURS, costs
+from distcalib.report.wording import measures, quantity, short
 from distcalib.runs.gates import sentence
 
 #: Rows of the table of worst targets.
