@@ -93,6 +93,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "fit": parts.fit(tables),
         "worst": parts.worst(tables),
         "weights": parts.weights(tables),
+        "further": parts.further_fits(tables),
         "frontier": table,
         "frontier_plot": Markup(frontier_svg(tables.frontier, "")) if table and table.rows else "",
         "map": _map(shapes, drawn, variables),

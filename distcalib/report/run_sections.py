@@ -190,6 +190,24 @@ def _least(at: pd.DataFrame) -> list[tuple[str, float]]:
     return list(zip(few["area"].map(area_name), sizes, strict=True))
 
 
+def further_fits(tables: RunTables) -> Section:
+    """A row a further fit of a finished run."""
+    fits = (tables.manifest or {}).get("fits") or {}
+    rows = [
+        {"name": name, **{k: facts.get(k) for k in ("records_kept", "effective_sample_size_by_donor")},
+         **{f"within_{p}": facts.get("fitted", {}).get(f"within_{p}") for p in (5, 10)}}
+        for name, facts in sorted(fits.items())
+    ]  # fmt: skip
+    names = ["name", "records_kept", "effective_sample_size_by_donor", "within_5", "within_10"]
+    table = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[1:], np.float64))
+    columns = (
+        ("fit", "name", str), ("records", "records_kept", count_text),
+        ("effective, by donor", "effective_sample_size_by_donor", count_text),
+        ("within 5 %", "within_5", share_text), ("10 %", "within_10", share_text),
+    )  # fmt: skip
+    return section("Further fits", table, columns, numbers=1)
+
+
 def frontier(tables: RunTables) -> Section | None:
     """Records against loss, effective sample size and held-out error; None where nobody asked for it."""
     table = tables.frontier

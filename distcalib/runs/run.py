@@ -337,7 +337,7 @@ class Run:
             yield
         except BaseException as error:
             # An error of the start may name a key or certificate, and no event does.
-            cause = "" if stage == _START else str(error)
+            cause = "" if stage == _START else str(error) or type(error).__name__
             seconds = round(time.perf_counter() - began, 2)
             self.events.emit("stage_failed", stage=stage, seconds=seconds, cause=cause)
             raise

@@ -19,6 +19,7 @@ from distcalib.geography.district import District
 from distcalib.report.run_report import page, write_report
 from distcalib.report.run_tables import RunTables
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
+from distcalib.storage import sha256_file
 
 GEOIDS = [201, 3301, 3302, 5001, 5601, 601]
 
@@ -214,6 +215,43 @@ def test_the_manifest_stays_true(run):
     facts = {k: v for k, v in before.items() if k not in ("files", "totals", "inputs")}
     write_manifest(run, facts)
     assert read_manifest(run) == before
+
+
+def vouch(run: Path) -> None:
+    """Let the receipt of the fit name the files as they are now."""
+    for path in run.glob("receipts/fit/*.json"):
+        receipt = json.loads(path.read_text())
+        receipt["outputs"] = {name: sha256_file(run / name) for name in receipt["outputs"]}
+        path.write_text(json.dumps(receipt))
+
+
+@pytest.mark.parametrize("kept", ["geo_level != 'district'", "status == 'check'", "name == ''"])
+def test_a_run_with_few_kinds_of_targets(run, kept):
+    fitted = pd.read_csv(run / "fit/diagnostics.csv", dtype={"geographic_id": str}, keep_default_na=False)
+    rows = fitted.eval(kept)
+    fitted[rows].to_csv(run / "fit/diagnostics.csv", index=False)
+    targets = pd.read_parquet(run / "targets.parquet")
+    targets[rows.to_numpy()].to_parquet(run / "targets.parquet", index=False)
+    groups = pd.read_csv(run / "fit/groups.csv")
+    groups[groups["group_id"].isin(fitted[rows]["group_id"])].to_csv(run / "fit/groups.csv", index=False)
+    checks = pd.read_csv(run / "verify/checks.csv")
+    checks.query(kept).to_csv(run / "verify/checks.csv", index=False)
+    vouch(run)
+    text = read(run)
+    Page(text)
+    assert "What this report lacks" not in text
+    first = held(text)["variables"][0]
+    assert set(first["classes"]) == {"x"}
+
+
+def test_further_fits_are_listed(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    few = {"records_kept": 77, "effective_sample_size_by_donor": 44.4, "fitted": {"within_5": 0.875}}
+    manifest["fits"] = {"few": few}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    text = read(run)
+    assert "Further fits" in text
+    assert "87.5%" in text
 
 
 def test_a_frontier_is_shown_where_there_is_one(run):
