@@ -110,7 +110,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "verification": (tables.manifest or {}).get("verification"),
     }
     # Last: reading fills it.
-    return render("report.html", **values, missing=list(tables.missing))
+    return render("report.html", **values, missing=sorted(tables.missing))
 
 
 def _headline(tables: RunTables) -> list[tuple[str, str]]:

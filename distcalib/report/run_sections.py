@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from distcalib.config import RunConfig
+from distcalib.config import FitConfig, RunConfig
 from distcalib.report.charts import dots, histogram
 from distcalib.report.console import accuracy_of
 from distcalib.report.map_data import district_table
@@ -64,7 +64,9 @@ def asked(tables: RunTables) -> dict[str, Any]:
         ]  # fmt: skip
     sizes += [("Target database", str(run["targets"]["database"])), ("Period", str(run["period"]))]
     sizes += [("Seed", str(run["seed"]))]
-    plain = flat(json.loads(json.dumps(asdict(RunConfig()))))
+    defaults = json.loads(json.dumps(asdict(RunConfig())))
+    # A further fit has the defaults of any fit.
+    plain = flat({**defaults, "fits": dict.fromkeys(run.get("fits", {}), asdict(FitConfig()))})
     own = flat(run)
     changed = {k: v for k, v in own.items() if k not in plain or plain[k] != v}
     for name in ("name", "file"):
@@ -301,7 +303,7 @@ def cost_table(tables: RunTables) -> Section:
 
 def legend_of_stages(tables: RunTables) -> list[tuple[str, str]]:
     """Name and colour of each stage that ran."""
-    ran = {stage[0] for attempt in tables.attempts for stage in attempt.stages}
+    ran = {bar[0] for attempt in tables.attempts for bar in (*attempt.stages, *attempt.tasks)}
     return [(name, colour) for name, colour in COLOURS.items() if name in ran]
 
 
