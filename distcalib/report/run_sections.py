@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from distcalib.config import FitConfig, RunConfig
+from distcalib.config.settings import GEOGRAPHY_FILES
 from distcalib.report.charts import dots, histogram
 from distcalib.report.console import accuracy_of
 from distcalib.report.map_data import district_table
@@ -38,6 +39,12 @@ CAUSES = {
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
     "compromise": "traded against other targets of the same households, or against even weights",
+}
+_BUNDLED = {
+    "microdata": "bundled: public-use March CPS of 2013 to 2015, as taxcalc 6.8.0 has it, aged and raked "
+    "to 2024 (docs/data_microdata.md)",
+    "targets": "bundled: statistics of US government agencies, each with its table and vintage "
+    "(docs/data_targets.md)",
 }
 _LEVELS = ("national", "state", "district")
 
@@ -316,6 +323,14 @@ def provenance(tables: RunTables) -> dict[str, Any]:
         digests.append(("weights", str(tables.summary.get("weights_sha256", ""))))
     digests += [(f"input: {name}", digest) for name, digest in sorted(plan["inputs"].items())]
     digests += [(f"code: {name}", digest) for name, digest in sorted(plan["code"].items())]
+    run = plan["run"]
+    files = {f"geography: {k}": v for k, v in run["geography"].items() if k in GEOGRAPHY_FILES and v}
+    inputs = [
+        ("microdata", _BUNDLED["microdata"] if run["microdata"] == "bundled" else str(run["microdata"]))
+    ]
+    named = str(run["targets"]["database"])
+    inputs += [("official figures", _BUNDLED["targets"] if named == "bundled" else named)]
+    inputs += [(k, str(v)) for k, v in sorted(files.items())]
     versions = sorted(plan["versions"].items())
     versions += [(f"engine of the fit {name}".strip(), e) for name, e in sorted(plan["engines"].items())]
     sources = None
@@ -327,7 +342,13 @@ def provenance(tables: RunTables) -> dict[str, Any]:
             ("figures", "targets", count_text),
         )  # fmt: skip
         sources = section("Sources", by, columns, numbers=3)
-    return {"digests": digests, "versions": versions, "sources": sources, "totals": manifest.get("totals")}
+    return {
+        "inputs": inputs,
+        "digests": digests,
+        "versions": versions,
+        "sources": sources,
+        "totals": manifest.get("totals"),
+    }
 
 
 def warnings(tables: RunTables) -> dict[str, Any]:
