@@ -63,7 +63,7 @@ def asked(tables: RunTables) -> dict[str, Any]:
     if facts:
         n = {k: v for k, v in facts.items() if isinstance(v, int | float)}
         sizes = [
-            ("Households", f"{n['households']:,} ({n['persons']:,} persons) of {run['microdata']}"),
+            ("Households", f"{n['households']:,} ({n['persons']:,} persons) of {_microdata(run)}"),
             ("Places", f"{n['districts']:,} districts of {n['states']:,} states; {run['n_clones']} clones of "
                        f"each household, {n['columns']:,} columns"),
             ("Targets", f"{n['targets_fit']:,} to fit, {n['targets_check']:,} to compare, "
@@ -88,6 +88,10 @@ def asked(tables: RunTables) -> dict[str, Any]:
                        (("measure", "measure", str), ("reason", "reason", str),
                         ("targets", "targets", count_text)), numbers=2),
     }  # fmt: skip
+
+
+def _microdata(run: dict[str, Any]) -> str:
+    return "the bundled microdata" if run["microdata"] == "bundled" else str(run["microdata"])
 
 
 def fit(tables: RunTables) -> dict[str, Any] | None:
@@ -160,10 +164,10 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     ratio = weight[some] / design[some]
     by_donor = areas.loc[areas["geo_level"] == "district", "effective_sample_size_by_donor"]
     at = areas[areas["geo_level"] == "district"]
-    bounds = [float(ratio.min()), float(ratio.max())] if len(ratio) else []
+    bounds = _bounds(tables)
     plots = [
         histogram(weight[kept], "Weight of a record", "households that a record stands for"),
-        histogram(ratio, "Weight over design weight", "times the design weight; dashed: least and most",
+        histogram(ratio, "Weight over design weight", "times the design weight; dashed: the bounds",
                   bounds),
         histogram(by_donor.to_numpy(np.float64), "Effective sample size of districts", "effective donors"),
     ]  # fmt: skip
@@ -190,6 +194,14 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
         "least": _least(at),
         "table": section("Nation and states", named, columns, numbers=1),
     }
+
+
+def _bounds(tables: RunTables) -> list[float]:
+    """Return the least and the largest weight of a record, in design weights, that the fit allows."""
+    settings, scale = tables.plan["run"]["fit"], float((tables.summary or {}).get("mass_scale", 1.0))
+    cap = settings["weight_ratio"]
+    most = settings["upper_bound"] * scale
+    return [settings["lower_bound"] * scale, most if cap is None else min(most, cap)]
 
 
 def _least(at: pd.DataFrame) -> list[tuple[str, float]]:
@@ -298,7 +310,7 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
 
 def cost_table(tables: RunTables) -> Section:
     """What each stage cost."""
-    table = costs(tables.attempts, tables.costs)
+    table = costs(tables.attempts, tables.receipts)
     columns = (
         ("stage", "stage", str), ("longest task", "place", str), ("tasks", "tasks", count_text),
         ("wall", "wall_hours", _hours), ("tasks' time", "task_hours", _hours),
@@ -310,7 +322,8 @@ def cost_table(tables: RunTables) -> Section:
 
 def legend_of_stages(tables: RunTables) -> list[tuple[str, str]]:
     """Name and colour of each stage that ran."""
-    ran = {bar[0] for attempt in tables.attempts for bar in (*attempt.stages, *attempt.tasks)}
+    ran = {stage[0] for attempt in tables.attempts for stage in attempt.stages}
+    ran |= {task.stage for attempt in tables.attempts for task in attempt.tasks}
     return [(name, colour) for name, colour in COLOURS.items() if name in ran]
 
 

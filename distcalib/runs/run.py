@@ -321,7 +321,9 @@ class Run:
                         stage=name,
                         id=receipt.id,
                         seconds=receipt.seconds,
+                        cpu_seconds=receipt.cpu_seconds,
                         peak_bytes=receipt.peak_bytes,
+                        process=receipt.process,
                         place=places.get(receipt.id, ""),
                     )
         receipts = [r for r in found.values() if r is not None]
