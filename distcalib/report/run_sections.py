@@ -185,12 +185,15 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
         ("at upper bound", "at_upper", share_text), ("largest donor", "largest_donor_share", share_text),
     )  # fmt: skip
     records = at["records"].to_numpy(np.float64)
-    exhausted = float((at["at_upper"].fillna(0) * records).sum() / max(records.sum(), 1.0))
+    at_bounds = {
+        side: float((at[f"at_{side}"].fillna(0) * records).sum() / max(records.sum(), 1.0))
+        for side in ("upper", "lower")
+    }
     return {
         "plots": [Markup(plot) for plot in plots],
         "records": int(kept.sum()),
         "columns": len(weight),
-        "exhausted": exhausted,
+        "at": at_bounds,
         "least": _least(at),
         "table": section("Nation and states", named, columns, numbers=1),
     }

@@ -195,10 +195,11 @@ def timeline(attempts: list[Attempt]) -> str:
         ends: dict[str, float] = {}
         for task in sorted(attempt.tasks, key=lambda task: task.began):
             # A process number may be another machine's, too: what overlaps stands in a line of its own.
-            lane, twin = f"process {task.process}", 1
+            name = f"process {task.process or 'unknown'}"
+            lane, twin = name, 1
             while ends.get(lane, -np.inf) > task.began + 0.5:
                 twin += 1
-                lane = f"process {task.process} ({twin})"
+                lane = f"{name} ({twin})"
             ends[lane] = task.ended
             words = f"{task.stage} {task.place}".strip() + f", {_span(task.ended - task.began)}"
             lanes.setdefault(lane, []).append((task.began + shift, task.ended + shift, task.stage, words))
