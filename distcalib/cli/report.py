@@ -9,7 +9,11 @@ import click
 from distcalib.cli.files import force_option, need_new
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  distcalib report runs/demo\n"
+    "  distcalib report runs/demo --output demo.html --geojson districts.geojson"
+)
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: report.html in RUN.")
 @click.option(
@@ -24,10 +28,6 @@ def report(folder: Path, output: Path | None, geojson: Path | None, force: bool)
     It shows what was asked, the fit, a map of the districts, the worst targets with their reasons, weights,
     other official figures, time and cost, provenance and warnings, from the tables in RUN alone. `run` writes
     report.html when it is done; this command writes it anew.
-
-    \b
-    distcalib report runs/demo
-    distcalib report runs/demo --output demo.html --geojson districts.geojson
     """
     from distcalib.report.run_report import write_report
 

@@ -98,7 +98,8 @@ def histogram(values: NDArray[np.float64], title: str, axis: str, marks: Sequenc
             )
     out.append(f'<line class="one" x1="{left}" x2="{width - right}" y1="{base}" y2="{base}"/>')
     written = -np.inf
-    for tick in ticks(np.array(ends), True):
+    along = ticks(np.array(ends), True)
+    for tick in along if len(along) > 1 else ticks(10 ** np.array(ends), False):
         at = x(float(np.log10(tick)))
         if at - written < 34:
             continue

@@ -10,20 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from distcalib.catalogue import catalogue
-from distcalib.errors import InputError
 from distcalib.report.pages import amount_text, change_text, count_text, figure_text, share_text
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import district_name
-from distcalib.targets.constraints import parse_constraints
+from distcalib.report.wording import measures, quantity, short
 
 Float = NDArray[np.float64]
 
 # Breaks between classes of a share, and of a signed error.
 _SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _ERRORS = (-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2)
-# A constraint: its variable, and the rest.
-_VALUES = r"([A-Za-z_]\w*)\s*(?:==|!=|>=|<=|>|<|=| in )[^&]*"
 _SIGNED, _ORDERED, _NONE = "ABCDEFGHI", "abcdefg", "x"
 
 
@@ -116,75 +112,6 @@ def district_table(tables: RunTables) -> pd.DataFrame:
             out[name] = np.nan
     out["worst"] = out["worst"].fillna("") if "worst" in out else ""
     return out
-
-
-def quantity(table: pd.DataFrame) -> pd.Series:
-    """Return what each target counts, in words: variable, and the constraints on whom.
-
-    Parameters
-    ----------
-    table
-        variable, constraints and reform_id of targets.
-    """
-    pairs = table[["variable", "constraints"]].fillna("").drop_duplicates()
-    known = {pair: _words(*pair) for pair in pairs.itertuples(index=False, name=None)}
-    words = pd.Series(
-        [known[p] for p in zip(table["variable"], table["constraints"].fillna(""), strict=True)],
-        index=table.index, dtype=str,
-    )  # fmt: skip
-    return words.where(~(table["reform_id"] > 0), words + " (tax expenditure)")
-
-
-def measures(table: pd.DataFrame, area: str) -> pd.Series:
-    """Return what each target counts, one text for those that are the same but for the area.
-
-    A count below a threshold that every area has of its own, such as its median income, is one measure.
-
-    Parameters
-    ----------
-    table
-        As `quantity`, with geo_level.
-    area
-        The column that names the area.
-    """
-    words = quantity(table)
-    bare = table["constraints"].fillna("").str.replace(_VALUES, r"\1", regex=True)
-    alike = [table["geo_level"], table["variable"], table["reform_id"], bare]
-    once = ~table.groupby([*alike, area])["variable"].transform("size").gt(1).groupby(alike).transform("any")
-    several = words.groupby(alike).transform("nunique") > 1
-    own = table["variable"].map(short) + " by " + bare.map(short) + ", each area its own"
-    return words.where(~(once & several), own)
-
-
-def _words(variable: str, constraints: str) -> str:
-    """Return ``person count, age 45 to <50`` for person_count and ``age<50&age>=45``."""
-    try:
-        parsed = parse_constraints(constraints)
-    except InputError:
-        return f"{variable}, {constraints}"  # another version's words, as they are
-    known = catalogue().variables
-    ranges: dict[str, dict[str, str]] = {}
-    for one in parsed:
-        value = f"{int(one.value):,}" if one.value.isdigit() else one.value
-        ranges.setdefault(one.variable, {})[one.operation] = value
-    said = [short(variable)]
-    for name in sorted(ranges, key=lambda name: name != variable):
-        bounds, is_flag = ranges[name], name in known and known[name].value_type == "bool"
-        if set(bounds) == {">=", "<"}:
-            words = f"{bounds['>=']} to <{bounds['<']}"
-        elif is_flag and list(bounds.items()) in ([("==", "1")], [("==", "True")]):
-            words = ""
-        else:
-            words = " and ".join(f"{operation} {value}" for operation, value in bounds.items())
-        if name == variable:
-            said[0] += f" {words}"
-        else:
-            said.append(f"{short(name)} {words}".strip())
-    return ", ".join(said)
-
-
-def short(variable: str) -> str:
-    return variable.replace("adjusted_gross_income", "AGI").replace("_", " ")
 
 
 def _fitted(tables: RunTables) -> pd.DataFrame | None:
@@ -318,7 +245,7 @@ def _of_totals(tables: RunTables, districts: list[int]) -> list[MapVariable]:
         values = (wide[name] / wide["person_count"].where(wide["person_count"] > 0)).to_numpy(np.float64)
         said = [f"{figure_text(v)} a person" if np.isfinite(v) else "" for v in values]
         about = f"weighted total of {name} in the district's file, over its persons"
-        out.append(_amounts("Totals of the files, a person", name, about, values, said, figure_text))
+        out.append(_amounts("Totals of the files, a person", short(name), about, values, said, figure_text))
     return out
 
 

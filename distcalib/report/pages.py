@@ -99,6 +99,7 @@ def amount_text(value: float, unit: str = "") -> str:
 
 def ratio_text(value: float) -> str:
     """Return a ratio, with three digits near 1; empty for NaN."""
+    value = 0.0 if abs(value) < 0.005 else value  # not -0.00
     return "" if not np.isfinite(value) else f"{value:.2f}" if abs(value - 1) > 0.0995 else f"{value:.3f}"
 
 

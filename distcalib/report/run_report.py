@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from rich.console import Console
 
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibError, InputError
 from distcalib.report import run_sections as parts
 from distcalib.report.fit_plots import frontier_svg
 from distcalib.report.map_data import MapVariable, map_variables
@@ -67,10 +67,18 @@ def write_report(
 
 
 def write_report_once(run: Path, console: Console) -> None:
-    """Write the report of a run that is done, unless it is there, and print where it is."""
+    """Write the report of a run that is done, unless it is there, and print where it is.
+
+    The run stands whatever becomes of its report: an error is printed as a warning.
+    """
     file = run / REPORT
-    if not file.is_file():
-        write_report(run)
+    try:
+        if not file.is_file():
+            write_report(run)
+    except DistcalibError as error:
+        words = f"warning: the run is finished, its report could not be written: {error}"
+        console.print(words, highlight=False, markup=False)
+        return
     console.print(f"{file}: the report", highlight=False, markup=False)
 
 
@@ -93,13 +101,14 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "fit": parts.fit(tables),
         "worst": parts.worst(tables),
         "weights": parts.weights(tables),
+        "further": parts.further_fits(tables),
         "frontier": table,
         "frontier_plot": Markup(frontier_svg(tables.frontier, "")) if table and table.rows else "",
         "map": _map(shapes, drawn, variables),
         "outlines": geojson is not None,
         "districts": parts.districts(tables),
         "checks": parts.checks(tables),
-        "timeline": Markup(timeline(tables.attempts, tables.costs)),
+        "timeline": Markup(timeline(tables.attempts)),
         "attempts": tables.attempts,
         "stages": parts.legend_of_stages(tables),
         "costs": parts.cost_table(tables),
@@ -109,7 +118,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "verification": (tables.manifest or {}).get("verification"),
     }
     # Last: reading fills it.
-    return render("report.html", **values, missing=list(tables.missing))
+    return render("report.html", **values, missing=sorted(tables.missing))
 
 
 def _headline(tables: RunTables) -> list[tuple[str, str]]:
@@ -136,9 +145,9 @@ def _headline(tables: RunTables) -> list[tuple[str, str]]:
                 f"of {proof.get('targets', 0):,} targets recomputed from the files",
             )
         )
-    hours = tables.costs["cpu_seconds"].sum() / 3600
+    hours = sum(task.cpu_seconds for attempt in tables.attempts for task in attempt.tasks) / 3600
     if hours > 0:
-        out.append((f"{hours:,.2g}" if hours < 10 else f"{hours:,.0f}", "core-hours"))
+        out.append((f"{hours:,.2g}" if hours < 10 else f"{hours:,.0f}", "core-hours of tasks"))
     return out
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from distcalib.config import RunConfig
+from distcalib.config import FitConfig, RunConfig
+from distcalib.config.settings import GEOGRAPHY_FILES
 from distcalib.report.charts import dots, histogram
 from distcalib.report.console import accuracy_of
-from distcalib.report.map_data import district_table, measures, quantity, short
+from distcalib.report.map_data import district_table
 from distcalib.report.pages import (
     Section,
     amount_text,
@@ -27,6 +28,7 @@ from distcalib.report.pages import (
 )
 from distcalib.report.run_tables import RunTables
 from distcalib.report.timeline import COLOURS, costs
+from distcalib.report.wording import measures, quantity, short
 from distcalib.runs.gates import sentence
 
 #: Rows of the table of worst targets.
@@ -37,6 +39,12 @@ CAUSES = {
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
     "compromise": "traded against other targets of the same households, or against even weights",
+}
+_BUNDLED = {
+    "microdata": "bundled: public-use March CPS of 2013 to 2015, as taxcalc 6.8.0 has it, aged and raked "
+    "to 2024 (docs/data_microdata.md)",
+    "targets": "bundled: statistics of US government agencies, each with its table and vintage "
+    "(docs/data_targets.md)",
 }
 _LEVELS = ("national", "state", "district")
 
@@ -55,7 +63,7 @@ def asked(tables: RunTables) -> dict[str, Any]:
     if facts:
         n = {k: v for k, v in facts.items() if isinstance(v, int | float)}
         sizes = [
-            ("Households", f"{n['households']:,} ({n['persons']:,} persons) of {run['microdata']}"),
+            ("Households", f"{n['households']:,} ({n['persons']:,} persons) of {_microdata(run)}"),
             ("Places", f"{n['districts']:,} districts of {n['states']:,} states; {run['n_clones']} clones of "
                        f"each household, {n['columns']:,} columns"),
             ("Targets", f"{n['targets_fit']:,} to fit, {n['targets_check']:,} to compare, "
@@ -63,7 +71,9 @@ def asked(tables: RunTables) -> dict[str, Any]:
         ]  # fmt: skip
     sizes += [("Target database", str(run["targets"]["database"])), ("Period", str(run["period"]))]
     sizes += [("Seed", str(run["seed"]))]
-    plain = flat(json.loads(json.dumps(asdict(RunConfig()))))
+    defaults = json.loads(json.dumps(asdict(RunConfig())))
+    # A further fit has the defaults of any fit.
+    plain = flat({**defaults, "fits": dict.fromkeys(run.get("fits", {}), asdict(FitConfig()))})
     own = flat(run)
     changed = {k: v for k, v in own.items() if k not in plain or plain[k] != v}
     for name in ("name", "file"):
@@ -78,6 +88,10 @@ def asked(tables: RunTables) -> dict[str, Any]:
                        (("measure", "measure", str), ("reason", "reason", str),
                         ("targets", "targets", count_text)), numbers=2),
     }  # fmt: skip
+
+
+def _microdata(run: dict[str, Any]) -> str:
+    return "the bundled microdata" if run["microdata"] == "bundled" else str(run["microdata"])
 
 
 def fit(tables: RunTables) -> dict[str, Any] | None:
@@ -150,10 +164,10 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     ratio = weight[some] / design[some]
     by_donor = areas.loc[areas["geo_level"] == "district", "effective_sample_size_by_donor"]
     at = areas[areas["geo_level"] == "district"]
-    bounds = [float(ratio.min()), float(ratio.max())] if len(ratio) else []
+    bounds = _bounds(tables)
     plots = [
         histogram(weight[kept], "Weight of a record", "households that a record stands for"),
-        histogram(ratio, "Weight over design weight", "times the design weight; dashed: least and most",
+        histogram(ratio, "Weight over design weight", "times the design weight; dashed: the bounds",
                   bounds),
         histogram(by_donor.to_numpy(np.float64), "Effective sample size of districts", "effective donors"),
     ]  # fmt: skip
@@ -171,15 +185,26 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
         ("at upper bound", "at_upper", share_text), ("largest donor", "largest_donor_share", share_text),
     )  # fmt: skip
     records = at["records"].to_numpy(np.float64)
-    exhausted = float((at["at_upper"].fillna(0) * records).sum() / max(records.sum(), 1.0))
+    at_bounds = {
+        side: float((at[f"at_{side}"].fillna(0) * records).sum() / max(records.sum(), 1.0))
+        for side in ("upper", "lower")
+    }
     return {
         "plots": [Markup(plot) for plot in plots],
         "records": int(kept.sum()),
         "columns": len(weight),
-        "exhausted": exhausted,
+        "at": at_bounds,
         "least": _least(at),
         "table": section("Nation and states", named, columns, numbers=1),
     }
+
+
+def _bounds(tables: RunTables) -> list[float]:
+    """Return the least and the largest weight of a record, in design weights, that the fit allows."""
+    settings, scale = tables.plan["run"]["fit"], float((tables.summary or {}).get("mass_scale", 1.0))
+    cap = settings["weight_ratio"]
+    most = settings["upper_bound"] * scale
+    return [settings["lower_bound"] * scale, most if cap is None else min(most, cap)]
 
 
 def _least(at: pd.DataFrame) -> list[tuple[str, float]]:
@@ -187,6 +212,24 @@ def _least(at: pd.DataFrame) -> list[tuple[str, float]]:
     few = at.sort_values("effective_sample_size_by_donor", kind="stable").head(5)
     sizes = few["effective_sample_size_by_donor"].tolist()
     return list(zip(few["area"].map(area_name), sizes, strict=True))
+
+
+def further_fits(tables: RunTables) -> Section:
+    """A row a further fit of a finished run."""
+    fits = (tables.manifest or {}).get("fits") or {}
+    rows = [
+        {"name": name, **{k: facts.get(k) for k in ("records_kept", "effective_sample_size_by_donor")},
+         **{f"within_{p}": facts.get("fitted", {}).get(f"within_{p}") for p in (5, 10)}}
+        for name, facts in sorted(fits.items())
+    ]  # fmt: skip
+    names = ["name", "records_kept", "effective_sample_size_by_donor", "within_5", "within_10"]
+    table = pd.DataFrame(rows, columns=names).astype(dict.fromkeys(names[1:], np.float64))
+    columns = (
+        ("fit", "name", str), ("records", "records_kept", count_text),
+        ("effective, by donor", "effective_sample_size_by_donor", count_text),
+        ("within 5 %", "within_5", share_text), ("10 %", "within_10", share_text),
+    )  # fmt: skip
+    return section("Further fits", table, columns, numbers=1)
 
 
 def frontier(tables: RunTables) -> Section | None:
@@ -270,7 +313,7 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
 
 def cost_table(tables: RunTables) -> Section:
     """What each stage cost."""
-    table = costs(tables.attempts, tables.costs)
+    table = costs(tables.attempts, tables.receipts)
     columns = (
         ("stage", "stage", str), ("longest task", "place", str), ("tasks", "tasks", count_text),
         ("wall", "wall_hours", _hours), ("tasks' time", "task_hours", _hours),
@@ -283,6 +326,7 @@ def cost_table(tables: RunTables) -> Section:
 def legend_of_stages(tables: RunTables) -> list[tuple[str, str]]:
     """Name and colour of each stage that ran."""
     ran = {stage[0] for attempt in tables.attempts for stage in attempt.stages}
+    ran |= {task.stage for attempt in tables.attempts for task in attempt.tasks}
     return [(name, colour) for name, colour in COLOURS.items() if name in ran]
 
 
@@ -295,6 +339,14 @@ def provenance(tables: RunTables) -> dict[str, Any]:
         digests.append(("weights", str(tables.summary.get("weights_sha256", ""))))
     digests += [(f"input: {name}", digest) for name, digest in sorted(plan["inputs"].items())]
     digests += [(f"code: {name}", digest) for name, digest in sorted(plan["code"].items())]
+    run = plan["run"]
+    files = {f"geography: {k}": v for k, v in run["geography"].items() if k in GEOGRAPHY_FILES and v}
+    inputs = [
+        ("microdata", _BUNDLED["microdata"] if run["microdata"] == "bundled" else str(run["microdata"]))
+    ]
+    named = str(run["targets"]["database"])
+    inputs += [("official figures", _BUNDLED["targets"] if named == "bundled" else named)]
+    inputs += [(k, str(v)) for k, v in sorted(files.items())]
     versions = sorted(plan["versions"].items())
     versions += [(f"engine of the fit {name}".strip(), e) for name, e in sorted(plan["engines"].items())]
     sources = None
@@ -306,7 +358,13 @@ def provenance(tables: RunTables) -> dict[str, Any]:
             ("figures", "targets", count_text),
         )  # fmt: skip
         sources = section("Sources", by, columns, numbers=3)
-    return {"digests": digests, "versions": versions, "sources": sources, "totals": manifest.get("totals")}
+    return {
+        "inputs": inputs,
+        "digests": digests,
+        "versions": versions,
+        "sources": sources,
+        "totals": manifest.get("totals"),
+    }
 
 
 def warnings(tables: RunTables) -> dict[str, Any]:

@@ -116,9 +116,10 @@ class RunTables:
         if plan is None:
             raise InputError("holds no plan.json", place=run, expected="the folder of a run")
         events = read_events(run)
-        attempts = attempts_of(events)
         paths = sorted(run.glob("receipts/*/[!.]*.json"))
         found = [read_receipt(run, path.parent.name, path.stem) for path in paths]
+        receipts = [r for r in found if r is not None]
+        attempts = attempts_of(events, receipts)
         manifest = read_manifest(run)
         state = "planned" if not attempts else "unfinished"
         if manifest is not None:
@@ -127,19 +128,13 @@ class RunTables:
             state = "failed"
         elif events and events[-1]["event"] == "stopped":
             state = "stopped"
-        return cls(run, plan, manifest, attempts, [r for r in found if r is not None], state)
+        return cls(run, plan, manifest, attempts, receipts, state)
 
     @property
     def failure(self) -> tuple[str, str]:
         """The stage in which the last attempt failed, and why; empty where it did not."""
         failed = [(name, cause) for name, _, _, cause in self._stages() if cause is not None]
         return failed[-1] if failed and self.state == "failed" else ("", "")
-
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """Stage, id, seconds, cpu_seconds, peak_bytes and process of each receipt."""
-        names = ["stage", "id", "seconds", "cpu_seconds", "peak_bytes", "process"]
-        return pd.DataFrame([[getattr(r, name) for name in names] for r in self.receipts], columns=names)
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:

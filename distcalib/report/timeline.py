@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from distcalib.report.charts import ticks
+from distcalib.runs.receipts import Receipt
 
 #: Stages that are drawn, and their colours (Okabe and Ito 2008, told apart by the colour-blind).
 COLOURS = {
@@ -27,6 +29,20 @@ _WIDTH, _LEFT, _LANE, _TOP = 960, 128, 16, 26
 _PAUSE, MOST_LANES, _JOIN = 0.012, 64, 0.4
 
 
+@dataclass(frozen=True)
+class Done:
+    """A task that ended; times are Unix seconds, process is its worker's."""
+
+    stage: str
+    id: str
+    place: str
+    began: float
+    ended: float
+    cpu_seconds: float
+    process: int
+    peak_bytes: int
+
+
 @dataclass
 class Attempt:
     """One start of a run.
@@ -40,7 +56,7 @@ class Attempt:
     stages
         Of each stage its name, its begin and end, and why it failed (None: it did not).
     tasks
-        Of each task its stage, id, place, begin, end.
+        Those that ended.
     warnings
         Said while it ran.
     """
@@ -49,7 +65,7 @@ class Attempt:
     ended: float
     workers: int = 0
     stages: list[tuple[str, float, float, str | None]] = field(default_factory=list)
-    tasks: list[tuple[str, str, str, float, float]] = field(default_factory=list)
+    tasks: list[Done] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -58,8 +74,12 @@ class Attempt:
         return self.ended - self.began
 
 
-def attempts_of(events: list[dict[str, Any]]) -> list[Attempt]:
-    """Return the attempts of a run from its events; a call that found nothing to do is none."""
+def attempts_of(events: list[dict[str, Any]], receipts: Sequence[Receipt] = ()) -> list[Attempt]:
+    """Return the attempts of a run from its events; a call that found nothing to do is none.
+
+    Receipts tell CPU time and process of tasks whose events do not, as those of earlier versions.
+    """
+    kept = {r.id: {"cpu_seconds": r.cpu_seconds, "process": r.process} for r in receipts}
     out: list[Attempt] = []
     open_stage: tuple[str, float] | None = None
     for event in events:
@@ -79,8 +99,19 @@ def attempts_of(events: list[dict[str, Any]]) -> list[Attempt]:
             cause = str(event.get("cause", "")) if kind == "stage_failed" else None
             now.stages.append((str(event["stage"]), begin, when, cause))
         elif kind == "task":
-            begin = when - float(event["seconds"])
-            now.tasks.append((str(event["stage"]), str(event["id"]), str(event["place"]), begin, when))
+            more = {"cpu_seconds": 0.0, "process": 0, **kept.get(event["id"], {}), **event}
+            now.tasks.append(
+                Done(
+                    str(event["stage"]),
+                    str(event["id"]),
+                    str(event["place"]),
+                    when - float(event["seconds"]),
+                    when,
+                    float(more["cpu_seconds"]),
+                    int(more["process"]),
+                    int(event["peak_bytes"]),
+                )
+            )
         elif kind == "workers":
             now.workers = int(event["count"])
         elif kind == "warning":
@@ -88,7 +119,7 @@ def attempts_of(events: list[dict[str, Any]]) -> list[Attempt]:
     return out
 
 
-def costs(attempts: list[Attempt], receipts: pd.DataFrame) -> pd.DataFrame:
+def costs(attempts: list[Attempt], receipts: Sequence[Receipt]) -> pd.DataFrame:
     """Return what each stage cost, and all of them.
 
     Parameters
@@ -96,53 +127,57 @@ def costs(attempts: list[Attempt], receipts: pd.DataFrame) -> pd.DataFrame:
     attempts
         Of the run.
     receipts
-        stage, id, seconds, cpu_seconds, peak_bytes of the tasks that stand.
+        Of its tasks: those of which no event tells are counted too, such as the coordinator's own.
 
     Returns
     -------
     DataFrame
-        stage, tasks (that stand), wall_hours (of all attempts), task_hours, core_hours (CPU time of the
-        tasks), longest (seconds), place (of the longest) and peak_bytes; the last row, ``all``, sums up.
+        stage, tasks (that ended, in all attempts), wall_hours (of all attempts), task_hours, core_hours (CPU
+        time of the tasks), longest (seconds), place (of the longest) and peak_bytes; the last row, ``all``,
+        sums up. No rows where nothing was begun.
     """
-    labels = {task[1]: (task[0], task[2]) for attempt in attempts for task in attempt.tasks}
-    stage = [labels.get(i, (s, ""))[0] for i, s in zip(receipts["id"], receipts["stage"], strict=True)]
-    own = receipts.assign(stage=stage, place=[labels.get(i, ("", ""))[1] for i in receipts["id"]])
+    rows = [
+        (t.stage, t.place, t.ended - t.began, t.cpu_seconds, t.peak_bytes)
+        for attempt in attempts
+        for t in attempt.tasks
+    ]
+    told = {t.id for attempt in attempts for t in attempt.tasks}
+    # Tasks that write several areas leave a receipt of each, without a process.
+    rows += [
+        (r.stage, "", r.seconds, r.cpu_seconds, r.peak_bytes)
+        for r in receipts
+        if r.id not in told and (r.process or r.stage == "assemble")
+    ]
+    tasks = pd.DataFrame(rows, columns=["stage", "place", "longest", "cpu", "peak_bytes"])
     wall: dict[str, float] = {}
     for attempt in attempts:
         for name, begin, end, _ in attempt.stages:
             wall[name] = wall.get(name, 0.0) + end - begin
-    rows = []
-    for name in dict.fromkeys([*COLOURS, *wall, *own["stage"]]):
-        tasks = own[own["stage"] == name]
-        if tasks.empty and name not in wall:
-            continue
-        longest = tasks.loc[tasks["seconds"].idxmax()] if len(tasks) else None
-        rows.append(
-            {
-                "stage": name,
-                "tasks": len(tasks),
-                "wall_hours": wall.get(name, np.nan) / 3600,
-                "task_hours": tasks["seconds"].sum() / 3600,
-                "core_hours": tasks["cpu_seconds"].sum() / 3600,
-                "longest": np.nan if longest is None else longest["seconds"],
-                "place": "" if longest is None else longest["place"],
-                "peak_bytes": tasks["peak_bytes"].max() if len(tasks) else np.nan,
-            }
-        )
-    table = pd.DataFrame(rows, columns=["stage", "tasks", "wall_hours", "task_hours", "core_hours", "longest",
-                                        "place", "peak_bytes"])  # fmt: skip
+    by = tasks.groupby("stage", sort=False)
+    known = [name for name in COLOURS if name in wall or name in by.groups]
+    table = pd.DataFrame({"stage": list(dict.fromkeys([*known, *wall, *tasks["stage"]]))})
+    table["tasks"] = table["stage"].map(by.size()).fillna(0)
+    table["wall_hours"] = table["stage"].map(wall) / 3600
+    table["task_hours"] = table["stage"].map(by["longest"].sum()).fillna(0.0) / 3600
+    table["core_hours"] = table["stage"].map(by["cpu"].sum()).fillna(0.0) / 3600
+    table["longest"], table["peak_bytes"] = (
+        table["stage"].map(by[c].max()) for c in ("longest", "peak_bytes")
+    )
+    slowest = tasks.loc[by["longest"].idxmax()].set_index("stage")["place"]
+    table["place"] = table["stage"].map(slowest).fillna("")
+    if table.empty:
+        return table
     whole = {name: table[name].sum() for name in ("tasks", "task_hours", "core_hours")}
     whole |= {"stage": "all", "wall_hours": sum(a.seconds for a in attempts) / 3600, "place": ""}
     whole |= {"longest": table["longest"].max(), "peak_bytes": table["peak_bytes"].max()}
-    return pd.concat([table, pd.DataFrame([whole])], ignore_index=True) if len(table) else table
+    return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
 
 
-def timeline(attempts: list[Attempt], receipts: pd.DataFrame) -> str:
+def timeline(attempts: list[Attempt]) -> str:
     """Draw tasks as bars, a line a worker process; pauses between attempts are cut out.
 
     Bars of one stage that no picture can tell apart are drawn as one, so the size is bounded.
     """
-    process = dict(zip(receipts["id"], receipts["process"], strict=True))
     whole = sum(attempt.seconds for attempt in attempts)
     if whole <= 0:
         return ""
@@ -158,15 +193,16 @@ def timeline(attempts: list[Attempt], receipts: pd.DataFrame) -> str:
             words = f"{name}{' failed' if cause is not None else ''}, {_span(end - begin)}"
             lanes["stages"].append((begin + shift, end + shift, name, words))
         ends: dict[str, float] = {}
-        for name, key, place, begin, end in sorted(attempt.tasks, key=lambda task: task[3]):
+        for task in sorted(attempt.tasks, key=lambda task: task.began):
             # A process number may be another machine's, too: what overlaps stands in a line of its own.
-            lane, twin = f"process {process.get(key, 'unknown')}", 1
-            while ends.get(lane, -np.inf) > begin + 0.5:
+            name = f"process {task.process or 'unknown'}"
+            lane, twin = name, 1
+            while ends.get(lane, -np.inf) > task.began + 0.5:
                 twin += 1
-                lane = f"process {process.get(key, 'unknown')} ({twin})"
-            ends[lane] = end
-            words = f"{name} {place}".strip() + f", {_span(end - begin)}"
-            lanes.setdefault(lane, []).append((begin + shift, end + shift, name, words))
+                lane = f"{name} ({twin})"
+            ends[lane] = task.ended
+            words = f"{task.stage} {task.place}".strip() + f", {_span(task.ended - task.began)}"
+            lanes.setdefault(lane, []).append((task.began + shift, task.ended + shift, task.stage, words))
         offset += attempt.seconds + pause
     shown = ["stages", *sorted(set(lanes) - {"stages"}, key=lambda lane: (len(lane), lane))][: MOST_LANES + 1]
     height = _TOP + _LANE * len(shown) + 40

@@ -327,7 +327,9 @@ class Run:
                         stage=name,
                         id=receipt.id,
                         seconds=receipt.seconds,
+                        cpu_seconds=receipt.cpu_seconds,
                         peak_bytes=receipt.peak_bytes,
+                        process=receipt.process,
                         place=places.get(receipt.id, ""),
                     )
         receipts = [r for r in found.values() if r is not None]
@@ -343,7 +345,7 @@ class Run:
             yield
         except BaseException as error:
             # An error of the start may name a key or certificate, and no event does.
-            cause = "" if stage == _START else str(error)
+            cause = "" if stage == _START else str(error) or type(error).__name__
             seconds = round(time.perf_counter() - began, 2)
             self.events.emit("stage_failed", stage=stage, seconds=seconds, cause=cause)
             raise

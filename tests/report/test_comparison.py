@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from whole_page import Page
 
 from distcalib.cli import _Explained
 from distcalib.cli.compare import compare
@@ -217,32 +217,9 @@ def test_a_run_without_files_has_no_totals_and_says_so(run_a, tmp_path):
     assert set(compare_runs(run_a, empty).totals["in"]) == {"only A"}
 
 
-class Page(HTMLParser):
-    """Checks that every element is closed, and keeps tags and addresses."""
-
-    void = ("meta", "br")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.addresses: list[str | None] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_page_is_whole_and_needs_no_network_and_no_script(run_a, run_b):
     text = page(compare_runs(run_a, run_b))
-    read = Page()
-    read.feed(text)
-    assert read.open == []
+    read = Page(text)
     assert read.addresses == []
     assert not {"script", "link", "img", "iframe"} & set(read.tags)
     assert "http" not in text

@@ -20,6 +20,8 @@ from distcalib.fit.consistency import limits_before
 from distcalib.matrix.blocks import read_block, write_block
 from distcalib.microdata import Microdata
 from distcalib.report.console import accuracy, stage_seconds
+from distcalib.report.run_report import page, write_report
+from distcalib.report.run_tables import RunTables
 from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
 from distcalib.runs.plan import make_plan, microdata_path
@@ -77,8 +79,19 @@ def test_everything_that_a_run_promises_is_there(small_run):
     assert damaged(small_run, manifest) == []
     assert not (small_run / "fit/checkpoints").exists()
     assert not [p for p in small_run.rglob("*") if ".tmp" in p.name]
-    stages = {"simulate", "assemble", "fit", "areas", "verify files", "verify", "start workers"}
+    stages = {"simulate", "assemble", "fit", "areas", "verify files", "verify", "judge", "start workers"}
     assert set(stage_seconds(small_run)) == stages
+
+
+def test_the_report_tells_of_the_run(small_run, tmp_path):
+    text = write_report(small_run, tmp_path / "report.html").read_text()
+    assert "finished: every file is written and proven" in text
+    assert "What this report lacks" not in text
+    for name in ("WY-01", "NH-01", "NH-02"):
+        assert f"<title>{name}: " in text
+    for words in ("core-hours", "judge", "process ", "population error", "few", facts(small_run)["weights"]):
+        assert words in text.replace("Population", "population"), words
+    assert not (small_run / "report.html").exists()
 
 
 def test_what_the_plan_foresees_is_what_the_simulated_matrix_says(small_run, config):
@@ -177,6 +190,12 @@ def test_the_same_command_again_does_no_work(copy, small_settings):
     assert "start workers" not in result.output.split("nothing to do")[0]
     changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
     assert changed <= {"events.ndjson", ".lock"}
+    report = copy / "report.html"
+    assert f"{report}: the report" in result.output.replace("\n", "")
+    written = report.stat().st_mtime_ns
+    assert CliRunner().invoke(main, ["run", str(small_settings), "--output", str(copy)]).exit_code == 0
+    assert report.stat().st_mtime_ns == written
+    assert damaged(copy, facts(copy)) == []
 
 
 def test_only_what_is_damaged_is_done_again(copy, config):
@@ -237,6 +256,12 @@ def test_files_that_break_the_promise_fail_the_run(copy, config, monkeypatch):
     with pytest.raises(RunError, match=r"areas/states/WY\.h5 changed since it was written"):
         Run(config, copy, ClusterConfig(kind="serial")).execute()
     assert not (copy / "manifest.json").exists()
+    text = page(RunTables.read(copy))
+    assert "failed in verify files" in text
+    assert "areas/states/WY.h5 changed since it was written" in text
+    # The fit stands; nothing of the proof before is told of these files.
+    assert "fitted targets within their tolerance" in text
+    assert "verify/checks.csv): not done" in text
 
 
 def _tampering(path: Path, write_areas):

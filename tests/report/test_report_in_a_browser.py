@@ -1,0 +1,179 @@
+"""A report as people see it: opened from disk in Chromium without a network, on a desk, a phone and paper.
+
+Screenshots are kept in the folder that DISTCALIB_SCREENSHOTS names, else in pytest's.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_tables import write_made_run
+
+from distcalib.report.run_report import write_report
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_made_run(tmp_path_factory.mktemp("nation") / "run", households=3000, name="nation")
+    return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
+    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if None in found.values():
+        pytest.skip(f"{found} (Debian: apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found["chromium"]
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(found["chromedriver"])
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    asked = os.environ.get("DISTCALIB_SCREENSHOTS")
+    folder = Path(asked) if asked else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def show(browser: Any, file: Path, width: int, height: int, media: str = "", mobile: bool = False) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(file.as_uri())
+
+
+def keep(browser: Any, file: Path, selector: str = "body") -> None:
+    """Keep a picture of an element; of a long one the first 8,000 lines."""
+    script = "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+    box = browser.execute_script(
+        script + "return [r.x + scrollX, r.y + scrollY, r.width, r.height]", selector
+    )
+    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": 1}
+    clip["height"] = min(clip["height"], 8000)
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+    file.write_bytes(base64.b64decode(shot["data"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "more"),
+    [
+        ("desktop", (1200, 900), {}),
+        ("phone", (390, 844), {"mobile": True}),
+        ("print", (1030, 720), {"media": "print"}),
+    ],
+)
+def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, size, more):
+    show(browser, report, *size, **more)
+    keep(browser, pictures / f"report-{name}.png")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.get_log("browser") == []
+    tiles = browser.execute_script("return document.querySelectorAll('#tiles g').length")
+    assert tiles == 436
+    titles = browser.execute_script(
+        "return [...document.querySelectorAll('#tiles g title')].map(title => title.textContent)"
+    )
+    assert all(re.match(r"[A-Z]{2}-\d\d: .", title) for title in titles)
+    if name == "print":
+        for hidden in ("nav", ".choose"):
+            style = "return getComputedStyle(document.querySelector(arguments[0])).display"
+            assert browser.execute_script(style, hidden) == "none"
+        pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+        (pictures / "report.pdf").write_bytes(base64.b64decode(pdf["data"]))
+
+
+def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, pictures):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    show(browser, report, 1200, 900)
+    before = browser.execute_script(
+        "return [...document.querySelectorAll('#tiles g')].map(g => g.className.baseVal)"
+    )
+    menu = Select(browser.find_element(By.ID, "variable"))
+    menu.select_by_visible_text("Population error")
+    after = browser.execute_script(
+        "return [...document.querySelectorAll('#tiles g')].map(g => g.className.baseVal)"
+    )
+    assert set(before) <= {f"c{letter}" for letter in "abcdefgx"}
+    assert set(after) <= {f"c{letter}" for letter in "ABCDEFGHIx"}
+    assert browser.find_element(By.ID, "shown").text == "Population error"
+    assert "within 1 %" in browser.find_element(By.ID, "legend").text
+    tile = browser.find_elements(By.CSS_SELECTOR, "#tiles g")[100]
+    tile.click()
+    said = browser.find_element(By.ID, "chosen").text
+    assert "persons in the file" in said
+    keep(browser, pictures / "report-map-population.png", "figure")
+    menu.select_by_visible_text("person count, age 0 to <5")
+    assert browser.find_element(By.ID, "chosen").text.startswith(said.split(":")[0])
+    assert browser.find_element(By.ID, "chosen").text != said
+    for option in menu.options:
+        menu.select_by_visible_text(option.text)
+    assert browser.get_log("browser") == []
+
+
+def test_tables_sort_by_figure_and_by_text(browser, report):
+    from selenium.webdriver.common.by import By
+
+    show(browser, report, 1200, 900)
+
+    def column(number: int) -> list[str]:
+        cells = browser.find_elements(By.CSS_SELECTOR, f"#weights ~ .long tbody td:nth-child({number})")
+        return [cell.text for cell in cells[:52]]
+
+    def press(number: int) -> None:
+        button = browser.find_element(By.CSS_SELECTOR, f"#weights ~ .long th:nth-child({number}) button")
+        browser.execute_script("arguments[0].click()", button)
+
+    press(2)
+    records = [int(text.replace(",", "")) for text in column(2)]
+    assert records == sorted(records, reverse=True)
+    press(2)
+    assert column(2) == [f"{n:,}" for n in sorted(records)]
+    press(1)
+    assert column(1) == sorted(column(1))
+
+
+def test_without_script_tables_and_a_map_are_there(browser, report, pictures):
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, report, 1200, 900)
+        found = browser.execute_cdp_cmd("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+
+        def count(selector: str) -> int:
+            asked = {"nodeId": found, "selector": selector}
+            return len(browser.execute_cdp_cmd("DOM.querySelectorAll", asked)["nodeIds"])
+
+        assert count("#tiles g.cg, #tiles g.cf, #tiles g.ce") > 0
+        assert count("#tiles g") == 436
+        assert count(".choose[hidden]") == 1
+        assert count("table.sortable th button") == 0
+        assert count("table.sortable tbody tr") > 500
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
