@@ -26,6 +26,7 @@ def copy(small_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_run, tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_a_run_is_proven_again_and_nothing_else_is_done_again(copy, small_settings):
     before = read_manifest(copy)
     blocks = {p: p.stat().st_mtime_ns for p in copy.glob("receipts/*/*.json") if p.parent.name != "verify"}
@@ -131,9 +132,15 @@ def test_the_matrix_of_a_run_is_looked_into(small_run):
     told = invoke("matrix", "column", small_run, column)
     assert f"column               {column}" in told.output
     assert "weight  " in told.output
+
+
+@pytest.mark.slow
+def test_a_cell_of_a_run_is_explained(small_run):
+    column = int(np.flatnonzero(np.load(small_run / "fit/weights.npy"))[0])
     why = invoke("matrix", "why", small_run, "state_56/snap", column)
     assert why.exit_code == 0, why.output
     assert "household" in why.output
+    assert "THE MATRIX HOLDS ANOTHER VALUE" not in why.output
 
 
 def test_targets_of_a_run_are_told(small_run):
