@@ -20,8 +20,9 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import files_of
-from distcalib.runs.folder import stored_config, stored_plan
+from distcalib.runs.folder import stored_plan
 from distcalib.runs.plan import read_source
+from distcalib.runs.stored import stored_config
 from distcalib.runs.tasks import read_assignment
 from distcalib.simulation.takeup import read_rates
 from distcalib.storage import writable

@@ -87,7 +87,7 @@ def test_microdata_that_moved_are_named(copy, small_file, tmp_path):
     write_manifest(copy, facts)
     lost = invoke("verify", copy)
     assert (lost.exit_code, "was_here.h5" in lost.output) == (2, True)
-    from distcalib.runs.folder import finished_config
+    from distcalib.runs.stored import finished_config
 
     assert finished_config(copy, {"microdata": str(moved)}).microdata == str(moved)
 
