@@ -118,7 +118,7 @@ def verify(run: Path, cluster: Path | None, workers: int | None, sets: tuple[str
     Every file is held to the manifest first; one that is missing or differs is an error, exit code 1.
     """
     from distcalib import Run
-    from distcalib.runs.folder import finished_config
+    from distcalib.runs.stored import finished_config
 
     config = finished_config(run, changes_of(sets))
     work = Run(config, run, cluster_of(cluster, workers), force="verify")

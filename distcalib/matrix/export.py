@@ -70,8 +70,10 @@ def _write_anndata(matrix: CalibrationMatrix, final: Path) -> None:
             _write_table(root.create_group(name), parts[name])
         for name in _EMPTY:
             _mark(root.create_group(name), "dict", "0.1.0")
-        for key, value in (parts["uns"]["origin"] or {}).items():
-            root["uns"].attrs[key] = value
+        origin = root["uns"].create_group("origin")
+        _mark(origin, "dict", "0.1.0")
+        for key, value in parts["uns"]["origin"].items():
+            _write_scalar(origin, key, value)
         os.rename(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -103,6 +105,13 @@ def _write_column(group: Any, name: str, column: pd.Series | pd.Index) -> None:
     target = group.create_array(name, shape=values.shape, dtype=dtype, chunks=chunks)
     target[:] = values.astype(np.dtypes.StringDType()) if encoding == "string-array" else values
     _mark(target, encoding, "0.2.0")
+
+
+def _write_scalar(group: Any, name: str, value: str | int | bool) -> None:
+    text = isinstance(value, str)
+    target = group.create_array(name, shape=(), dtype="string" if text else np.asarray(value).dtype)
+    target[()] = value
+    _mark(target, "string" if text else "numeric-scalar", "0.2.0")
 
 
 def _mark(node: Any, kind: str, version: str) -> None:

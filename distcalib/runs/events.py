@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ Subscriber = Callable[[dict[str, Any]], None]
 
 #: Seconds between two signs of life.
 BEAT = 15.0
+
+
+def _one_at_a_time(emit: Callable[..., None]) -> Callable[..., None]:
+    """Let no other thread emit meanwhile: a line is written whole, and subscribers need no locks."""
+
+    @wraps(emit)
+    def locked(events: Events, event: str, **facts: Any) -> None:
+        with events._lock:
+            emit(events, event, **facts)
+
+    return locked
 
 
 @dataclass
@@ -36,16 +47,6 @@ class Events:
     path: Path | None = None
     subscribers: list[Subscriber] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def emit(self, event: str, **facts: Any) -> None:
-        """Record an event: its name, the time (Unix seconds), and facts (JSON values)."""
-        with self._lock:
-            record = {"event": event, "time": round(time.time(), 3), **facts}
-            if self.path is not None:
-                line = (json.dumps(record) + "\n").encode()
-                persistently(partial(_append, self.path, line), self.path)
-            for subscriber in self.subscribers:
-                subscriber(record)
 
     @contextmanager
     def beating(self, every: float = BEAT) -> Iterator[None]:
@@ -67,6 +68,15 @@ class Events:
             ended.set()
             thread.join()
 
+    @_one_at_a_time
+    def emit(self, event: str, **facts: Any) -> None:
+        """Record an event: its name, the time (Unix seconds), and facts (JSON values)."""
+        record = {"event": event, "time": round(time.time(), 3), **facts}
+        if self.path is not None:
+            line = (json.dumps(record) + "\n").encode()
+            persistently(partial(_append, self.path, line), self.path)
+        for subscriber in self.subscribers:
+            subscriber(record)
 
 def read_events(run: Path) -> list[dict[str, Any]]:
     """Return what ``events.ndjson`` of a run folder holds, in order; empty where there is none.

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcalib.areas.area import Area, together
+from distcalib.areas.area import Area, nobody, together
+from distcalib.areas.filters import inside
 from distcalib.areas.stack import Facts, Placing, write_together
 from distcalib.config import RunConfig
 from distcalib.config.schema import read_settings
@@ -19,8 +20,9 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.model import Microdata
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import files_of
-from distcalib.runs.folder import stored_config, stored_plan
+from distcalib.runs.folder import stored_plan
 from distcalib.runs.plan import read_source
+from distcalib.runs.stored import stored_config
 from distcalib.runs.tasks import read_assignment
 from distcalib.simulation.takeup import read_rates
 from distcalib.storage import writable
@@ -155,6 +157,10 @@ def _write(
             writable(output / path)
             if (output / path).exists():
                 raise InputError("exists", place=output / path, expected="another --output")
+    # Before the first file is written.
+    there = placing.assignment, np.flatnonzero(weights > 0)
+    if empty := [area.name for area in areas if not inside(area.conditions, *there).any()]:
+        raise nobody(*empty)
     for whole, districts in together(areas):
         write_together(output, placing, weights, whole, districts, written)
     return len(areas)

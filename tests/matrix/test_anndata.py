@@ -21,6 +21,7 @@ from scipy import sparse
 from distcalib import CalibrationMatrix
 from distcalib.matrix.blocks import write_block
 from distcalib.matrix.calibration import Origin
+from distcalib.matrix.export import export_matrix
 
 PINNED = (
     "anndata==0.12.19",
@@ -66,6 +67,23 @@ view.var.to_parquet(folder / "var_read.parquet")
 (folder / "uns_read.json").write_text(json.dumps(view.uns, default=lambda scalar: scalar.item()))
 """
 )
+
+
+# Opens a store that `distcalib matrix export` wrote, as its users do.
+READ_STORE = """
+import sys
+from pathlib import Path
+import anndata, numpy as np
+
+folder = Path(sys.argv[1])
+read = anndata.read_zarr(folder / "X.zarr")
+np.savez(folder / "read.npz", dense=read.X.toarray())
+read.obs.to_parquet(folder / "obs_read.parquet")
+read.var.to_parquet(folder / "var_read.parquet")
+assert type(read.X).__name__ == "csr_matrix" and not read.layers and not read.obsm
+assert read.uns["origin"]["microdata"] == "donors.h5" and read.uns["origin"]["period"] == 2024
+assert read.uns["origin"]["take_up"] == True
+"""
 
 
 def run(*command: str | Path) -> None:
@@ -144,3 +162,33 @@ def test_anndata_makes_and_keeps_the_view_of_a_matrix(anndata_python, tmp_path):
         again = pd.read_parquet(tmp_path / f"{name}_read.parquet")
         pd.testing.assert_frame_equal(again, parts[name])
     assert json.loads((tmp_path / "uns_read.json").read_text()) == {"origin": asdict(origin)}
+
+
+@pytest.mark.slow
+def test_anndata_opens_an_exported_matrix(anndata_python, tmp_path):
+    targets = pd.DataFrame(
+        {
+            "name": [f"cd_370{i}/snap" for i in range(7)],
+            "value": np.arange(7) * 1.5,
+            "stratum_group_id": pd.array([4, None, 4, 1, None, 119, 2], dtype="Int64"),
+            "active": [True, False] * 3 + [True],
+            "reason": ["", None, "far", "", "", "", "é"],
+        }
+    )
+    columns = pd.DataFrame({"clone": np.arange(11) // 6, "household_id": 40 + np.arange(11)})
+    matrix = CalibrationMatrix(random_csr(4), targets, columns, Origin("donors.h5", "ab12", 2024, 3, True))
+    export_matrix(matrix, tmp_path / "X.zarr")
+    run(anndata_python, "-I", "-W", "error", "-c", READ_STORE, tmp_path)
+    with np.load(tmp_path / "read.npz") as read:
+        np.testing.assert_array_equal(read["dense"], matrix.X.toarray())
+    obs = pd.read_parquet(tmp_path / "obs_read.parquet")
+    assert obs.index.tolist() == [str(i) for i in range(7)]
+    assert obs["name"].tolist() == targets["name"].tolist()
+    assert obs["reason"].tolist() == ["", "", "far", "", "", "", "é"]
+    np.testing.assert_array_equal(obs["value"], targets["value"])
+    np.testing.assert_array_equal(obs["active"], targets["active"])
+    np.testing.assert_array_equal(
+        obs["stratum_group_id"], targets["stratum_group_id"].to_numpy(float, na_value=np.nan)
+    )
+    var = pd.read_parquet(tmp_path / "var_read.parquet")
+    pd.testing.assert_frame_equal(var.reset_index(drop=True), columns)

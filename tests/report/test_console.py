@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 from rich.console import Console
 
 from distcalib import Plan, RunConfig
 from distcalib.report.console import Progressing, print_causes, print_plan
+from distcalib.runs.events import BEAT
 
 
 def say(console: Console) -> str:
@@ -89,3 +91,57 @@ def test_the_time_left_counts_what_this_start_has_done(monkeypatch, capsys):
     show({"event": "task", "stage": "simulate"})
     # One task in 20 seconds, four to go; the five of an earlier start took no time of this one.
     assert "6 of 10, about 80 s left" in capsys.readouterr().out
+
+
+def test_a_stage_tells_rate_slowest_task_memory_and_retries(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    show = Progressing(Console(width=200, force_terminal=False))
+    show({"event": "stage", "stage": "simulate", "tasks": 9, "reused": 0})
+    show({"event": "retry", "stage": "simulate", "id": "ab", "place": "NY", "deaths": 1})
+    now[0] = 30.0
+    show({"event": "task", "stage": "simulate", "seconds": 12.4, "peak_bytes": 2**31, "place": "CA"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "simulate: the worker of NY died; the task is begun again"
+    told = "about 4 min left, 2.0 a minute, slowest CA 12 s, workers up to 2.0 GiB, 1 begun again"
+    assert lines[2] == f"simulate: 1 of 9, {told}"
+
+
+def test_no_thirty_seconds_are_silent_whatever_goes_on(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    show = Progressing(Console(width=110, force_terminal=False))
+
+    def alive(seconds: float) -> list[str]:
+        """Signs of life for some seconds, as `Events.beating` gives them; what is said of it."""
+        said = []
+        for _ in range(round(seconds / BEAT)):
+            now[0] += BEAT
+            show({"event": "alive"})
+            said.append(capsys.readouterr().out.strip())
+        assert all(a or b for a, b in pairwise(said))
+        return [text for text in said if text]
+
+    assert alive(60)[-1] == "reading the inputs and planning: 60 s so far"
+    for stage in ("start workers", "assemble", "fit"):
+        show({"event": "stage", "stage": stage, "tasks": 1, "reused": 0})
+        capsys.readouterr()
+        assert alive(300)[-1] == f"{stage}: 0 of 1, 5 min so far"
+        show({"event": "stage_done", "stage": stage, "seconds": 300.0})
+    capsys.readouterr()
+    assert alive(45)[-1] == "after fit: 45 s so far"
+    show({"event": "done", "seconds": 2.0})
+    now[0] += BEAT
+    show({"event": "alive"})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_tells_what_lines_tell():
+    console = Console(file=io.StringIO(), width=140, force_terminal=True)
+    show = Progressing(console)
+    show({"event": "stage", "stage": "simulate", "tasks": 3, "reused": 0})
+    show({"event": "task", "stage": "simulate", "seconds": 7.0, "peak_bytes": 2**30, "place": "WY"})
+    show({"event": "alive"})
+    show({"event": "stage_failed", "stage": "simulate", "seconds": 9.0})
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "slowest WY 7 s, workers up to 1.0 GiB" in text

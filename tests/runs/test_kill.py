@@ -18,8 +18,8 @@ from distcalib.runs.manifest import damaged, read_manifest
 pytestmark = pytest.mark.slow
 
 
-def start(settings: Path, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", str(folder)]
+def start(settings: Path, folder: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", str(folder), *more]
     with open(folder.with_suffix(".log"), "a") as log:
         return subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
 
@@ -83,6 +83,26 @@ def test_a_run_killed_in_every_stage_ends_where_an_undisturbed_one_does(small_ru
     after = receipts_of(folder)
     assert finished.items() <= after.items(), "a finished task was done again"
     assert not [p for p in folder.rglob("*") if ".tmp" in p.name]
+
+
+@pytest.mark.timeout(900)
+def test_a_run_interrupted_from_the_keyboard_exits_130_and_goes_on(small_settings, tmp_path):
+    folder = tmp_path / "interrupted"
+    process = start(small_settings, folder)
+    wait_for(lambda: seen(folder, "task", "simulate"), process, 300)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(timeout=120) == 130, folder.with_suffix(".log").read_text()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == [], [p.cmdline() for p in alive]
+    log = folder.with_suffix(".log").read_text()
+    assert f"interrupted; what is finished stays in {folder}" in log
+    assert "Traceback" not in log
+    done = receipts_of(folder)
+    assert done
+    again = start(small_settings, folder, "--until", "simulate")
+    assert again.wait(timeout=400) == 0, folder.with_suffix(".log").read_text()
+    assert done.items() <= receipts_of(folder).items(), "a finished task was done again"
 
 
 @pytest.mark.timeout(900)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from distcalib.cli import main
 from distcalib.errors import InputError
 from distcalib.report.status import shown, watch_status
+from distcalib.runs.events import Events
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
 PLAN = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
@@ -116,6 +118,49 @@ def test_without_a_terminal_only_news_are_printed_until_the_run_ends(tmp_path):
     lines = out.getvalue().splitlines()
     assert lines[-1] == "trial: stopped as asked; the same `run` command goes on"
     assert len(lines) == len(set(lines))
+
+
+def test_a_run_that_gives_signs_of_life_is_not_silent_and_tells_what_was_begun_again(tmp_path):
+    retry = {"event": "retry", "time": 1020.0, "stage": "simulate", "id": "ab", "place": "NY", "deaths": 1}
+    home = folder_of(tmp_path / "run", START, SIMULATE, retry, {"event": "alive", "time": 2000.0})
+    status = Watch(home).read()
+    assert status.state(2000.0 + SILENT - 1) == "running"
+    assert status.stages[0].retries == 1
+    assert status.to_json(2001.0)["stages"][0]["retries"] == 1
+
+
+def test_a_watch_without_a_terminal_says_the_same_again_after_a_while(tmp_path, monkeypatch):
+    now = [1020.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    home = folder_of(tmp_path / "run", START, SIMULATE, task(1020, 5.0))
+
+    def wait(seconds: float) -> None:
+        now[0] += 10
+        tell(home, {"event": "alive", "time": now[0]} if now[0] < 1100 else {"event": "done", "time": now[0]})
+
+    out = io.StringIO()
+    watch_status(Watch(home), Console(file=out, width=110), 10.0, wait=wait)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4  # at 1020, 1050 and 1080, and the end at 1100
+    assert all(line.startswith("simulate: 3 of 12, about") for line in lines[:-1])
+
+
+def test_events_give_signs_of_life_while_a_block_runs(tmp_path):
+    heard: list[str] = []
+    enough = threading.Event()
+
+    def listen(event: dict) -> None:
+        heard.append(event["event"])
+        if len(heard) >= 3:
+            enough.set()
+
+    events = Events(tmp_path / "events.ndjson", [listen])
+    with events.beating(every=0.01):
+        assert enough.wait(10)
+    after = len(heard)
+    assert set(heard) == {"alive"}
+    assert not [t for t in threading.enumerate() if t.name == "events"]
+    assert len((tmp_path / "events.ndjson").read_text().splitlines()) == after
 
 
 def test_the_command_says_it_in_words_and_in_json(tmp_path):
