@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +170,22 @@ def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: two coordinators in one folder would undo each other."""
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    """Hold the run folder: two coordinators in one folder would undo each other.
+
+    Raises
+    ------
+    RunError
+        When another process holds it: names the process, its machine, and since when.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another process is carrying this run out") from None
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            raise RunError(f"{folder}: {owner} is carrying this run out") from None
+        file.truncate(0)
+        since = datetime.now(UTC).isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since},")
+        file.flush()
         yield
