@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import random
 import subprocess
@@ -115,6 +116,7 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
         "distributed.comm.timeouts.connect": "60s",
     }
     os.environ.update(ONE_THREAD)
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     Home(folder).meet()
     with dask.config.set(settings):
         get_mp_context().set_forkserver_preload(PRELOAD)
