@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
+from distcalib.geography.states import STATE_CODES
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
 from distcalib.storage import publish, write_json, write_text
 
@@ -44,13 +48,28 @@ def stored_plan(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("slices", "digest", "code", "run", "inputs", "versions", "engines"):
-            stored[part]
-    except (ValueError, KeyError, TypeError):
+        _require_plan(stored)
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             "is not the plan of a run", place=path, expected="a plan.json that distcalib wrote"
         ) from None
     return stored
+
+
+def _require_plan(stored: dict[str, Any]) -> None:
+    """Raise KeyError, TypeError or ValueError unless JSON values have the form of a plan."""
+    tables = [stored[part] for part in ("code", "run", "inputs", "versions", "engines")]
+    texts = [stored["digest"], stored["run"]["name"]]
+    if not all(isinstance(one, dict) for one in tables) or not all(isinstance(one, str) for one in texts):
+        raise TypeError
+    if not isinstance(stored["slices"], list):
+        raise TypeError
+    for one in stored["slices"]:
+        numbers = one["state_fips"], one["start"], one["stop"]
+        if not isinstance(one["id"], str) or not all(type(number) is int for number in numbers):
+            raise TypeError
+        if one["state_fips"] not in STATE_CODES or not 0 <= one["start"] < one["stop"]:
+            raise ValueError
 
 
 def require_same_plan(
@@ -166,10 +185,22 @@ def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: two coordinators in one folder would undo each other."""
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    """Hold the run folder: two coordinators in one folder would undo each other.
+
+    Raises
+    ------
+    RunError
+        When another process holds it: names the process, its machine, and since when.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder}: another process is carrying this run out") from None
+            file.seek(0)
+            owner = file.read(200).strip() or "another process"
+            raise RunError(f"{folder}: {owner} is carrying this run out") from None
+        file.truncate(0)
+        since = datetime.now(UTC).isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since},")
+        file.flush()
         yield

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import distcalib
+from distcalib.cli import main
 from distcalib.runs.folder import keep_only
 from distcalib.runs.receipts import Receipt, receipt_path, verified, write_receipt
 from distcalib.storage import sha256_file
@@ -74,3 +76,84 @@ def test_the_cluster_is_in_no_plan():
     from distcalib.runs.plan import Plan
 
     assert not [name for name in Plan.__dataclass_fields__ if "cluster" in name]
+
+
+# What `distcalib` asks of a plan before it makes one of its own.
+PLAN = {"slices": [], "digest": "0" * 64, "run": {"name": "x"}}
+PLAN |= {table: {} for table in ("code", "inputs", "versions", "engines")}
+SLICE = {"id": "a", "state_fips": 56, "start": 0, "stop": 9}
+
+
+def plan(**changes) -> str:
+    return json.dumps({key: value for key, value in (PLAN | changes).items() if value != "left out"})
+
+
+# Each plan.json of a run folder, as text or bytes.
+BAD_PLANS: dict[str, str | bytes] = {
+    "empty": "",
+    "half of it": plan()[:40],
+    "no text": b"\xff\xfe\x00",
+    "no table": "[1, 2]",
+    "null": "null",
+    "a number": "7",
+    "a text": '"plan"',
+    "a hundred thousand levels": "[" * 100_000,
+    "a number of a million digits": "1" * 1_000_000,
+    "no digest": plan(digest="left out"),
+    "no slices": plan(slices="left out"),
+    "a digest that is no text": plan(digest=7),
+    "a run that is no table": plan(run=[]),
+    "a run without a name": plan(run={}),
+    "inputs that are no table": plan(inputs=3),
+    "versions that are no table": plan(versions="2.68"),
+    "code that is no table": plan(code=[1]),
+    "engines that are no table": plan(engines=None),
+    "slices that are no list": plan(slices={"a": 1}),
+    "a slice that is no table": plan(slices=[3]),
+    "a slice without an end": plan(slices=[{"id": "a", "state_fips": 56, "start": 0}]),
+    "a slice in words": plan(slices=[SLICE | {"stop": "nine"}]),
+    "a slice of halves": plan(slices=[SLICE | {"stop": 4.5}]),
+    "a slice that ends before it begins": plan(slices=[SLICE | {"stop": -1}]),
+    "a slice of no state": plan(slices=[SLICE | {"state_fips": 99}]),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*")}
+    return {name: p.read_bytes() if p.is_file() else None for name, p in found.items()}
+
+
+@pytest.mark.parametrize("name", BAD_PLANS)
+def test_a_folder_whose_plan_is_none_is_refused_and_left_as_it_is(tmp_path, name):
+    run, text = tmp_path / "run", BAD_PLANS[name]
+    run.mkdir()
+    (run / "plan.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = contents(tmp_path)
+    for arguments in (["run", "tiny", "--output", str(run)], ["status", str(run)]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2, (arguments, result.output, result.exception)
+        assert result.output.startswith(f"error: {run}/plan.json: is not the plan of a run"), result.output
+        assert len(result.output) < 500
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["a file", "below a file", "not empty", "a link to a file", "a dead link"])
+def test_a_place_that_is_no_run_folder_is_refused_and_left_as_it_is(tmp_path, name, settings):
+    run, other = tmp_path / "run", tmp_path / "other"
+    other.write_text("mine")
+    if name == "a file":
+        run.write_text("mine")
+    elif name == "below a file":
+        run = other / "run"
+    elif name == "not empty":
+        run.mkdir()
+        (run / "mine.txt").touch()
+    elif name == "a link to a file":
+        run.symlink_to(other)
+    else:
+        run.symlink_to(tmp_path / "nowhere" / "at all")
+    before = contents(tmp_path)
+    result = CliRunner().invoke(main, ["run", str(settings), "--output", str(run)])
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert f"error: {run}" in result.output
+    assert contents(tmp_path) == before

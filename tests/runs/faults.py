@@ -1,24 +1,128 @@
-"""What goes wrong inside workers, for `test_faults`: each fault strikes one slice, once.
+"""What goes wrong in a run: one table of faults by stage and step, and what strikes at random.
 
-``preload(folder)`` is what the workers of a cluster, and those that replace them, load when they start. From
-then on ``fates.json`` in the folder says which task id meets which fault; ``log.txt`` has a line for every
-task that was begun, fault that struck and receipt that was written.
+``preload(folder)`` is what workers, and those that replace them, load when they start; a coordinator with
+faults of its own is ``python faults.py FOLDER run SETTINGS ...``, which is the command line ``distcalib run
+...`` after that, and whose local workers load the same. ``fates.json`` in the folder says what strikes from
+then on (`Fates`); ``log.txt`` has a line for
+
+    begun ID STAGE PID     every task that was handed to a worker
+    work ID                every task (of areas: every file) without a verified receipt: it is done now
+    done ID                every task that returned a receipt
+    raised ID              every task that ended in an error
+    struck ID STEP FAULT   every fault, just before it
+    receipt ID             every receipt that was written
+    slice STATE SIZE       every simulation that was begun
+    failed ID CALL         every write that was failed
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-# The slice's worker dies by SIGKILL: with the donors read and the placement not; between two variables; with
-# one of a block's three arrays written; with the block there and its receipt not.
-PHASES = ("loading", "simulating", "writing", "before the receipt")
+# Stage -> the steps of a task at which a fault can strike, in their order. "begun" is the first act of the
+# work of any task, and the last two come before and after its receipt.
+EVERY = ("begun", "before the receipt", "after the receipt")
+STEPS = {
+    # With the donors read and the placement not; between two variables; with one of a block's arrays written.
+    "simulate": ("begun", "loading", "simulating", "writing", *EVERY[1:]),
+    # Between two epochs; with some of the tables written.
+    "fit": ("begun", "selecting", "writing", *EVERY[1:]),
+    # With a file half written; with the file there and its mapping not.
+    "areas": ("begun", "placing", "writing", "mapping", *EVERY[1:]),
+    # The check of a file's structure; between a file's values and their sums.
+    "verify": ("begun", "checking", "recomputing", "writing", *EVERY[1:]),
+}
+TABLE = tuple((stage, step) for stage, steps in STEPS.items() for step in steps)
 
 MISSING = "gov.usda.snap.income.deductions.earned_income"
+
+
+@dataclass
+class Fates:
+    """What strikes whom.
+
+    Attributes
+    ----------
+    tasks
+        Task id -> step and fault, once: kill, memory, raise, or parameter (a rules engine without one).
+    table
+        Stages, steps and faults, each once: it strikes the first task that comes there and was struck less
+        than `most` times. `most` is by stage.
+    larger
+        Simulations of more columns die, always.
+    lost
+        Share of the times that a task is handed out in which its worker is lost.
+    seconds
+        Task id -> what it takes; a worker is lost at a random moment of it, or when it is done.
+    writes
+        Share of writes of distcalib that fail with EIO.
+    seed
+        Of what is random: decided by task id and how often it was handed out.
+    dies
+        The coordinator dies of these events, when they came in this order, once.
+    """
+
+    tasks: dict[str, tuple[str, str]] = field(default_factory=dict)
+    table: list[tuple[str, str, str]] = field(default_factory=list)
+    most: dict[str, int] = field(default_factory=dict)
+    larger: int | None = None
+    lost: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    writes: float = 0.0
+    seed: int = 0
+    dies: list[str] = field(default_factory=list)
+
+
+class Home:
+    """A folder of fates and of what was said; see the module."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def meet(self, fates: Fates | None = None) -> None:
+        """Say what strikes from now on, and forget what happened before."""
+        for old in self.folder.glob("struck *"):
+            old.unlink()
+        (self.folder / "log.txt").write_text("")
+        temporary = self.folder / "fates.part"
+        temporary.write_text(json.dumps(asdict(fates or Fates())))
+        temporary.replace(self.folder / "fates.json")
+
+    def fates(self) -> Fates:
+        return Fates(**json.loads((self.folder / "fates.json").read_text(encoding="utf-8")))
+
+    def say(self, line: str) -> None:
+        with open(self.folder / "log.txt", "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def lines(self) -> list[str]:
+        return (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()
+
+    def said(self, word: str) -> list[str]:
+        """Return what was written after a word, in order."""
+        return [line.removeprefix(f"{word} ") for line in self.lines() if line.startswith(f"{word} ")]
+
+    def ids(self, word: str) -> list[str]:
+        """Return the ids after a word, in order."""
+        return [line.split()[0] for line in self.said(word)]
+
+    def once(self, name: str) -> bool:
+        """Return whether nobody did this before."""
+        try:
+            (self.folder / f"struck {name}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
 
 def preload(folder: Path) -> str:
@@ -38,96 +142,196 @@ def arm(folder: str) -> None:
     _armed = True
     import zarr
 
-    from distcalib.runs import tasks, workers
+    from distcalib.areas import stack
+    from distcalib.fit.checkpoint import Checkpoint
+    from distcalib.microdata.hdf5_stream import HDF5Stream
+    from distcalib.runs import fitting, tasks, verify, workers
     from distcalib.simulation.engine import RulesSimulation
 
-    home = Path(folder)
-    now = ""  # id of the task that this process works at
+    home = Home(folder)
+    stage = now = ""  # of the task that this process works at
 
-    def write(line: str) -> None:
-        with open(home / "log.txt", "a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+    def strikes(step: str) -> str:
+        """Return the fault that strikes the task here, or ''."""
+        fates = home.fates()
+        at, fault = fates.tasks.get(now, ("", ""))
+        if at == step and home.once(now[:12]):
+            home.say(f"struck {now} {step}: {fault}")
+            return fault
+        for *place, fault in fates.table:
+            struck = home.ids("struck").count(now) if place == [stage, step] else 0
+            if place == [stage, step] and struck < fates.most.get(stage, 1) and home.once(f"{stage} {step}"):
+                home.say(f"struck {now} {step}: {fault}")
+                return fault
+        return ""
 
-    def strikes(fault: str) -> bool:
-        fates = json.loads((home / "fates.json").read_text(encoding="utf-8"))
-        if fates.get(now) != fault:
-            return False
-        try:
-            (home / f"struck {fault} {now[:12]}").touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        write(f"struck {now} {fault}")
-        return True
-
-    def kill_when(phase: str) -> None:
-        if strikes(phase):
+    def meet(step: str) -> None:
+        fault = strikes(step)
+        if fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "memory":
+            raise MemoryError("unable to allocate 9 GiB")
+        if fault == "raise":
+            raise ZeroDivisionError("a fault of the test")
 
     def put(owner: object, name: str, wrap) -> None:
         setattr(owner, name, wrap(getattr(owner, name)))
 
+    def before(owner: object, name: str, step: str) -> None:
+        def wrap(real):
+            def function(*args, **kwargs):
+                meet(step)
+                return real(*args, **kwargs)
+
+            return function
+
+        put(owner, name, wrap)
+
+    def handed_out(real):
+        def admitted(function, task):
+            nonlocal now, stage
+            now, stage = task.id, task.stage
+            times = home.ids("begun").count(now)
+            home.say(f"begun {now} {stage} {os.getpid()}")
+            fates = home.fates()
+            draw = random.Random(f"{fates.seed} {now} {times}")
+            lost = draw.random() < fates.lost
+            if lost:
+                clock = threading.Timer(draw.random() * fates.seconds.get(now, 1.0), lose)
+                clock.daemon = True
+                clock.start()
+            try:
+                result = real(function, task)
+            except Exception:
+                home.say(f"raised {now}")
+                raise
+            if lost:
+                lose()
+            home.say(f"done {now}")
+            return result
+
+        return admitted
+
+    def lose() -> None:
+        home.say(f"struck {now} at random: kill")
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def begin(real):
-        def verified(run, stage, task_id):
-            nonlocal now
-            now = task_id
-            write(f"begun {task_id} {os.getpid()}")
-            return real(run, stage, task_id)
+        def verified(run, of, task_id):
+            found = real(run, of, task_id)
+            if found is None:
+                home.say(f"work {task_id}")
+                meet("begun")
+            return found
 
         return verified
 
-    def load(real):
-        def read_assignment(run):
-            kill_when("loading")
-            return real(run)
-
-        return read_assignment
-
-    def calculate(real):
-        def calculate(self, variable, reform_id=0):
-            values = real(self, variable, reform_id)
-            kill_when("simulating")
-            if strikes("memory"):
-                raise MemoryError("unable to allocate 9 GiB")
-            if strikes("raises"):
-                raise ZeroDivisionError("a fault of the test")
-            return values
-
-        return calculate
-
     def simulate(real):
-        def simulate_columns(*args, **kwargs):
-            if strikes("parameter"):
+        def simulate_columns(source, assignment, columns, *args, **kwargs):
+            home.say(f"slice {int(assignment.state_fips[columns[0]])} {len(columns)}")
+            larger = home.fates().larger
+            if larger is not None and len(columns) > larger:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if home.fates().tasks.get(now, ("",))[0] == "parameter" and strikes("parameter"):
                 with without(MISSING):
-                    return real(*args, **kwargs)
-            return real(*args, **kwargs)
+                    return real(source, assignment, columns, *args, **kwargs)
+            return real(source, assignment, columns, *args, **kwargs)
 
         return simulate_columns
 
     def create(real):
         def create_array(self, name, *args, **kwargs):
             if name == "indices":
-                kill_when("writing")
+                meet("writing")
             return real(self, name, *args, **kwargs)
 
         return create_array
 
     def receipt(real):
         def write_receipt(run, done):
-            kill_when("before the receipt")
+            meet("before the receipt")
             real(run, done)
-            write(f"receipt {done.id}")
+            home.say(f"receipt {done.id}")
+            meet("after the receipt")
 
         return write_receipt
 
+    put(workers, "admitted", handed_out)
     put(tasks, "verified", begin)
-    put(tasks, "read_assignment", load)
-    put(tasks, "simulate_columns", simulate)
     put(tasks, "write_receipt", receipt)
-    put(RulesSimulation, "calculate", calculate)
+    before(tasks, "read_assignment", "loading")
+    put(tasks, "simulate_columns", simulate)
+    before(RulesSimulation, "calculate", "simulating")
     put(zarr.Group, "create_array", create)
+    before(Checkpoint, "offer", "selecting")
+    before(fitting, "_publish_table", "writing")
+    before(stack, "place", "placing")
+    before(HDF5Stream, "close", "writing")
+    before(stack, "write_mapping", "mapping")
+    before(verify, "_check", "checking")
+    before(verify, "evaluate", "recomputing")
+    before(verify, "publish", "writing")
+    fail_writes(home, lambda: now)
 
-    if (home / "another version").exists():
+    if (home.folder / "another version").exists():
         put(workers, "identity", lambda real: lambda: {**real(), "policyengine-us": "2.0.0"})
+
+
+def fail_writes(home: Home, now) -> None:
+    """Let writes of distcalib fail now and then, where they meet the operating system, zarr and HDF5."""
+    import zarr.storage._local
+
+    from distcalib import storage
+    from distcalib.matrix import blocks
+    from distcalib.microdata.hdf5_stream import HDF5Stream
+    from distcalib.runs import events
+
+    draw = random.Random(f"{home.fates().seed} {os.getpid()}")
+
+    def failing(name: str, real):
+        def call(*args, **kwargs):
+            share = home.fates().writes
+            if share and draw.random() < share:
+                home.say(f"failed {now() or 'coordinator'} {name}")
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*args, **kwargs)
+
+        return call
+
+    class FailingOs:
+        """The module os, for those who put files in their place."""
+
+        fsync, replace, rename = (
+            staticmethod(failing(name, getattr(os, name))) for name in ("fsync", "replace", "rename")
+        )
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(os, name)
+
+    storage.os = blocks.os = FailingOs()
+    events._append = failing("event", events._append)
+    zarr.storage._local._put = failing("zarr", zarr.storage._local._put)
+    HDF5Stream.append = failing("HDF5", HDF5Stream.append)
+
+
+def arm_coordinator(folder: str) -> None:
+    """Let the writes of this process fail too, and let it die of events."""
+    from distcalib.runs.events import Events
+
+    home = Home(folder)
+    fail_writes(home, lambda: "")
+    seen: list[str] = []
+    real = Events.emit
+
+    def emit(self, event: str, **facts) -> None:
+        real(self, event, **facts)
+        dies = home.fates().dies
+        if dies[len(seen) : len(seen) + 1] == [event]:
+            seen.append(event)
+            if seen == dies and home.once("coordinator"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    Events.emit = emit
 
 
 @contextmanager
@@ -149,3 +353,12 @@ def without(name: str) -> Iterator[None]:
         yield
     finally:
         now_has(whole)
+
+
+if __name__ == "__main__":
+    # Before Dask is imported, for it reads the environment then.
+    os.environ["DASK_DISTRIBUTED__WORKER__PRELOAD"] = repr([preload(Path(sys.argv[1]))])
+    from distcalib.cli import main
+
+    arm_coordinator(sys.argv[1])
+    main(sys.argv[2:])

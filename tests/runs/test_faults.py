@@ -11,8 +11,9 @@ from typing import Any
 
 import dask
 import pytest
+from chaos import different, done_again
 from click.testing import CliRunner, Result
-from faults import MISSING, PHASES, preload
+from faults import MISSING, TABLE, Fates, Home, preload
 
 from distcalib import ClusterConfig, RunConfig
 from distcalib.cli import main
@@ -32,26 +33,18 @@ geography: {{districts: [WY-01, NH-01, 3302]}}
 targets: {{variables: [snap, person_count]}}
 simulation: {{slice_households: 50}}
 fit: {{epochs: 5, refit_epochs: 50}}
-areas: {{districts: false, states: false, national: false}}
+fits: {{few: {{records: 60}}}}
+verify: {{plain: 0}}
 """
 
 
-class Workers:
+class Workers(Home):
     """Worker processes that serve one run after another, and what befalls which task in them."""
 
     def __init__(self, folder: Path, client: Any = None) -> None:
-        self.folder, self.client = folder, client
-        self.meet({})
-
-    def meet(self, fates: dict[str, str]) -> None:
-        """Say which task id meets which fault from now on, and forget what happened before."""
-        (self.folder / "log.txt").write_text("")
-        (self.folder / "fates.json").write_text(json.dumps(fates))
-
-    def said(self, word: str) -> list[str]:
-        """Return what the workers wrote after a word: ids of tasks, or id and fault."""
-        lines = (self.folder / "log.txt").read_text().splitlines()
-        return [line.removeprefix(f"{word} ") for line in lines if line.startswith(f"{word} ")]
+        super().__init__(folder)
+        self.client = client
+        self.meet()
 
 
 @contextmanager
@@ -98,46 +91,62 @@ def run(workers: Workers, run_file: Path, folder: Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def reference(workers, run_file, tmp_path_factory) -> str:
-    """The digest of X where nothing goes wrong."""
+def reference(workers, run_file, tmp_path_factory) -> Path:
+    """The run where nothing goes wrong."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    workers.meet({})
+    workers.meet()
     result = run(workers, run_file, folder)
     assert result.exit_code == 0, result.output
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    return manifest["matrix"]
+    assert Counter(workers.ids("begun")) == dict.fromkeys(workers.ids("begun"), 1)
+    return folder
 
 
 def receipts(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("receipts/simulate/*.json")}
 
 
-def test_workers_killed_in_every_phase_and_one_short_of_memory_cost_time_only(
-    workers, run_file, slices, reference, tmp_path
+def test_every_step_of_every_stage_loses_its_worker_once_and_no_task_is_done_more_than_that(
+    workers, run_file, reference, tmp_path
 ):
-    folder, ids = tmp_path / "out", [s.id for s in slices]
-    # The first task of a worker loads the inputs of its run, so that phase is the first slice's.
-    killed = dict(zip(ids, PHASES, strict=False))
-    large = slices[len(PHASES)]
-    workers.meet({**killed, large.id: "memory"})
+    folder = tmp_path / "out"
+    # A slice that died twice would be halved; of other tasks four deaths would end the run.
+    table = [(stage, step, "kill") for stage, step in TABLE]
+    workers.meet(Fates(table=table, most={"fit": 3, "areas": 3, "verify": 3}))
     result = run(workers, run_file, folder)
     assert result.exit_code == 0, result.output
-    assert Counter(workers.said("struck")) == Counter(f"{i} {f}" for i, f in killed.items()) + Counter(
-        [f"{large.id} memory"]
+    struck = workers.said("struck")
+    assert len(struck) == len(TABLE), "every fault of the table, once"
+    assert Counter(line.split(maxsplit=1)[1] for line in struck) == Counter(
+        f"{step}: kill" for _, step in TABLE
     )
-    manifest = read_manifest(folder)
-    assert manifest is not None
-    assert manifest["matrix"] == reference
-    # A killed slice is begun once more, every other once; each receipt is written once.
-    begun = Counter(line.split()[0] for line in workers.said("begun"))
-    assert {i: begun[i] for i in ids} == {i: 2 if i in killed else 1 for i in ids}
-    written = Counter(workers.said("receipt"))
-    assert set(written.values()) == {1}
+    assert different(reference, folder) == []
+    assert done_again(workers) == []
+    assert set(Counter(workers.ids("receipt")).values()) == {1}, "each receipt is written once"
+    # Each death has its task begun once more, every other task is begun once. What comes after a task was
+    # done is a result that died with a worker before it was fetched; the receipt answers for it.
+    begun: Counter[str] = Counter()
+    done: set[str] = set()
+    for line in workers.lines():
+        word, one, *_ = line.split()
+        done |= {one} if word == "done" else set()
+        begun[one] += word == "begun" and one not in done
+    deaths = Counter(workers.ids("struck"))
+    assert {one: n for one, n in begun.items() if n} == {one: 1 + deaths[one] for one in done}
+
+
+def test_a_slice_short_of_memory_is_done_in_halves(workers, run_file, slices, reference, tmp_path):
+    folder, ids, large = tmp_path / "out", [s.id for s in slices], slices[0]
+    workers.meet(Fates(tasks={large.id: ("simulating", "memory")}))
+    result = run(workers, run_file, folder)
+    assert result.exit_code == 0, result.output
+    assert workers.said("struck") == [f"{large.id} simulating: memory"]
+    assert different(reference, folder) == []
+    # The whole is begun once and never again, the halves and all others once.
     parts = receipts(folder) - set(ids)
     assert receipts(folder) & set(ids) == set(ids) - {large.id}
     assert len(parts) == 2
-    assert receipts(folder) <= set(written)
+    begun = Counter(line.split()[0] for line in workers.said("begun") if line.split()[1] == "simulate")
+    assert begun == dict.fromkeys([*ids, *parts], 1)
     assert {p.name for p in (folder / "matrix.zarr" / "blocks").iterdir()} == receipts(folder)
     events = [json.loads(line) for line in (folder / "events.ndjson").read_text().splitlines()]
     (split,) = [e for e in events if e["event"] == "split"]
@@ -160,7 +169,7 @@ def named(result: Result, at: Slice, *words: str) -> None:
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("raises", ["ZeroDivisionError: a fault of the test"]),
+        ("raise", ["ZeroDivisionError: a fault of the test"]),
         ("parameter", ["policyengine-us failed on snap", "ParameterNotFoundError", "2024-01-01"]),
     ],
 )
@@ -168,25 +177,25 @@ def test_a_slice_that_fails_is_named_and_the_next_start_goes_on(
     workers, run_file, slices, reference, tmp_path, fault, words
 ):
     folder, (at,) = tmp_path / "out", [s for s in slices if (s.state_fips, s.start) == (56, 0)]
-    workers.meet({at.id: fault})
+    step = "parameter" if fault == "parameter" else "simulating"
+    workers.meet(Fates(tasks={at.id: (step, fault)}))
     result = run(workers, run_file, folder)
     named(result, at, *words, *([MISSING.rsplit(".", 1)[-1]] if fault == "parameter" else []))
-    assert workers.said("struck") == [f"{at.id} {fault}"]
+    assert workers.said("struck") == [f"{at.id} {step}: {fault}"]
     # Not tried again, for it would raise again; nothing of it is left, and no matrix.
-    assert [line.split()[0] for line in workers.said("begun")].count(at.id) == 1
+    assert workers.ids("begun").count(at.id) == 1
     finished = receipts(folder)
     assert at.id not in finished
     assert not (folder / "matrix.zarr" / "blocks" / at.id).exists()
     assert not (folder / "matrix.zarr" / "X").exists()
     assert read_manifest(folder) is None
 
-    workers.meet({})
+    workers.meet()
     result = run(workers, run_file, folder)
     assert result.exit_code == 0, result.output
-    assert (read_manifest(folder) or {})["matrix"] == reference
-    begun = {line.split()[0] for line in workers.said("begun")}
-    assert at.id in begun
-    assert not finished & begun
+    assert different(reference, folder) == []
+    assert at.id in workers.ids("begun")
+    assert not finished & set(workers.ids("begun"))
 
 
 def test_a_worker_that_comes_back_with_another_version_ends_the_run(
@@ -195,7 +204,7 @@ def test_a_worker_that_comes_back_with_another_version_ends_the_run(
     first = slices[0]
     with started(tmp_path, 1) as alone:
         (tmp_path / "another version").touch()
-        alone.meet({first.id: "simulating"})
+        alone.meet(Fates(tasks={first.id: ("simulating", "kill")}))
         result = run(alone, run_file, tmp_path / "out")
         named(result, first, "worker tcp://127.0.0.1:", "policyengine-us is 2.0.0 there", "in the plan")
         assert alone.said("receipt") == []

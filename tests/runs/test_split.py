@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import Fates, Home
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.cluster.local import local_client
@@ -266,10 +267,12 @@ def test_workers_that_outgrow_their_limit_come_back_however_often(plan, inputs, 
     assert len(seen) == len(results) - 1 >= 1
 
 
-def start(settings: Path, folder: Path, *more: str) -> tuple[int, str]:
-    script = Path(__file__).with_name("dying_run.py")
-    command = [sys.executable, str(script), str(settings), str(folder), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+def start(home: Home, settings: Path, folder: Path, workers: int) -> tuple[int, str]:
+    script = str(Path(__file__).with_name("faults.py"))
+    command = [sys.executable, script, str(home.folder), "run", str(settings), "--output", str(folder)]
+    done = subprocess.run(
+        [*command, "--workers", str(workers)], capture_output=True, text=True, timeout=400, check=False
+    )
     return done.returncode, done.stderr
 
 
@@ -278,25 +281,25 @@ def start(settings: Path, folder: Path, *more: str) -> tuple[int, str]:
 def test_a_run_with_a_slice_too_large_ends_where_one_with_memory_does(
     small_run, small_settings, plan, tmp_path
 ):
-    folder, log = tmp_path / "split", tmp_path / "split.begun.txt"
+    folder, home = tmp_path / "split", Home(tmp_path)
     sizes = Counter((s.state_fips, s.size) for s in plan.slices)
     (state, largest), _ = max(sizes.items(), key=lambda item: item[0][1])
     assert [size for _, size in sizes.elements()].count(largest) == 1, "the test wants one largest slice"
-    most = str(largest - 1)
     # The coordinator dies when the first half is done: one worker, so that nothing else was under way.
-    code, said = start(small_settings, folder, "1", most, "die")
+    home.meet(Fates(larger=largest - 1, dies=["split", "task"]))
+    code, said = start(home, small_settings, folder, 1)
     assert code == -signal.SIGKILL, said
-    begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
-    assert [(b[0], b[2]) for b in begun] == [(state, largest)] * 2 + [(state, largest // 2)]
+    begun = [tuple(map(int, line.split())) for line in home.said("slice")]
+    assert begun == [(state, largest)] * 2 + [(state, largest // 2)]
     receipts = {p: p.stat().st_mtime_ns for p in folder.glob("receipts/simulate/[!.]*.json")}
     assert len(receipts) == 1
     # It goes on from the half: the whole is not tried again, although it would still be too large.
-    log.unlink()
-    code, said = start(small_settings, folder, "2", most)
+    home.meet(Fates(larger=largest - 1))
+    code, said = start(home, small_settings, folder, 2)
     assert code == 0, said
-    begun = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    begun = [tuple(map(int, line.split())) for line in home.said("slice")]
     expected = sizes - Counter({(state, largest): 1}) + Counter({(state, largest - largest // 2): 1})
-    assert Counter((b[0], b[2]) for b in begun) == expected
+    assert Counter(begun) == expected
     assert all(p.stat().st_mtime_ns == t for p, t in receipts.items())
     one, other = read_manifest(folder), read_manifest(small_run)
     assert one is not None
