@@ -114,9 +114,9 @@ class Columns:
 
     def estimate(self, weights: Float, absolute: bool = False) -> Float:
         """Return X @ weights, or abs(X) @ weights; float64 (rows,)."""
-        from distcalib.fit import kernel
+        from distcalib.fit import products
 
-        loop = kernel.scatter_absolute if absolute else kernel.scatter
+        loop = products.scatter_absolute if absolute else products.scatter
         parts = np.empty((len(self.borders) - 1, self.shape[0]))
         w = _fixed(weights)
         self.each_chunk(lambda i, start, stop: loop(self.arrays, w, parts[i], start, stop))
@@ -124,18 +124,18 @@ class Columns:
 
     def gradient(self, r: Float) -> Float:
         """Return X.T @ r, float64 (columns in use,)."""
-        from distcalib.fit import kernel
+        from distcalib.fit import products
 
         out, r = np.empty(self.shape[1]), _fixed(r)
-        self.each_chunk(lambda i, start, stop: kernel.gather(self.arrays, r, out, start, stop))
+        self.each_chunk(lambda i, start, stop: products.gather(self.arrays, r, out, start, stop))
         return out
 
     def least_over_cells(self, limit: Float) -> Float:
         """Return per column in use the least of limit[row] / |cell| over its cells other than 0, else inf."""
-        from distcalib.fit import kernel
+        from distcalib.fit import products
 
         out, limit = np.empty(self.shape[1]), _fixed(limit)
-        self.each_chunk(lambda i, start, stop: kernel.least(self.arrays, limit, out, start, stop))
+        self.each_chunk(lambda i, start, stop: products.least(self.arrays, limit, out, start, stop))
         return out
 
     def signs(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

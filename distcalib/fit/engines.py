@@ -120,7 +120,8 @@ class CpuGates:
         self._parts = np.empty((len(problem.usable.borders) - 1, n_targets))
         self._sums = np.empty((len(self._parts), 3))
         self._goal = problem.goal
-        self._initial = problem.initial.view()
+        chosen = problem.usable.columns
+        self._initial = problem.initial[chosen] if len(chosen) else problem.initial.view()
         self._initial.flags.writeable = False
         self.residual = np.zeros(n_targets)
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distcalib.errors import InputError
 from distcalib.fit.calibrate import fit_weights
+from distcalib.fit.consistency import rows_in_pieces
 from distcalib.fit.diagnostics import achievable_rows, effective_sample_size, relative_error
 from distcalib.random import uniform
 
@@ -238,7 +239,7 @@ class WithoutFold:
     ) -> None:
         if not sp.issparse(X):
             raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
-        self.X = sp.csr_array(X, dtype=np.float64)
+        self.X = sp.csr_array(X)  # its own cells where it is CSR: a fold's fit copies only the fold's rows
         self.targets: Float = np.asarray(targets, dtype=np.float64)
         given = np.asarray(folds)
         for place, shape in (("targets", self.targets.shape), ("folds", given.shape)):
@@ -261,8 +262,9 @@ class WithoutFold:
         if how.get("lambda_l0") is not None and how.get("groups") is None:
             how["lambda_l0"] = how["lambda_l0"] * float(np.mean(fitted))
         weights = fit_weights(self.X[fitted], self.targets[fitted], **how).weights
-        estimate = self.X @ weights
-        error = relative_error(estimate, self.targets, abs(self.X) @ weights)
+        pieces = [(rows @ weights, abs(rows) @ weights) for rows in rows_in_pieces(self.X)]
+        estimate, gross = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        error = relative_error(estimate, self.targets, gross)
         capped = np.minimum(np.abs(error), 1.0)
         return Outcome(
             fold,

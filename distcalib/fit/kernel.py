@@ -1,7 +1,9 @@
-"""Compiled loops over columns: products with the compact matrix, and one epoch of gates in a single pass.
+"""One epoch of gates, compiled: a single pass over the columns of a chunk.
 
-Every loop handles one chunk of columns and runs without the interpreter's lock, so threads share out chunks.
-A chunk's sums have one order, and exp and log are written out so that they run in the processor's vectors.
+It runs without the interpreter's lock, so threads share out chunks. A chunk's sums have one order, and exp
+and log are written out so that they run in the processor's vectors. Most of the time is that of the cells:
+those of some dozen successive columns are multiplied into a small array, and added up from there, for a loop
+over each column's own cells ends in a wrong guess of the processor, which costs as much as ten cells.
 
 Import this module when a fit begins: numba takes half a second.
 """
@@ -15,25 +17,38 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import types
-from numba.extending import intrinsic
 
+from distcalib.fit.vectors import (
+    bits,
+    fetch,
+    from_bits,
+    products,
+    spread_8,
+    spread_32,
+    total_of_8,
+    total_of_32,
+)
 from distcalib.random import stream_key
 
 # As in `distcalib.fit.spec`, to which a test holds them. Written out, for the compiled code that is kept on
 # disk is renewed only when this file changes.
 ADAM_MOMENTS, ADAM_EPS, LOG_ALPHA_BOUND, UNIFORM_EPS = (0.9, 0.999), 1e-8, 20.0, 1e-6
+#: Digest of `distcalib.fit.vectors`, which is compiled into what is kept here: as `sha256sum` begins.
+VECTORS = "f826a26873fd4892"
 
 #: Columns handled at once: their state and their cells stay in the first and second cache.
-BLOCK = 256
+BLOCK = 1024
+_BLOCK = np.uint64(BLOCK)
+#: Cells of successive columns that are read together, at most and on average: what is made of them fits the
+#: first cache beside a float for each target. And the most columns.
+_TOGETHER, _ABOUT, _MOST = (np.uint64(n) for n in (1024, 640, 64))
 
 # Gates, and what they make of a gradient, are computed in float32, where a vector holds twice as many and exp
 # costs half: relative errors of 1e-7 beside noise of order 1. The state and every sum are float64.
 _f = np.float32
 # Rows of a block's working memory. One array with constant distances: with an array for each, the compiler
 # gives up proving that they do not overlap and does not vectorise.
-_LW, _LA, _DW, _DA, _Z, _PI, _REL = (BLOCK * i for i in range(7))
+_LW, _LA, _DW, _DA, _Z, _PI, _REL = (np.uint64(BLOCK * i) for i in range(7))
 _B1, _B2 = ADAM_MOMENTS
 _ZERO, _ONE, _EPS = _f(0.0), _f(1.0), _f(ADAM_EPS)
 _LARGEST, _FLAT = _f(87.0), _f(60.0)  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
@@ -44,42 +59,29 @@ _E2, _E3, _E4, _E5, _E6, _E7 = (_f(1 / math.factorial(i)) for i in range(2, 8))
 _L3, _L5, _L7, _L9 = (_f(1 / i) for i in (3, 5, 7, 9))
 _SQRT_HALF = np.int32(0x3F3504F3)  # bits of sqrt(1/2)
 _GOLDEN, _M1, _M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-_U1, _S1, _S2, _S3, _S11 = (np.uint64(c) for c in (1, 30, 27, 31, 11))
+_U0, _U1, _S1, _S2, _S3, _S11 = (np.uint64(c) for c in (0, 1, 30, 27, 31, 11))
+_N0 = np.uint32(0)
+_U2, _U7, _U8, _U32 = (np.uint64(c) for c in (2, 7, 8, 32))
 
 
-_HOW = {"nogil": True, "error_model": "numpy"}
+HOW = {"nogil": True, "error_model": "numpy"}
 # A product and a sum in one instruction where the processor has it; no other liberty with arithmetic.
-_FUSED = {"contract"}
+FUSED = {"contract"}
 
 
-def compiled(function: Callable[..., Any], liberties: set[str] = _FUSED) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], liberties: set[str] = FUSED) -> Callable[..., Any]:
     """Compile, keeping the code on disk where there is a place for it: by the source, or the user's own."""
     try:
-        return numba.njit(cache=True, fastmath=liberties, **_HOW)(function)
+        return numba.njit(cache=True, fastmath=liberties, **HOW)(function)
     except RuntimeError:  # neither the installation nor the home folder can be written
-        return numba.njit(fastmath=liberties, **_HOW)(function)
+        return numba.njit(fastmath=liberties, **HOW)(function)
 
 
 # A call hands over every field of every array and counts references, which takes as long as a dozen cells.
-_inlined = numba.njit(forceinline=True, fastmath=_FUSED, **_HOW)
+# And each product is rounded before it is added, so that it does not matter which cells are read together.
+_stepwise = numba.njit(forceinline=True, **HOW)
 # One sum for each place of a vector: an order that the compiled code fixes.
-_in_vectors = partial(compiled, liberties=_FUSED | {"reassoc"})
-
-
-@intrinsic
-def _bits(typing: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _from_bits(typing: Any, x: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
+_in_vectors = partial(compiled, liberties=FUSED | {"reassoc"})
 
 
 @compiled
@@ -95,15 +97,15 @@ def _exp(x: Any) -> Any:
     p = p * r + _E2
     p = p * r + _ONE
     p = p * r + _ONE
-    return p * _from_bits(np.int32((_bits(shifted) + 127) << 23))
+    return p * from_bits(np.int32((bits(shifted) + 127) << 23))
 
 
 @compiled
 def _log(x: Any) -> Any:
     """log of a positive normal float32, to within 2e-7: x = 2^k m, then 2 atanh((m - 1) / (m + 1))."""
-    bits = _bits(x)
-    k = np.int32((bits - _SQRT_HALF) >> 23)
-    m = _from_bits(np.int32(bits - (k << 23)))
+    pattern = bits(x)
+    k = np.int32((pattern - _SQRT_HALF) >> 23)
+    m = from_bits(np.int32(pattern - (k << 23)))
     f = (m - _ONE) / (m + _ONE)
     q = f * f
     p = q * _L9 + _L7
@@ -130,98 +132,144 @@ def noise_key(seed: int, epoch: int) -> np.uint64:
     return np.uint64(_keyed(stream_key(seed, "gate"), np.uint64(epoch)))
 
 
-@_inlined
-def _dot(rows: Any, values: Any, start: int, stop: int, r: Any) -> float:
-    a, b = 0.0, 0.0
-    # Two sums in turn: the next addition need not wait for the last. Their total does not tell which of
-    # them came last, so a cell of no weight at the end of a column changes nothing.
-    for k in range(np.uint64(start), np.uint64(stop)):
-        a, b = b, a + values[k] * r[rows[k]]
-    return a + b
-
-
-@_inlined
-def _add(rows: Any, values: Any, start: int, stop: int, w: float, out: Any) -> None:
-    for k in range(np.uint64(start), np.uint64(stop)):
-        out[rows[k]] += values[k] * w
+@compiled
+def _placed(ptr: Any, columns: Any, first: int, n: int, begin: Any, size: Any) -> None:
+    """Write where the cells of each column of a block begin, and how many it has."""
+    if len(columns):
+        for i in range(n):
+            c = np.uint64(columns[first + i])
+            begin[i], size[i] = ptr[c], ptr[c + _U1] - ptr[c]
+    else:
+        for i in range(n):
+            begin[i] = ptr[first + i]
+        for i in range(n):
+            size[i] = np.uint32(ptr[first + i + _U1] - ptr[first + i])
 
 
 @compiled
-def gather(matrix: Any, r: Any, out: Any, start: int, stop: int) -> None:
-    """Write X.T @ r of columns start to stop into `out`."""
-    ptr, rows, values, columns = matrix
-    for j in range(start, stop):
-        c = columns[j] if len(columns) else j
-        out[j] = _dot(rows, values, ptr[c], ptr[c + 1], r)
-
-
-@compiled
-def scatter(matrix: Any, w: Any, out: Any, start: int, stop: int) -> None:
-    """Write X @ w of columns start to stop into `out`."""
-    ptr, rows, values, columns = matrix
-    out[:] = 0.0
-    for j in range(start, stop):
-        if w[j] != 0:
-            c = columns[j] if len(columns) else j
-            _add(rows, values, ptr[c], ptr[c + 1], w[j], out)
-
-
-@compiled
-def scatter_absolute(matrix: Any, w: Any, out: Any, start: int, stop: int) -> None:
-    """Write abs(X) @ w of columns start to stop into `out`."""
-    ptr, rows, values, columns = matrix
-    out[:] = 0.0
-    for j in range(start, stop):
-        c = columns[j] if len(columns) else j
-        for k in range(ptr[c], ptr[c + 1]):
-            out[rows[k]] += abs(values[k]) * w[j]
-
-
-@compiled
-def least(matrix: Any, limit: Any, out: Any, start: int, stop: int) -> None:
-    """Write the least of limit / abs(cell) of columns start to stop into `out`."""
-    ptr, rows, values, columns = matrix
-    for j in range(start, stop):
-        c = columns[j] if len(columns) else j
-        smallest = np.inf
-        for k in range(ptr[c], ptr[c + 1]):
-            if values[k] != 0:
-                smallest = min(smallest, limit[rows[k]] / abs(np.float64(values[k])))
-        out[j] = smallest
-
-
-@_inlined
-def _used(ptr: Any, ids: Any, values: Any, least: float, found: Any) -> Any:
-    """List the columns of a block that have cells and a value above `least` (or NaN).
+def _listed(begin: Any, size: Any, n: int, values: Any, at: int, least: float, used: Any, found: Any) -> Any:
+    """List the columns of a block that have cells and a value (from `at` on) above `least`, or NaN.
 
     Without branches: which columns these are cannot be foreseen, and a wrong guess costs some 20 cycles.
+    Return how many there are, and of how many the cells are read together: of one where most of those in
+    between belong to other columns.
     """
-    count = np.uint64(0)
-    for i in range(np.uint64(len(values))):
-        found[count] = i
-        c = ids[i]
-        count += np.uint64((ptr[c + _U1] > ptr[c]) & (not (values[i] <= least)))
-    return count
+    cells = _U0
+    for i in range(n):
+        used[i] = np.uint32((size[i] > _N0) & (not (values[at + i] <= least)))
+        cells += np.uint64(used[i] * size[i])
+    count = _U0
+    for i in range(n):
+        found[count] = np.uint32(i)
+        count += np.uint64(used[i])
+    if count == _U0:
+        return count, _U1
+    last = found[count - _U1]
+    span = begin[last] + np.uint64(size[last]) - begin[found[_U0]]
+    return count, min(max(_ABOUT * count // cells, _U1), _MOST) if span <= cells * _U2 else _U1
 
 
-@_inlined
-def _gradients(matrix: Any, initial: Any, slope: Any, ids: Any, found: Any, count: int, g: Any) -> None:
-    """Derive the loss by the relative weights of the columns of a block that were found; others have none."""
-    ptr, rows, values, _ = matrix
-    g[:] = np.float32(0.0)
-    for k in range(count):
-        c = ids[found[k]]
-        d = initial[c] * _dot(rows, values, ptr[c], ptr[c + _U1], slope)
-        g[found[k]] = np.float32(min(max(d, -_STEEPEST), _STEEPEST))
+@_stepwise
+def _multiply(rows: Any, values: Any, r: Any, start: int, n: int, t: Any) -> None:
+    """Write values * r[rows] of n cells to `t`; past them, up to seven other products."""
+    whole = min(n + _U7, np.uint64(len(rows)) - start) // _U8 * _U8
+    for j in range(_U0, whole, _U8):
+        products(rows, values, r, start + j, t, j)
+    for j in range(whole, n):
+        t[j] = np.float64(values[start + j]) * np.float64(r[rows[start + j]])
 
 
-@_inlined
-def _estimates(matrix: Any, initial: Any, ids: Any, found: Any, count: int, z: Any, out: Any) -> None:
-    """Add the part of the columns that were found to the estimate `out`."""
-    ptr, rows, values, _ = matrix
-    for k in range(count):
-        c = ids[found[k]]
-        _add(rows, values, ptr[c], ptr[c + _U1], initial[c] * np.float64(z[found[k]]), out)
+@_stepwise
+def _total(t: Any, start: int, n: int) -> float:
+    if n <= _U8:
+        return total_of_8(t, start, n)
+    total = total_of_32(t, start, n)
+    for j in range(_U32, n, _U32):
+        total += total_of_32(t, start + j, n - j)
+    return total
+
+
+@_stepwise
+def _dots(
+    rows: Any, values: Any, r: Any, listed: Any, count: int, together: int, t: Any, g: Any, following: Any,
+    at: int,
+) -> None:  # fmt: skip
+    """Write the products of the listed columns with `r` to `g`; the others have none."""
+    begin, size, found = listed
+    g[:] = 0.0
+    for first in range(_U0, count, together):
+        last = min(first + together, count)
+        for x in following:
+            for i in range(first, last, _U8):
+                fetch(x, at + i)
+        start, c = begin[found[first]], found[last - _U1]
+        n = begin[c] + np.uint64(size[c]) - start
+        if n <= _TOGETHER:
+            _multiply(rows, values, r, start, n, t)
+            for i in range(first, last):
+                c = found[i]
+                g[c] = _total(t, begin[c] - start, np.uint64(size[c]))
+        else:
+            for i in range(first, last):
+                c, total = found[i], 0.0
+                for k in range(_U0, np.uint64(size[c]), _TOGETHER):
+                    n = min(np.uint64(size[c]) - k, _TOGETHER)
+                    _multiply(rows, values, r, begin[c] + k, n, t)
+                    total += _total(t, _U0, n)
+                g[c] = total
+
+
+@_stepwise
+def _weigh(values: Any, start: int, n: int, w: float, t: Any, j: int) -> None:
+    """Write values * w of n cells to `t` from j on; past them, up to 31 numbers of no meaning."""
+    if start + n + _U32 > np.uint64(len(values)):
+        for i in range(n):
+            t[j + i] = np.float64(values[start + i]) * w
+    elif n <= _U8:
+        spread_8(values, start, w, t, j)
+    else:
+        spread_32(values, start, w, t, j)
+        for i in range(_U32, n, _U32):
+            spread_32(values, start + i, w, t, j + i)
+
+
+@_stepwise
+def _add_up(rows: Any, start: int, n: int, t: Any, out: Any) -> None:
+    for j in range(n):
+        out[rows[start + j]] += t[j]
+
+
+@_stepwise
+def _estimates(
+    rows: Any, values: Any, listed: Any, count: int, together: int, w: Any, t: Any, out: Any, following: Any,
+    at: int,
+) -> None:  # fmt: skip
+    """Add the part of the listed columns, of weights `w`, to the estimate `out`."""
+    begin, size, found = listed
+    for first in range(_U0, count, together):
+        last = min(first + together, count)
+        for x in following:
+            for i in range(first, last, _U8):
+                fetch(x, at + i)
+        start, c = begin[found[first]], found[last - _U1]
+        n = begin[c] + np.uint64(size[c]) - start
+        if n <= _TOGETHER:
+            done = _U0
+            for i in range(first, last):
+                c = found[i]
+                j = begin[c] - start
+                for gap in range(done, j):
+                    t[gap] = 0.0
+                _weigh(values, begin[c], np.uint64(size[c]), w[c], t, j)
+                done = j + np.uint64(size[c])
+            _add_up(rows, start, n, t, out)
+        else:
+            for i in range(first, last):
+                c = found[i]
+                for k in range(_U0, np.uint64(size[c]), _TOGETHER):
+                    n = min(np.uint64(size[c]) - k, _TOGETHER)
+                    _weigh(values, begin[c] + k, n, w[c], t, _U0)
+                    _add_up(rows, begin[c] + k, n, t, out)
 
 
 @compiled
@@ -230,78 +278,96 @@ def _within(x: Any, bound: Any) -> Any:
 
 
 @compiled
-def _rounded(x: Any, w: Any, row: int) -> None:
+def _rounded(x: Any, first: int, n: int, w: Any, row: int) -> None:
     """Copy a block's parameters to a row of `w`."""
-    if row >= 0:
-        for i in range(len(x)):
-            w[row + i] = np.float32(x[i])
+    for i in range(n):
+        w[row + i] = np.float32(x[first + i])
 
 
 @compiled
-def _slopes(drawn: Any, w: Any, settings: Any) -> None:
-    """Derive the loss of a block by log weight (row DW, which comes in by weight) and log alpha (row DA)."""
+def _slopes(drawn: Any, initial: Any, first: int, n: int, g: Any, w: Any, settings: Any) -> None:
+    """Derive the loss of a block, `g` by weight, by log weight (row DW) and log alpha (row DA)."""
     beta, gamma, zeta, shift, _, _, penalty, l2 = settings[:8]
     reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
     steep, cost, ridge = np.float32((zeta - gamma) / beta), np.float32(penalty), np.float32(2.0 * l2)
     moved = np.float32(shift)
-    for i in range(len(drawn)):
+    for i in range(n):
+        w[_DW + i] = np.float32(min(max(initial[first + i] * g[i], -_STEEPEST), _STEEPEST))
+    for i in range(n):
         rel = _exp(_within(w[_LW + i], _LARGEST))
-        s, la, g = drawn[i], w[_LA + i], w[_DW + i]
+        s, la, d = drawn[first + i], w[_LA + i], w[_DW + i]
         bar = s * reach + least
-        w[_DW + i] = g * (rel * min(max(bar, _ZERO), _ONE)) + ridge * rel * rel
+        w[_DW + i] = d * (rel * min(max(bar, _ZERO), _ONE)) + ridge * rel * rel
         e = _exp(-_within(la, bound) - moved)
         inner = steep * s * (_ONE - s) if (bar >= _ZERO) & (bar <= _ONE) else _ZERO
-        d = g * (rel * inner) + cost * e / ((_ONE + e) * (_ONE + e))
+        d = d * (rel * inner) + cost * e / ((_ONE + e) * (_ONE + e))
         w[_DA + i] = d if abs(la) <= bound else _ZERO
 
 
 @compiled
 def _adam(
-    x: Any, mean: Any, square: Any, w: Any, by: int, row: int, settings: Any, low: float, high: float
-) -> None:
+    x: Any, mean: Any, square: Any, first: int, n: int, w: Any, by: int, row: int, settings: Any,
+    low: float, high: float,
+) -> None:  # fmt: skip
     """Take one Adam step of a block's parameters by the gradients in row `by` of `w`; copy them to `row`."""
     rate, correction = np.float32(settings[8]), 1.0 / settings[9]
-    if by >= 0 and row >= 0:
-        for i in range(len(x)):
-            d = np.float64(_within(w[by + i], _STEEPEST))
-            m = mean[i] * _B1 + d * (1 - _B1)
-            v = square[i] * _B2 + d * d * (1 - _B2)
-            mean[i], square[i] = m, v
-            step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
-            new = min(max(x[i] - np.float64(step), low), high)
-            x[i] = new
-            w[row + i] = np.float32(new)
+    for i in range(n):
+        d = np.float64(_within(w[by + i], _STEEPEST))
+        m = mean[first + i] * _B1 + d * (1 - _B1)
+        v = square[first + i] * _B2 + d * d * (1 - _B2)
+        mean[first + i], square[first + i] = m, v
+        step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
+        new = min(max(x[first + i] - np.float64(step), low), high)
+        x[first + i] = new
+        w[row + i] = np.float32(new)
 
 
 @compiled
-def _draw(drawn: Any, ids: Any, key: int, w: Any, settings: Any) -> None:
+def _odds(key: Any, column: Any) -> Any:
+    """Return u / (1 - u) of a column's uniform draw."""
+    u = (float(np.int64(_keyed(key, column) >> _S11)) + 0.5) * 2.0**-53
+    u = min(max(u, UNIFORM_EPS), 1.0 - UNIFORM_EPS)
+    return np.float32(u) / np.float32(1.0 - u)
+
+
+@compiled
+def _draw(drawn: Any, columns: Any, first: int, n: int, key: int, w: Any, settings: Any) -> None:
     """Sample the gates of a block for the noise of `key`: rows Z (relative weight), PI and REL of `w`."""
     beta, gamma, zeta, shift = settings[:4]
     reach, least, bound = np.float32(zeta - gamma), np.float32(gamma), np.float32(LOG_ALPHA_BOUND)
     colder, moved = np.float32(1.0 / beta), np.float32(shift)
-    for i in range(len(ids)):
-        u = (float(np.int64(_keyed(key, ids[i]) >> _S11)) + 0.5) * 2.0**-53
-        u = min(max(u, UNIFORM_EPS), 1.0 - UNIFORM_EPS)
-        w[_Z + i] = np.float32(u) / np.float32(1.0 - u)
-    for i in range(len(drawn)):
+    if len(columns):
+        for i in range(n):
+            w[_Z + i] = _odds(key, np.uint64(columns[first + i]))
+    else:
+        for i in range(n):
+            w[_Z + i] = _odds(key, first + i)
+    for i in range(n):
         la = _within(w[_LA + i], bound)
         a = _ONE + _exp(-_within((_log(w[_Z + i]) + la) * colder, _FLAT))
         b = _ONE + _exp(-la - moved)
         both = _ONE / (a * b)
         s, rel = both * b, _exp(_within(w[_LW + i], _LARGEST))
-        drawn[i], w[_PI + i], w[_REL + i] = s, both * a, rel
+        drawn[first + i], w[_PI + i], w[_REL + i] = s, both * a, rel
         w[_Z + i] = rel * min(max(s * reach + least, _ZERO), _ONE)
 
 
 @_in_vectors
-def _sums(log_alpha: Any, w: Any, shut: float) -> tuple[float, float, float]:
+def _sums(log_alpha: Any, first: int, n: int, w: Any, shut: float) -> tuple[float, float, float]:
     """Return the block's share of `sums` (see `epoch_of_chunk`)."""
     expected, squares, still = 0.0, 0.0, 0.0
-    for i in range(len(log_alpha)):
+    for i in range(n):
         expected += np.float64(w[_PI + i])
         squares += np.float64(w[_REL + i]) * np.float64(w[_REL + i])
-        still += 1.0 if log_alpha[i] > shut else 0.0
+        still += 1.0 if log_alpha[first + i] > shut else 0.0
     return expected, squares, still
+
+
+@compiled
+def _weighed(initial: Any, first: int, n: int, w: Any, g: Any) -> None:
+    """Write the weights of a block's sample to `g`."""
+    for i in range(n):
+        g[i] = initial[first + i] * np.float64(w[_Z + i])
 
 
 @compiled
@@ -325,7 +391,7 @@ def epoch_of_chunk(
     matrix
         `Columns.arrays`.
     initial
-        Initial weights of the matrix's columns.
+        Initial weights of the columns in use.
     state
         log weight, log alpha, the two moments of each, float64 (n,), and the concrete variable that the last
         draw gave, float32 (n,); changed in place.
@@ -343,35 +409,31 @@ def epoch_of_chunk(
     move
         False: no step, only the draw; the start of a fit, and of a resumed one.
     """
-    ptr, columns = matrix[0], matrix[3]
-    subset = len(columns) > 0
+    ptr, rows, values, columns = matrix
     log_weight, log_alpha, mw, vw, ma, va, drawn = state
     gamma, zeta, low, high = settings[1], settings[2], settings[4], settings[5]
     closed, shut = np.float32(-gamma / (zeta - gamma)), settings[0] * np.log(-gamma / zeta)
     out[:] = 0.0
     expected, squares, still = 0.0, 0.0, 0.0
-    w = np.zeros(7 * BLOCK, dtype=np.float32)
-    ids, found = np.zeros(BLOCK, dtype=np.uint64), np.zeros(BLOCK, dtype=np.uint64)
-    for first in range(start, stop, BLOCK):
-        n = min(BLOCK, stop - first)
-        part = slice(first, first + n)
-        lw, la, s = log_weight[part], log_alpha[part], drawn[part]
-        if subset:
-            ids[:n] = columns[part]
-        else:
-            for i in range(np.uint64(n)):
-                ids[i] = np.uint64(first) + i
-        _rounded(lw, w, _LW)
-        _rounded(la, w, _LA)
+    w, g, t = np.zeros(7 * BLOCK, dtype=np.float32), np.zeros(BLOCK), np.zeros(_TOGETHER + _U32)
+    begin, size = np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.uint32)
+    used, found = np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint32)
+    listed, streams = (begin, size, found), ((log_weight, mw, vw), (log_alpha, ma, va))
+    for first in range(np.uint64(start), np.uint64(stop), _BLOCK):
+        n = min(_BLOCK, np.uint64(stop) - first)
+        _placed(ptr, columns, first, n, begin, size)
+        _rounded(log_weight, first, n, w, _LW)
+        _rounded(log_alpha, first, n, w, _LA)
         if move:
-            count = _used(ptr, ids, s, closed, found)
-            _gradients(matrix, initial, residual, ids, found, count, w[_DW : _DW + n])
-            _slopes(s, w, settings)
-            _adam(lw, mw[part], vw[part], w, _DW, _LW, settings, low, high)
-            _adam(la, ma[part], va[part], w, _DA, _LA, settings, -np.inf, np.inf)
-        _draw(s, ids[:n], key, w, settings)
-        a, b, c = _sums(la, w, shut)
+            count, together = _listed(begin, size, n, drawn, first, closed, used, found)
+            _dots(rows, values, residual, listed, count, together, t, g, streams[0], first + _BLOCK)
+            _slopes(drawn, initial, first, n, g, w, settings)
+            _adam(log_weight, mw, vw, first, n, w, _DW, _LW, settings, low, high)
+            _adam(log_alpha, ma, va, first, n, w, _DA, _LA, settings, -np.inf, np.inf)
+        _draw(drawn, columns, first, n, key, w, settings)
+        a, b, c = _sums(log_alpha, first, n, w, shut)
         expected, squares, still = expected + a, squares + b, still + c
-        z = w[_Z : _Z + n]
-        _estimates(matrix, initial, ids, found, _used(ptr, ids, z, _ZERO, found), z, out)
+        _weighed(initial, first, n, w, g)
+        count, together = _listed(begin, size, n, w, _Z, _ZERO, used, found)
+        _estimates(rows, values, listed, count, together, g, t, out, streams[1], first + _BLOCK)
     sums[0], sums[1], sums[2] = expected, squares, still

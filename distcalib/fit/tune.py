@@ -291,7 +291,7 @@ def _result(trials: list[Any], names: list[str]) -> Tuning:
 
 def _digest(without: WithoutFold, ranges: Mapping[str, tuple[float, float, bool]], seed: int) -> str:
     X = without.X
-    arrays = {"data": X.data, "indices": X.indices, "indptr": X.indptr}
+    arrays = {"data": X.data.astype(np.float64), "indices": X.indices, "indptr": X.indptr}
     arrays |= {"targets": without.targets, "folds": without.folds}
     plain: dict[str, Any] = {}
     for name, value in without.common.items():

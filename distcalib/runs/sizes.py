@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Bytes of one kept household in one file, and of one cell of the matrix on storage; cells of a column, with
 # room (32 were measured, with 518 measures).
 FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
+# Bytes that a fit stores of each column: its weights, and its checkpoint's 6 arrays, twice while it is renewed.
+FIT_BYTES = 8 + 2 * 48
 # Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
 COLUMN_BYTES = 110
 
@@ -92,7 +94,9 @@ def facts_of(
                 for k, part in zip(in_state.tolist(), opened, strict=True)
             )
         ),
-        "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
+        "bytes": matrix_bytes * 2
+        + n * (3 * FILE_BYTES_HOUSEHOLD + FIT_BYTES * len(fits_of(plan.run)))
+        + 10_000_000,
         "far": [
             {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}
             for (v, d, r), k in check.groupby(["variable", "domain_variable", "reason"]).size().items()

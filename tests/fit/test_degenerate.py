@@ -103,3 +103,16 @@ def test_threads_and_looks_change_no_bit(selector: str, threads: int) -> None:
     once = fit(X, targets, design, selector, records=200, threads=1)
     again = fit(X, targets, design, selector, records=200, threads=threads, log_every=3)
     np.testing.assert_array_equal(once.weights, again.weights)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_a_matrix_of_the_same_shape_and_number_of_cells_is_another_matrix(selector: str) -> None:
+    # A cache keyed on shape and number of cells goes stale.
+    X, targets, design = problem()
+    first = fit(X, targets, design, selector).weights
+    other = X.copy()
+    other.data = other.data[::-1].copy()
+    second = fit(other, targets, design, selector).weights
+    assert (first != second).any()
+    X.data[:] = other.data  # the same object, changed in place
+    np.testing.assert_array_equal(fit(X, targets, design, selector).weights, second)

@@ -200,6 +200,15 @@ def test_fits_may_be_spread(nested):
     )
 
 
+def test_the_matrix_is_not_copied_and_its_precision_does_not_matter(nested):
+    p, folds = nested
+    judge = WithoutFold(p.X, p.targets, folds, **fit_settings(p))
+    assert p.X.dtype == np.float32
+    assert np.shares_memory(judge.X.data, p.X.data)
+    wide = WithoutFold(sp.csr_array(p.X, dtype=np.float64), p.targets, folds, **fit_settings(p))
+    np.testing.assert_array_equal(judge((1, {})).rel_error, wide((1, {})).rel_error)
+
+
 def test_what_cannot_be_reached_or_is_never_held_out_is_not_judged(nested):
     p, folds = nested
     X = sp.csr_array(sp.vstack([p.X, sp.csr_array((1, p.X.shape[1])), p.X[:1]]))

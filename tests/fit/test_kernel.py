@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -31,6 +34,14 @@ def test_compiled_constants_are_those_of_the_settings() -> None:
 
     for name in ("ADAM_MOMENTS", "ADAM_EPS", "LOG_ALPHA_BOUND", "UNIFORM_EPS"):
         assert getattr(kernel, name) == getattr(spec, name)
+
+
+def test_the_kernel_names_the_digest_of_what_is_compiled_into_it() -> None:
+    # So the compiled code that is kept on disk is never older than either file.
+    from distcalib.fit import kernel, vectors
+
+    assert hashlib.sha256(Path(vectors.__file__).read_bytes()).hexdigest().startswith(kernel.VECTORS)
+    assert len(kernel.VECTORS) == 16
 
 
 def test_exp_and_log_are_those_of_the_library() -> None:
@@ -112,6 +123,68 @@ def test_the_torch_engine_takes_the_same_steps(nested) -> None:
     np.testing.assert_allclose(fused.state["log_alpha"], torch_.state["log_alpha"], rtol=1e-4, atol=1e-4)
     assert fused.open == torch_.open < len(problem.columns)
     assert fused.expected_open == pytest.approx(torch_.expected_open, rel=1e-6)
+
+
+#: Cells of columns: none, more and less than fill vectors, than are read together, and many more.
+SIZES = (0, 3, 8, 9, 31, 32, 33, 40, 0, 0, 1023, 1024, 1025, 2600, 1, 1, 1, 5)
+
+
+def uneven(dtype: type) -> sp.csr_array:
+    """Return 3,000 x 1,080: columns of SIZES, sixty times, the cells at random rows."""
+    rng = np.random.default_rng(3)
+    rows = [np.sort(rng.choice(3000, n, replace=False)) for n in SIZES * 60]
+    ptr = np.r_[0, np.cumsum([len(r) for r in rows])]
+    values = rng.lognormal(0, 1, ptr[-1]).astype(np.float32).astype(dtype)
+    if dtype is np.float64:
+        values *= 1.1
+    return sp.csr_array(sp.csc_array((values, np.concatenate(rows), ptr), shape=(3000, len(rows))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("left_out", [0, 7, 2])
+def test_columns_of_any_length_pass_as_in_torch(dtype: type, left_out: int) -> None:
+    from distcalib.fit.gates import TorchGates
+
+    X = uneven(dtype)
+    initial = np.linspace(0.5, 2.0, X.shape[1])
+    if left_out:
+        initial[::left_out] = 0.0
+    targets = X @ initial * np.random.default_rng(5).lognormal(0, 0.3, X.shape[0])
+    spec = FitSpec(lambda_l2=1e-4)
+    problem = build_problem(X, targets, spec, initial_weights=initial)
+    assert problem.usable.arrays[2].dtype == dtype
+    ours, theirs = (losses(engine, problem, spec, 40, 2e-4) for engine in (CpuGates, TorchGates))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    assert ours[-1] < 0.8 * ours[0]
+
+
+def test_a_column_s_sum_has_the_same_bits_beside_any_others() -> None:
+    # Which columns stand beside it depends on the gates that are open and on the borders of chunks.
+    import numba
+
+    from distcalib.fit import kernel
+    from distcalib.fit.columns import Columns
+
+    ptr, rows, values, _ = Columns.of(uneven(np.float32), threads=1).arrays
+    n = kernel.BLOCK
+    begin, size = ptr[:n].astype(np.uint64), np.diff(ptr)[:n].astype(np.uint32)
+    r = np.random.default_rng(1).normal(size=3000)
+    inlined = kernel._dots
+
+    @numba.njit
+    def dots(rows, values, r, listed, count, together, t, g):
+        inlined(rows, values, r, listed, np.uint64(count), np.uint64(together), t, g, (r,), np.uint64(0))
+
+    every = np.flatnonzero(size).astype(np.uint32)
+    found = []
+    for together, picked in [(1, every), (3, every), (64, every), (5, every[::2])]:
+        g = np.full(n, np.nan)
+        dots(rows, values, r, (begin, size, picked), len(picked), together, np.full(2000, np.nan), g)
+        found.append(g[every[::2]])
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    expected = (uneven(np.float32).astype(np.float64).T @ r)[every[::2]]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-10)
 
 
 # Beyond 1e18 the kernel cuts gradients, so that their squares fit float32: Adam goes down all the same.

@@ -28,6 +28,9 @@ def test_a_further_fit_is_as_the_first_but_for_what_it_names(settings):
     prepared = make_plan(config)
     assert prepared.plan.engines == {"": "cpu", "a": "cpu", "b": "cpu"}
     assert prepared.plan.facts["tasks"]["fit"] == 3
+    # Room for the weights of each, and for six arrays of its checkpoint while that is written anew.
+    alone = make_plan(with_fits(settings, "fit: {epochs: 33}")).plan.facts
+    assert prepared.plan.facts["bytes"] - alone["bytes"] == 2 * (8 + 96) * alone["columns"]
 
 
 @pytest.mark.parametrize(
