@@ -49,8 +49,8 @@ def main() -> None:
 
 
 for _command in (
-    run, plan, status, verify, report, compare, publish, promote, rollback, publications, stack, fit_of_run, matrix,
-    targets, data, doctor, config, replicates,
+    run, plan, status, verify, report, compare, publish, promote, rollback, publications, stack, fit_of_run,
+    matrix, targets, data, doctor, config, replicates,
 ):  # fmt: skip
     main.add_command(_command)
 main.add_command(fit_tune, "tune")

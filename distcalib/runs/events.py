@@ -78,6 +78,7 @@ class Events:
         for subscriber in self.subscribers:
             subscriber(record)
 
+
 def read_events(run: Path) -> list[dict[str, Any]]:
     """Return what ``events.ndjson`` of a run folder holds, in order; empty where there is none.
 
