@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,45 +95,61 @@ STEPS = {
 KILLED = """
 import os, pickle, signal, sys
 from importlib import import_module
-task, (name, words, nth, side) = pickle.loads(bytes.fromhex(sys.argv[1]))
-from distcalib.runs.tasks import write_areas
-owner, attribute = name.rsplit(".", 1)
-try:
-    owner = import_module(owner)
-except ImportError:
-    module, kind = owner.rsplit(".", 1)
-    owner = getattr(import_module(module), kind)
-real, calls = getattr(owner, attribute), 0
+from distcalib.runs import tasks
 def shown(given):
     return os.readlink(f"/proc/self/fd/{given}") if type(given) is int else str(given)
-def dies(*args, **kwargs):
-    global calls
-    calls += not words or words in " ".join(map(shown, args))
-    mine = calls == nth
-    if mine and side == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = real(*args, **kwargs)
-    if mine:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-setattr(owner, attribute, dies)
-write_areas(task)
+def die_at(name, words, nth, side):
+    owner, attribute = name.rsplit(".", 1)
+    try:
+        owner = import_module(owner)
+    except ImportError:
+        module, kind = owner.rsplit(".", 1)
+        owner = getattr(import_module(module), kind)
+    real, calls = getattr(owner, attribute), 0
+    def dies(*args, **kwargs):
+        nonlocal calls
+        calls += not words or words in " ".join(map(shown, args))
+        mine = calls == nth
+        if mine and side == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if mine:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    setattr(owner, attribute, dies)
+for task, step in pickle.loads(bytes.fromhex(sys.argv[1])):
+    writer = os.fork()  # the package is imported once for all of them
+    if not writer:
+        die_at(*step)
+        tasks.write_areas(task)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]), flush=True)
 """
 
 
-def killed(task: AreaTask, step: tuple[str, str, int, str]) -> int:
-    argument = pickle.dumps((task, step)).hex()
-    return subprocess.run([sys.executable, "-c", KILLED, argument], timeout=120).returncode
+@pytest.fixture(scope="module")
+def killed(planned, tmp_path_factory):
+    """Step -> the run, with areas of New Hampshire and New York City, whose writer died there."""
+    made, inputs = planned
+    made = replace(made, plan=with_areas(made.plan, only=("NH", "NYC")))
+    home, runs, tasks = tmp_path_factory.mktemp("killed"), {}, []
+    for number, (step, where) in enumerate(STEPS.items()):
+        mine = replace(inputs, run=str(shutil.copytree(inputs.run, home / str(number))))
+        work = work_of(made, mine)
+        tasks.append((AreaTask(mine, "all", tuple(work.ids), tuple(work.ids.values())), where))
+        runs[step] = made, mine
+    argument = pickle.dumps(tasks).hex()
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, argument], timeout=300, capture_output=True, text=True
+    )
+    assert ended.stdout.split() == [str(-signal.SIGKILL)] * len(STEPS), ended.stdout + ended.stderr
+    return runs
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_no_file_is_half_there_and_the_next_start_finishes(prepared, carried, step):
-    made, inputs = prepared
-    made = replace(made, plan=with_areas(made.plan, only=("NH", "NYC")))
+def test_killed_at_any_step_no_file_is_half_there_and_the_next_start_finishes(killed, carried, step):
+    made, inputs = killed[step]
     folder, whole = Path(inputs.run), sums(Path(carried[1].run))
-    work = work_of(made, inputs)
-    task = AreaTask(inputs, "all", tuple(work.ids), tuple(work.ids.values()))
-    assert killed(task, STEPS[step]) == -signal.SIGKILL
     there = set()
     for path in folder.glob("areas/*/*"):
         name = path.relative_to(folder).as_posix()
