@@ -74,9 +74,9 @@ def write_made_run(
     outputs: dict[str, list[str]] = {"fit": _fit(folder, rows, columns, kept, rng) if "fit" in stages else []}
     for i, (stage, key, _, seconds) in enumerate(tasks):
         made = {path: sha256_file(folder / path) for path in outputs.get(stage, [])}
-        receipt = Receipt(
-            stage.split()[0], key, made, {}, seconds, (1 + i % 3) * 2**30, 4000 + i % WORKERS, 0.9 * seconds
-        )
+        peak, process = (1 + i % 3) * 2**30, 4000 + i % WORKERS
+        facts: dict[str, Any] = {"areas": {}} if stage == "areas" else {}
+        receipt = Receipt(stage.split()[0], key, made, facts, seconds, peak, process, 0.9 * seconds)
         write_receipt(folder, receipt)
     if failed is None:
         _proof(folder, rows, table, rng)
@@ -134,7 +134,11 @@ def _plan(
         "versions": {"distcalib": "0.1.0", "policyengine-us": "2.68.0"},
         "code": dict.fromkeys(("simulate", "assemble", "fit", "areas", "verify"), "c" * 64),
         "engines": {"": "cpu"},
-        "slices": [{"id": key, "state_fips": 1} for stage, key, *_ in tasks if stage == "simulate"],
+        "slices": [
+            {"id": key, "state_fips": 1, "start": 0, "stop": 1}
+            for stage, key, *_ in tasks
+            if stage == "simulate"
+        ],
         "warnings": ["1065 targets are of other years (2022, 2023) and used as published"],
         "digest": "d" * 64,
     }
