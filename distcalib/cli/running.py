@@ -71,6 +71,7 @@ _run_options = together(
         "distcalib run --dataset their.h5 --targets policy_data.db --target-config target_config.yaml",
         "distcalib run my.yaml --dry-run --set fit.records=5000",
         "distcalib run my.yaml --force fit --only MN,CA-12",
+        "distcalib run --output runs/demo",
     )
 )
 @_run_options
@@ -85,8 +86,9 @@ _run_options = together(
 def run(until: str | None, dry_run: bool, strict: bool, log_format: str, **options: Any) -> None:
     """Build, fit, write and verify; continue what an earlier attempt left.
 
-    PRESET_OR_YAML is a preset of the package (demo) or a settings file; without one every setting that is
-    not named has its default. Interrupted at any moment, the same command goes on.
+    PRESET_OR_YAML is a preset of the package (demo) or a settings file. Without one the settings are those
+    that the folder of --output was begun with; in a new folder, those that are not named have their defaults.
+    Interrupted at any moment, the same command goes on.
     """
     _carry_out(_open_run(**options), until, dry_run, strict, log_format)
 
@@ -141,18 +143,21 @@ def _open_run(
 ) -> Run:
     from distcalib import Run, RunConfig
     from distcalib.runs.area_stage import parse_only
+    from distcalib.runs.stored import stored_config
 
     named = {"microdata": dataset, "targets.database": targets, "targets.rules": target_config}
     # Such a file is written for many databases: what it does not find here is said, not refused.
     named["targets.idle_rules"] = None if target_config is None else "warn"
     changes = changes_of((*sets, *(f"{key}={json.dumps(v)}" for key, v in named.items() if v is not None)))
-    if settings is None:
-        if not changes:
-            raise click.UsageError("give PRESET_OR_YAML, or --dataset FILE, or another setting")
-        if dataset is not None:
-            changes.setdefault("name", Path(dataset).stem)
     where = cluster_of(cluster, workers)
-    config = RunConfig.load(settings, changes)
+    if settings is None and dataset is None and output is not None and (output / "plan.json").is_file():
+        config = stored_config(output, changes)
+    elif settings is None and not changes:
+        raise click.UsageError("give PRESET_OR_YAML, --dataset FILE, or --output of a run that was begun")
+    else:
+        if dataset is not None and settings is None:
+            changes.setdefault("name", Path(dataset).stem)
+        config = RunConfig.load(settings, changes)
     if only is not None:
         config = config.changed(areas=replace(config.areas, only=parse_only(only)))
     folder = Path("runs") / config.name if output is None else output
@@ -183,9 +188,8 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
             return
         summary = work.execute(prepared, until)
     except KeyboardInterrupt:
-        click.echo(
-            f"interrupted; what is finished stays in {work.folder}, and the same command goes on", err=True
-        )
+        goes_on = f"`distcalib run --output {work.folder}` goes on"
+        click.echo(f"interrupted; what is finished stays in {work.folder}, and {goes_on}", err=True)
         sys.exit(INTERRUPTED)
     if "until" in summary:
         return
@@ -196,8 +200,8 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
         print_summary(work.folder, summary, console)
     console.quiet = machine
     write_report_once(work.folder, console)
-    found = remarks(summary)
-    if strict and found:
+    found = remarks(summary) if strict else []
+    if found:
         click.echo(f"verified with {len(found)} warnings, and --strict was given:", err=True)
         for text in found:
             click.echo(f"warning: {text}", err=True)

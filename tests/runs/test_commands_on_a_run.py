@@ -100,6 +100,15 @@ def test_a_dry_run_of_a_finished_run_prints_its_plan_and_writes_nothing(copy, sm
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
+def test_a_folder_is_taken_up_with_the_settings_it_was_begun_with(copy, tmp_path):
+    done = invoke("run", "--output", copy)
+    assert done.exit_code == 0, done.output
+    assert "nothing to do" in done.output
+    other = invoke("run", "--output", copy, "--set", "seed=4", "--dry-run")
+    assert (other.exit_code, "seed: 3 there, 4 now" in other.output) == (2, True)
+    assert invoke("run", "--output", tmp_path / "new").exit_code == 2
+
+
 def test_files_are_written_anew_from_the_weights_of_a_run(small_run, tmp_path):
     done = invoke("stack", "run", small_run, "--only", "WY,NH-02", "--area", "North=state == NH",
                   "--only", "WY,NH-02,North", "--output", tmp_path)  # fmt: skip
