@@ -97,7 +97,7 @@ def client():
 def test_small_tasks_go_together_and_what_kills_or_fails_among_them_is_found_out(
     client, tmp_path, monkeypatch
 ):
-    # However slow the machine, packs grow.
+    # However slow the machine, packs grow; `test_split` has a task that kills its workers alone.
     monkeypatch.setattr(execute, "PACK_SECONDS", 1e9)
     tasks = some(tmp_path, 200)
     fates = {"60": signal.SIGKILL, "90": MemoryError("9 GiB"), "120": StorageError("twice")}
