@@ -30,8 +30,10 @@ DEATHS_INSTEAD, DEATHS = 2, 4
 CHANCE = 1e-5
 # How often a task is run in all that storage fails for a reason that may pass.
 TRIES = 3
+# Seconds in which a scheduler says which workers it has, before it is asked again.
+ANSWER = 10
 # Seconds for which tasks go together, and how many at most.
-PACK_SECONDS, PACKED = 0.2, 32
+PACK_SECONDS, PACKED = 1.0, 32
 
 
 class Executor(Protocol):
@@ -99,7 +101,7 @@ class DaskExecutor:
     reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
     that is busy with another, or keep it where the next one is put behind it.
 
-    Tasks of a few milliseconds go in packs, since handing out costs more than they do. The death of a pack is
+    Short tasks go in packs, since handing out would cost more than they do. The death of a pack is
     held against nobody: its tasks are handed out again, each alone.
 
     Parameters
@@ -167,9 +169,9 @@ class DaskExecutor:
                     result = future.result()
                     results, failure = ([result], None) if len(pack) == 1 else result
                 except KilledWorker as error:
+                    alone.update(task.id for task in pack)
                     if len(pack) > 1:
                         waiting.extendleft(reversed(pack))
-                        alone.update(task.id for task in pack)
                         continue
                     mine = pack[0].id
                     deaths[mine] += error.allowed_failures + 1
@@ -201,20 +203,23 @@ class DaskExecutor:
                         raise _failure(task, failure) from failure
                     waiting.append(task)  # last, so that storage has time to come back
                     continue
-                why = why or f"MemoryError: {failure}"
-                waiting.extendleft(reversed(_replacements(task, why, instead)))
+                parts = _replacements(task, why or f"MemoryError: {failure}", instead)
+                alone.update(part.id for part in parts)
+                waiting.extendleft(reversed(parts))
         finally:
             if self.client.status == "running":
                 self.client.cancel([future for future, _, _ in running.values()])
 
     def _threads(self) -> int:
-        """Return how many threads the workers have that are there now."""
+        """Return how many threads the workers have that are there now; 0 while the scheduler does not say."""
         if self.client.status != "running":
             raise self._gone()
         try:
-            return max(1, sum(self.client.nthreads().values()))
+            # As `Client.nthreads`, which would wait for a scheduler that is gone.
+            said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
         except OSError:
-            raise self._gone() from None
+            return 0
+        return max(1, sum(said.values()))
 
     def _gone(self) -> RunError:
         return RunError(

@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -132,6 +133,35 @@ def test_a_task_that_nobody_can_take_ends_within_seconds(start, tmp_path):
         with pytest.raises(RunError, match=r"simulate gpu \(WY\): NoValidWorker"):
             list(DaskExecutor(client).run(where, [Task("gpu")], "GPU"))
         assert 3 < time.monotonic() - began < 40
+
+
+def test_a_scheduler_that_goes_ends_the_run_at_once_and_is_named(start, tmp_path):
+    def endless(task):
+        import time
+
+        (tmp_path / "begun").touch()
+        time.sleep(600)
+
+    file = tmp_path / "scheduler.json"
+    scheduler = start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    start("worker", "--scheduler-file", file, *WORKER)
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 120}}")) as client:
+
+        def kill_it() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            scheduler.kill()
+
+        killer = threading.Thread(target=kill_it, daemon=True)
+        killer.start()
+        with pytest.raises(
+            RunError, match=r"the scheduler tcp://127\.0\.0\.1:\d+ is gone: what was finished"
+        ):
+            list(DaskExecutor(client).run(endless, [Task("a"), Task("b")]))
+        killer.join()
+        began = time.monotonic()
+    # Nor is it waited for when the client is closed.
+    assert time.monotonic() - began < 60
 
 
 def test_workers_with_too_little_memory_are_told_of_or_refused(scheduler, certificates, tmp_path):
