@@ -1,13 +1,14 @@
 """The fit against public packages, on one matrix and one thread each.
 
-    python benchmarks/fit.py [--sizes demo middle nation] [--epochs 20] [--peer-epochs 4]
+    python benchmarks/fit.py [--sizes demo middle nation] [--epochs 20] [--peer-epochs 4] [--runs 1]
     python benchmarks/fit.py --microcalibrate PYTHON [--tables dense wide]
 
 The first: epochs of the gate stage, the fused kernel against l0-python. The matrices have the shape of real
 ones: households cloned into districts, and rows for the nation, 51 states and 436 districts. A line states
 CPU milliseconds an epoch (the median; l0-python stays within one call of its own `fit`), peak resident memory
 beyond the caller's matrix, and how fast the kernel moves what an epoch has to move, as a share of the
-bandwidth at which this machine reads a large array.
+bandwidth at which this machine reads a large array. With several runs, which take turns, the line has the
+median of each figure and the smallest and largest ratio of a run of each.
 
 The second: whole calibrations against microcalibrate, which PYTHON (an interpreter of its own environment,
 with scipy) can import. It trains all weights and then, for twice as many epochs, weights and gates. A line
@@ -96,7 +97,7 @@ def ours(size: str, epochs: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5")
     before, began = memory("VmRSS"), time.process_time()
     problem = build_problem(X, targets, spec, initial_weights=initial, threads=1)
-    steps = CpuGates(problem, spec, starting_state(problem, spec))
+    steps = CpuGates(problem, spec, starting_state(problem, spec, np.float32))
     steps.begin(0)
     prepared, seconds, losses = time.process_time() - began, [], []
     for epoch in range(1, epochs + 1):
@@ -104,8 +105,9 @@ def ours(size: str, epochs: int) -> dict[str, float]:
         losses.append(steps.step(epoch, spec.lambda_l0))
         seconds.append(time.process_time() - start)
     ptr, rows, values = problem.usable.arrays[:3]
-    # What has to come from memory: cells and pointers once, the state once there and once back.
-    state = sum(a.nbytes for a in (*steps.state.values(), steps.state["log_alpha"]))
+    # What has to come from memory: cells and pointers once, the state and the last gates (as large as a moment)
+    # once there and once back.
+    state = sum(a.nbytes for a in (*steps.state.values(), steps.state["mw"]))
     moved = rows.nbytes + values.nbytes + ptr.nbytes + initial.nbytes + 2 * state
     return {
         "rows": X.shape[0],
@@ -224,6 +226,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--peer-epochs", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--microcalibrate", metavar="PYTHON")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
@@ -236,7 +239,7 @@ def main() -> None:
     elif chosen.microcalibrate:
         against_microcalibrate(chosen.microcalibrate, chosen.tables)
     else:
-        against_l0(chosen.sizes, str(chosen.epochs), str(chosen.peer_epochs))
+        against_l0(chosen.sizes, str(chosen.epochs), str(chosen.peer_epochs), chosen.runs)
 
 
 def against_microcalibrate(python: str, tables: list[str]) -> None:
@@ -255,19 +258,25 @@ def against_microcalibrate(python: str, tables: list[str]) -> None:
             print(f"{shape:>36} {who:>14}", *figures, flush=True)
 
 
-def against_l0(sizes: list[str], epochs: str, peer_epochs: str) -> None:
-    print(f"{'targets x columns, cells':>36} {'l0 ms':>9} {'ours ms':>9} {'ratio':>6} {'l0 MB':>8} "
-          f"{'ours MB':>8} {'B/cell':>7} {'allowed':>8} {'of bandwidth':>12}")  # fmt: skip
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
+
+
+def against_l0(sizes: list[str], epochs: str, peer_epochs: str, runs: int) -> None:
+    print(f"{'targets x columns, cells':>36} {'l0 ms':>9} {'ours ms':>9} {'ratio':>6} {'(of a run)':>11} "
+          f"{'l0 MB':>8} {'ours MB':>8} {'B/cell':>7} {'allowed':>8} {'of bandwidth':>12}")  # fmt: skip
     for size in sizes:
-        mine = measured("ours", size, epochs)
-        theirs = measured("peers", size, peer_epochs)
+        pairs = [(measured("ours", size, epochs), measured("peers", size, peer_epochs)) for _ in range(runs)]
+        mine, theirs = (medians(list(side)) for side in zip(*pairs, strict=True))
+        ratios = [their["ms"] / our["ms"] for our, their in pairs]
         speed = mine["bytes"] / (mine["ms"] / 1e3) / measured("bandwidth")["bytes_s"]
-        shape = f"{mine['rows']:,} x {mine['columns']:,}, {mine['cells']:,}"
+        shape = f"{mine['rows']:,.0f} x {mine['columns']:,.0f}, {mine['cells']:,.0f}"
         allowed = 10 * mine["cells"] + 60 * mine["columns"]
+        span = f"{min(ratios):.0f} to {max(ratios):.0f}"
         figures = (
-            f"{theirs['ms']:9,.1f} {mine['ms']:9,.2f} {theirs['ms'] / mine['ms']:6.0f}",
-            f"{theirs['memory'] / 1e6:8,.0f} {mine['memory'] / 1e6:8,.0f}",
-            f"{mine['memory'] / mine['cells']:7.1f} {allowed / 1e6:8,.0f} {speed:12.0%}",
+            f"{theirs['ms']:9,.1f} {mine['ms']:9,.2f} {theirs['ms'] / mine['ms']:6.0f} {span:>11}",
+            f"{theirs['memory'] / 1e6:8,.0f} {mine['memory'] / 1e6:8,.1f}",
+            f"{mine['memory'] / mine['cells']:7.1f} {allowed / 1e6:8,.1f} {speed:12.0%}",
         )
         print(f"{shape:>36}", *figures, flush=True)
 

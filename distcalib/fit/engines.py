@@ -32,7 +32,7 @@ SCHEDULE_SLACK = 1.1
 #: Starts, each with half the penalty of the one before.
 MOST_ATTEMPTS = 8
 #: Columns that are looked at together where a temporary array for all of them would be felt.
-_BLOCK = 1 << 16
+_BLOCK, _FEW = 1 << 16, 1 << 12
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Steps(Protocol):
     Attributes
     ----------
     state
-        log_weight, log_alpha and their first and second moments mw, vw, ma, va; float64, one a usable column.
+        log_weight, log_alpha, float64, and their first and second moments mw, vw, ma, va; one a usable column.
     expected_open, open
         After the last step: sum of keep probabilities, number of gates open without noise.
     residual
@@ -110,10 +110,13 @@ class Steps(Protocol):
 class CpuGates:
     """Adam steps of gates and weights by the fused kernel: one pass over the columns an epoch.
 
-    48 bytes a column of state, and 4 for the gate of the sample. Any number of threads gives the same bits.
+    Moments are kept in float32 (and computed in float64): 32 bytes a column of state, and 4 for the gate of
+    the sample. Any number of threads gives the same bits.
     """
 
     def __init__(self, problem: FitProblem, spec: FitSpec, start: dict[str, Float]) -> None:
+        for name in ("mw", "vw", "ma", "va"):
+            start[name] = start[name].astype(np.float32, copy=False)
         self.problem, self.spec, self.state = problem, spec, start
         n_targets, n = problem.usable.shape
         self._drawn = np.zeros(n, dtype=np.float32)
@@ -179,7 +182,7 @@ def cpu_engine(
     problem: FitProblem, spec: FitSpec, observe: Observer, log_every: int, saved: Checkpoint | None = None
 ) -> GateFit:
     """Train by the fused kernel (`CpuGates`)."""
-    return train(CpuGates, problem, spec, observe, log_every, saved)
+    return train(CpuGates, problem, spec, observe, log_every, saved, moments=np.float32)
 
 
 def torch_engine(
@@ -200,18 +203,29 @@ def cuda_engine(
     return train_on(cuda_device(), problem, spec, observe, log_every, saved)
 
 
-def starting_state(problem: FitProblem, spec: FitSpec) -> dict[str, Float]:
+def starting_state(problem: FitProblem, spec: FitSpec, moments: type = np.float64) -> dict[str, Float]:
     """Return the `Steps.state` that a fit starts from: gates open, initial weights, and jitter."""
     n = problem.usable.shape[1]
-    names = ("log_weight", "log_alpha", "mw", "vw", "ma", "va")
-    state = {name: np.zeros(n) for name in names}
+    state: dict[str, Any] = {name: np.zeros(n) for name in ("log_weight", "log_alpha")}
+    state |= {name: np.zeros(n, dtype=moments) for name in ("mw", "vw", "ma", "va")}
+    start_anew(state, problem, spec)
+    return state
+
+
+def start_anew(state: dict[str, Float], problem: FitProblem, spec: FitSpec) -> None:
+    """Set the arrays of a `Steps.state` to what a fit starts from."""
+    for values in state.values():
+        values[:] = 0.0
     state["log_alpha"] += math.log(spec.initial_keep / (1 - spec.initial_keep))
     jitters = (("log_weight", "log-weight-jitter", spec.log_weight_jitter),
                ("log_alpha", "log-alpha-jitter", spec.log_alpha_jitter))  # fmt: skip
-    for name, stream, deviation in jitters:
-        if deviation > 0:
-            state[name] += deviation * scipy.special.ndtri(uniform(spec.seed, stream, problem.columns))
-    return state
+    chosen, n = problem.usable.columns, problem.usable.shape[1]
+    for a in range(0, n, _FEW):
+        columns = chosen[a : a + _FEW] if len(chosen) else np.arange(a, min(a + _FEW, n))
+        for name, stream, deviation in jitters:
+            if deviation > 0:
+                drawn = deviation * scipy.special.ndtri(uniform(spec.seed, stream, columns))
+                state[name][a : a + _FEW] += drawn
 
 
 def train(
@@ -222,10 +236,12 @@ def train(
     log_every: int,
     saved: Checkpoint | None = None,
     attempt: Callable[..., GateFit] | None = None,
+    moments: type = np.float64,
 ) -> GateFit:
     """Train gates and weights by Adam, float64, with counter-based noise.
 
-    `make` gives `Steps`, or has only their `state` where `attempt` is there to drive it.
+    `make` gives `Steps`, or has only their `state` where `attempt` is there to drive it; it is handed a state
+    with `moments` of that type.
 
     Every random number is a function of (seed, epoch, column) and every sum has one order, so the result does
     not depend on threads or logging.
@@ -244,7 +260,7 @@ def train(
         first = spec.budget_penalty * loss * n / budget**2
     schedule = _budget_schedule(n, budget, spec) if budget is not None else None
     at = {"attempt": 1, "epoch": 0, "penalty": first, "closed_since": None, "ended": False}
-    steps = make(problem, spec, starting_state(problem, spec))
+    steps = make(problem, spec, starting_state(problem, spec, moments))
     if saved is not None:
         at = saved.load(steps.state) or at
     while True:
@@ -254,8 +270,7 @@ def train(
             return result
         at = {**at, "attempt": result.attempt + 1, "epoch": 0, "closed_since": None, "ended": False}
         at["penalty"] = first / 2**result.attempt
-        for name, values in starting_state(problem, spec).items():
-            steps.state[name][:] = values
+        start_anew(steps.state, problem, spec)
 
 
 def _attempt(

@@ -53,6 +53,9 @@ _B1, _B2 = ADAM_MOMENTS
 _ZERO, _ONE, _EPS = _f(0.0), _f(1.0), _f(ADAM_EPS)
 _LARGEST, _FLAT = _f(87.0), _f(60.0)  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
 _STEEPEST = _f(1e18)  # of a gradient, so that its square is a float32: Adam goes down all the same
+_SMALLEST = (
+    1e-36  # of a moment: what is less than a normal float32 is slow, and beside ADAM_EPS it is nothing
+)
 _LOG2E, _LN2, _LN2_HI, _LN2_LO = _f(1.44269504), _f(0.69314718), _f(0.693359375), _f(-2.12194440e-4)
 _ROUND = _f(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
 _E2, _E3, _E4, _E5, _E6, _E7 = (_f(1 / math.factorial(i)) for i in range(2, 8))
@@ -61,7 +64,7 @@ _SQRT_HALF = np.int32(0x3F3504F3)  # bits of sqrt(1/2)
 _GOLDEN, _M1, _M2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _U0, _U1, _S1, _S2, _S3, _S11 = (np.uint64(c) for c in (0, 1, 30, 27, 31, 11))
 _N0 = np.uint32(0)
-_U2, _U7, _U8, _U32 = (np.uint64(c) for c in (2, 7, 8, 32))
+_U2, _U7, _U8, _U16, _U32 = (np.uint64(c) for c in (2, 7, 8, 16, 32))
 
 
 HOW = {"nogil": True, "error_model": "numpy"}
@@ -249,7 +252,7 @@ def _estimates(
     for first in range(_U0, count, together):
         last = min(first + together, count)
         for x in following:
-            for i in range(first, last, _U8):
+            for i in range(first, last, _U16):
                 fetch(x, at + i)
         start, c = begin[found[first]], found[last - _U1]
         n = begin[c] + np.uint64(size[c]) - start
@@ -313,9 +316,10 @@ def _adam(
     rate, correction = np.float32(settings[8]), 1.0 / settings[9]
     for i in range(n):
         d = np.float64(_within(w[by + i], _STEEPEST))
-        m = mean[first + i] * _B1 + d * (1 - _B1)
-        v = square[first + i] * _B2 + d * d * (1 - _B2)
-        mean[first + i], square[first + i] = m, v
+        m = np.float64(mean[first + i]) * _B1 + d * (1 - _B1)
+        v = np.float64(square[first + i]) * _B2 + d * d * (1 - _B2)
+        mean[first + i] = m if abs(m) > _SMALLEST else 0.0
+        square[first + i] = v if v > _SMALLEST else 0.0
         step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
         new = min(max(x[first + i] - np.float64(step), low), high)
         x[first + i] = new
@@ -393,7 +397,7 @@ def epoch_of_chunk(
     initial
         Initial weights of the columns in use.
     state
-        log weight, log alpha, the two moments of each, float64 (n,), and the concrete variable that the last
+        log weight, log alpha, float64 (n,), the two moments of each, and the concrete variable that the last
         draw gave, float32 (n,); changed in place.
     key
         `noise_key` of the next epoch.
@@ -418,7 +422,7 @@ def epoch_of_chunk(
     w, g, t = np.zeros(7 * BLOCK, dtype=np.float32), np.zeros(BLOCK), np.zeros(_TOGETHER + _U32)
     begin, size = np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.uint32)
     used, found = np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint32)
-    listed, streams = (begin, size, found), ((log_weight, mw, vw), (log_alpha, ma, va))
+    listed, streams = (begin, size, found), ((log_weight, log_alpha), (mw, vw, ma, va, drawn))
     for first in range(np.uint64(start), np.uint64(stop), _BLOCK):
         n = min(_BLOCK, np.uint64(stop) - first)
         _placed(ptr, columns, first, n, begin, size)
