@@ -12,8 +12,8 @@ import pytest
 from made_run import make_run
 from odd_stores import s3_at
 
-from distcalib.publication.objects import MemoryStore, S3Store
-from distcalib.publication.stores import LocalStore, Store, open_store
+from distcalib.storage.objects import MemoryStore, S3Store
+from distcalib.storage.stores import LocalStore, Store, open_store
 
 
 @pytest.fixture
