@@ -40,7 +40,9 @@ def main() -> None:
 def _run_options(function: click.decorators.FC) -> click.decorators.FC:
     for option in (
         click.argument("settings", metavar="PRESET_OR_YAML"),
-        click.option("--output", type=click.Path(path_type=Path), required=True, help="The run folder."),
+        click.option(
+            "--output", metavar="FOLDER", required=True, help="The run folder: a path, or s3://bucket/prefix."
+        ),
         click.option(
             "--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine."
         ),
@@ -69,7 +71,7 @@ def _run_options(function: click.decorators.FC) -> click.decorators.FC:
 @click.option(
     "--until", metavar="STAGE", help="Stop after simulate, assemble, fit or areas; run again to go on."
 )
-def run(output: Path, until: str | None, **options: Any) -> None:
+def run(output: str, until: str | None, **options: Any) -> None:
     """Build, fit, write and verify; continue what an earlier attempt left.
 
     PRESET_OR_YAML is a preset of the package (demo) or a settings file.
@@ -90,12 +92,13 @@ def run(output: Path, until: str | None, **options: Any) -> None:
     print_unmet(prepared.plan, work.cluster, console)
     summary = work.execute(prepared, until)
     if "until" not in summary:
-        print_summary(output, summary, console)
+        work.home.fetch(["fit/diagnostics.csv", "fit/groups.csv"])
+        print_summary(work.home.folder, summary, console)
 
 
 @main.command()
 @_run_options
-def plan(output: Path, **options: Any) -> None:
+def plan(output: str, **options: Any) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
     from distcalib.report.console import make_console, print_plan, print_unmet
 
@@ -106,7 +109,7 @@ def plan(output: Path, **options: Any) -> None:
 
 
 def _open_run(
-    output: Path,
+    output: str,
     *,
     settings: str,
     cluster: Path | None,

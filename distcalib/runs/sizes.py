@@ -92,6 +92,7 @@ def facts_of(
                 for k, part in zip(in_state.tolist(), opened, strict=True)
             )
         ),
+        "matrix_bytes": matrix_bytes * 2,
         "bytes": matrix_bytes * 2 + 3 * n * FILE_BYTES_HOUSEHOLD + 10_000_000,
         "far": [
             {"measure": v + (f" by {d}" if d else ""), "targets": int(k), "reason": r}

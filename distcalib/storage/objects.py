@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import md5, sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ _PART = 8 * 2**20
 _NOTHING = "nothing was replaced"
 
 
-class ObjectStore:
+class ObjectStore(ABC):
     """What stores behind fsspec share; `fs` is the file system, `root` bucket and prefix."""
 
     transfers = 1
@@ -84,8 +85,20 @@ class ObjectStore:
                 total.update(block)
         return total.hexdigest()
 
-    def settle(self, folder: str) -> None:
+    def settle(self, folder: str) -> None:  # noqa: B027
         """Do nothing: an object that was put is kept."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Raise unless one may write here and `swap` is one act."""
+
+    @abstractmethod
+    def held(self, path: str) -> tuple[bytes | None, object]:
+        """Return the bytes of a small object, or None, and the token that `swap` compares."""
+
+    @abstractmethod
+    def swap(self, path: str, data: bytes, token: object) -> bool:
+        """Replace a small object if it is still the one of `token`; in one act. False: it is not."""
 
 
 def _plain_mark(info: dict[str, Any]) -> str:

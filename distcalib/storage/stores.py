@@ -23,7 +23,8 @@ from distcalib.storage import publish, writable
 
 #: Where a store is tried.
 PROBE = ".conditional"
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 SUPPORTED = "a local folder, file:///folder or s3://bucket/prefix"
 
 
@@ -114,7 +115,8 @@ def open_store(to: str | Path, place: str = "TO") -> Store:
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     plain = all(re.fullmatch(r"[A-Za-z0-9=._-]+", part) and part.strip(".") for part in parts)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) or not plain:
-        raise InputError("is no URL of a store", place=place, value=words, expected=SUPPORTED)
+        shown = words.partition("?")[0]  # what follows may be a signature
+        raise InputError("is no URL of a store", place=place, value=shown, expected=SUPPORTED)
     from distcalib.storage.objects import MemoryStore, S3Store
 
     root = "/".join([bucket, *parts])
