@@ -17,7 +17,9 @@ from typing import Any
 from distcalib.errors import InputError, RunError
 from distcalib.publication.finished import VERSION, FinishedRun, finished_run, parse_manifest
 from distcalib.publication.pointer import POINTER, Entry, new_entry, read_pointer, standing, write_pointer
+from distcalib.runs.home import fetched
 from distcalib.runs.manifest import MANIFEST
+from distcalib.runs.remote import shown_as
 from distcalib.storage.stores import LocalStore, Store, agrees, explained, open_store, spread
 
 Progress = Callable[[int, int], None]
@@ -83,7 +85,7 @@ def publish(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, a path or ``s3://bucket/prefix``.
     to
         A folder, a URL (``s3://bucket/prefix``) or an open store.
     stage_only
@@ -102,7 +104,13 @@ def publish(
         When putting or verifying failed, or another publisher moved the pointer meanwhile. It stands where
         it stood, or where that publisher moved it.
     """
-    finished, store = finished_run(run), _opened(to)
+    with fetched(run) as folder, shown_as(folder, str(run)):
+        return _publish(finished_run(folder), _opened(to), stage_only, full, progress)
+
+
+def _publish(
+    finished: FinishedRun, store: Store, stage_only: bool, full: bool, progress: Progress | None
+) -> Outcome:
     if isinstance(store, LocalStore) and store.root.resolve().is_relative_to(finished.folder.resolve()):
         raise InputError(
             "is in the run folder", place="TO", value=store.shown, expected="a folder outside it"

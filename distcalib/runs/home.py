@@ -145,6 +145,9 @@ class Home:
         """Return the files of a manifest that are missing or differ, sorted."""
         return damaged(self.folder, manifest)
 
+    def whole(self) -> None:
+        """Bring every file of a finished run into `folder`."""
+
     def _names(self) -> list[str]:
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return [path.name for path in found if not path.name.startswith(".")]
@@ -168,3 +171,11 @@ def open_home(folder: str | Path) -> Home:
 
         return StoreHome(words)
     return Home(Path(folder))
+
+
+@contextmanager
+def fetched(run: str | Path) -> Iterator[Path]:
+    """Give a finished run as a folder: itself, or a copy of one in an object store."""
+    home = open_home(run)
+    home.whole()
+    yield home.folder
