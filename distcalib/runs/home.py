@@ -51,7 +51,7 @@ class Home:
             with open(self.folder / path, "rb") as file:
                 file.seek(offset)
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def plan(self) -> dict[str, Any] | None:
