@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from s3_server import s3_at, s3_variables
 
 from distcalib.microdata import Microdata, bundled_microdata
 
@@ -65,23 +64,14 @@ def small_settings(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """URL of an S3 server in a process of its own."""
-    pytest.importorskip("s3fs")
-    script = Path(__file__).with_name("s3_server.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.terminate()
+    with s3_at("127.0.0.1") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def s3_environment(s3_server: str) -> Iterator[None]:
     """Environment variables that clients of the server need, also those of worker processes."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("AWS_ENDPOINT_URL", s3_server)
-        patched.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-        patched.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIEXAMPLEKEY")
-        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patched.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name, value in s3_variables(s3_server).items():
+            patched.setenv(name, value)
         yield

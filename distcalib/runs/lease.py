@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -19,7 +20,6 @@ import psutil
 from distcalib.errors import RunError
 from distcalib.runs.remote import THEN, steadily
 from distcalib.storage.objects import ObjectStore
-from distcalib.storage.stores import explained
 
 #: Where it lies in the run folder.
 LEASE = ".lease.json"
@@ -92,8 +92,7 @@ class Lease:
         self._me = Holder.here()
 
     def __enter__(self) -> Lease:
-        with explained(self._store, "taking the lease", THEN):
-            self._take()
+        steadily(self._store, "taking the lease", self._take)
         self._thread.start()
         return self
 
@@ -105,8 +104,7 @@ class Lease:
         try:
             if not self._lost:
                 steadily(self._store, "writing events", self._beat)
-                with explained(self._store, "giving the lease back", THEN):
-                    self._write(released=True)
+                steadily(self._store, "giving the lease back", partial(self._write, released=True))
         except RunError:
             if error is None:
                 raise

@@ -134,9 +134,14 @@ class Copy:
         steadily(self.store, f"removing {path}", partial(self.store.delete, path))
         self.drop([path])
 
+    def write(self, path: str, data: bytes) -> None:
+        """Write what was read of an object."""
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_bytes(data)
+
     def drop(self, paths: Iterable[str]) -> None:
-        """Remove files and folders here."""
-        for path in paths:
+        """Remove files and folders here; names that lead out of the folder, as keys may, mean none."""
+        for path in filter(inside, paths):
             target = self.folder / path
             if target.is_dir():
                 shutil.rmtree(target)

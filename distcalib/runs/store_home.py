@@ -60,15 +60,18 @@ class StoreHome(Home):
 
     def look(self) -> None:
         """Learn what is there: list all objects, and read plan, manifest and receipts."""
-        self._there = steadily(self.store, "listing", self._list)
+        before, self._there = self._there, steadily(self.store, "listing", self._list)
         self._known, self._sound = {}, set()
-        self._copy.drop(["receipts", *_SMALL])
+        self._copy.drop(path for path in before if path not in self._there)
         read = [path for path in self._there if path in _SMALL or _RECEIPT.fullmatch(path)]
-        for path, data in zip(read, spread(self.store, self.read, read), strict=True):
+        changed = [
+            path for path in read
+            if before.get(path) != self._there[path] or not self._there[path][1]
+            or not (self.folder / path).is_file()
+        ]  # fmt: skip
+        for path, data in zip(changed, spread(self.store, self.read, changed), strict=True):
             if data is not None:
-                file = self.folder / path
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(data)
+                self._copy.write(path, data)
         with explained(self.store, "reading", THEN):
             for path in read:
                 if path not in _SMALL:
@@ -172,9 +175,7 @@ class StoreHome(Home):
         data = self.read(path)
         if data is None:
             raise RunError(f"{self.shown}: {path} is not there, though its task ended; {THEN}")
-        file = self.folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
+        self._copy.write(path, data)
         receipt = self._read_here(path)
         if receipt is not None:  # the worker compared them when they were put
             self._there |= {p: (n, mark) for p, (n, _, mark) in receipt.objects.items()}

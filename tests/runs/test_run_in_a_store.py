@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -33,7 +32,9 @@ def test_a_run_in_a_store_ends_where_one_in_a_folder_does(
     store.fs.makedirs("counties", exist_ok=True)
     command = [sys.executable, "-m", "distcalib.cli", "run", str(small_settings), "--output", URL]
     with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True
+        )
     until = time.monotonic() + 600
     while len(store.sizes("receipts/simulate")) < 2:
         assert process.poll() is None, (tmp_path / "log").read_text()

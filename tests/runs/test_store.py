@@ -286,8 +286,19 @@ def test_receipts_in_a_store_lead_nowhere_else(memory):
         store.write("receipts/simulate/a.json", json.dumps(whole | {"objects": objects}).encode())
         again = begun(memory)
         assert again.verified(again.folder, "simulate", "a") is None, objects
-    store.write("receipts/simulate/../../../a.json", b"{}")
-    begun(memory)
+
+
+def test_keys_that_would_lead_out_of_the_copy_remove_nothing(memory):
+    home = begun(memory)
+    outside = home.folder.parent / f"{home.folder.name}-outside"
+    outside.write_text("mine")
+    key = f"areas/../../{outside.name}"
+    home._there[key] = (4, "x")
+    home.keep_only(set())
+    home._there[key] = (4, "x")
+    home.look()
+    assert outside.read_text() == "mine"
+    outside.unlink()
 
 
 # -- the lease ---------------------------------------------------------------------------------------------
