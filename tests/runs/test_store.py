@@ -15,14 +15,17 @@ from uuid import uuid4
 
 import pytest
 
-from distcalib import Run, RunConfig
+from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
 from distcalib.runs import lease, remote
+from distcalib.runs.doctor import FAILS, FINE, examine
+from distcalib.runs.events import Events
 from distcalib.runs.execute import SerialExecutor
 from distcalib.runs.home import Home, open_home
 from distcalib.runs.lease import LEASE, Holder, Lease
 from distcalib.runs.receipts import Receipt, read_receipt, write_receipt
 from distcalib.runs.remote import Copy, object_store
+from distcalib.runs.status import Watch
 from distcalib.runs.tasks import Inputs, finished
 from distcalib.storage.objects import MemoryStore, ObjectStore
 
@@ -434,3 +437,44 @@ def test_a_store_with_other_things_is_refused_and_nothing_is_written(settings, m
 def test_a_receipt_of_a_folder_says_nothing_of_objects(tmp_path):
     write_receipt(tmp_path, Receipt("areas", "abc", {}))
     assert read_receipt(tmp_path, "areas", "abc").objects == {}
+
+
+# -- what looks at a run from elsewhere ----------------------------------------------------------------------
+
+
+def test_the_status_of_a_run_comes_from_its_store(url, monkeypatch):
+    home = begun(url)
+    plan = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+    write(home.folder, {"plan.json": json.dumps(plan | {"digest": "abc", "run": {"name": "far"}}).encode()})
+    home.keep(["plan.json"])
+    with pytest.raises(InputError, match="holds no plan"):
+        Watch(f"{url}/elsewhere")
+    watch = Watch(url)
+    assert watch.read().state(0.0) == "planned"
+    monkeypatch.setattr(lease, "BEAT", 0.01)
+    with home.held():
+        events = Events(home.folder / "events.ndjson", [home.heard])
+        events.emit("start", plan="abc", columns=5)
+        events.emit("stage", stage="simulate", tasks=3, reused=1)
+        until = time.monotonic() + 20
+        while not watch.read().stages and time.monotonic() < until:
+            time.sleep(0.05)
+        assert watch.status.stages[0].done == 1
+        events.emit("task", stage="simulate", id="x", seconds=1.0, peak_bytes=5, place="WY")
+    assert watch.read().stages[0].done == 2  # the last events are there when the run has ended
+    with home.held():
+        events.emit("done", seconds=2.0)
+    assert Watch(url).read().state(0.0) == "done"
+
+
+def test_doctor_tries_a_store_and_leaves_nothing(url):
+    checks = examine(ClusterConfig(kind="serial"), folder=url)
+    assert [c.status for c in checks if c.name == "storage"] == [FINE]
+    assert object_store(url).sizes() == {}
+
+
+def test_doctor_says_that_a_bucket_is_missing(s3_environment):
+    checks = examine(ClusterConfig(kind="serial"), folder="s3://none-such/run")
+    (storage,) = [c for c in checks if c.name == "storage"]
+    assert storage.status == FAILS
+    assert "has no such bucket" in storage.found
