@@ -23,7 +23,8 @@ def start(tmp_path_factory) -> Iterator[Start]:
     """Start `dask scheduler` or `dask worker` with options; all are ended afterwards."""
     running: list[subprocess.Popen[bytes]] = []
     folder = tmp_path_factory.mktemp("processes")
-    found = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def begin(
         what: str, *options: object, before: tuple[str, ...] = (), **environment: str
