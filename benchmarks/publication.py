@@ -27,7 +27,7 @@ from distcalib.publication.publishing import promote, publish
 from distcalib.runs.manifest import write_manifest
 from distcalib.storage import write_json
 
-SERVER = Path(__file__).parent.parent / "tests" / "publication" / "s3_server.py"
+SERVER = Path(__file__).parent.parent / "tests" / "s3_server.py"
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""Real parts for the tests: small microdata cut from the bundled file, a settings file, a cluster."""
+"""Real parts for the tests: small microdata cut from the bundled file, a settings file, an S3 server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from s3_server import s3_at, s3_variables
 
 from distcalib.microdata import Microdata, bundled_microdata
 
@@ -57,3 +59,19 @@ def settings(tmp_path: Path, small_file: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_settings(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_settings(tmp_path_factory.mktemp("settings") / "run.yaml", small_file)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """URL of an S3 server in a process of its own."""
+    with s3_at("127.0.0.1") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3_environment(s3_server: str) -> Iterator[None]:
+    """Environment variables that clients of the server need, also those of worker processes."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in s3_variables(s3_server).items():
+            patched.setenv(name, value)
+        yield

@@ -17,8 +17,8 @@ from distcalib.cli.options import examples
 )
 @click.argument("settings", metavar="[PRESET_OR_YAML]", required=False)
 @click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine.")
-@click.option("--output", type=click.Path(path_type=Path), help="The run folder; nothing stays in it.")
-def doctor(settings: str | None, cluster: Path | None, output: Path | None) -> None:
+@click.option("--output", metavar="FOLDER", help="The run folder, a path or URL; nothing stays in it.")
+def doctor(settings: str | None, cluster: Path | None, output: str | None) -> None:
     """Look at every worker before a run: versions, memory, threads, GPU, storage, clock, TLS.
 
     With a preset or a settings file, memory and the fit's engine are held to its plan. Exit code 1 when

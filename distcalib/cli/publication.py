@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,11 +28,11 @@ _verify = click.option(
         "distcalib publish runs/demo /data/public --stage-only",
     )
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN")
 @_to
 @click.option("--stage-only", is_flag=True, help="Put and verify; leave the pointer for `promote`.")
 @_verify
-def publish(run: Path, to: str, stage_only: bool, verify: str) -> None:
+def publish(run: str, to: str, stage_only: bool, verify: str) -> None:
     """Put a finished run at TO, verify it there, and point at it.
 
     TO is a folder or s3://bucket/prefix. TO/latest.json is the pointer; it always names a complete version.

@@ -34,8 +34,8 @@ _run_options = together(
     click.argument("settings", metavar="[PRESET_OR_YAML]", required=False, type=Settings()),
     click.option(
         "--output",
-        type=click.Path(path_type=Path),
-        help="The run folder; default: runs/NAME of the settings.",
+        metavar="FOLDER",
+        help="The run folder, a path or s3://bucket/prefix; default: runs/NAME of the settings.",
     ),
     click.option(
         "--dataset", metavar="FILE", help="Microdata, in place of the file's: --set microdata=FILE."
@@ -130,7 +130,7 @@ def verify(run: Path, cluster: Path | None, workers: int | None, sets: tuple[str
 def _open_run(
     *,
     settings: str | None,
-    output: Path | None,
+    output: str | None,
     dataset: str | None,
     targets: str | None,
     target_config: str | None,
@@ -143,6 +143,7 @@ def _open_run(
 ) -> Run:
     from distcalib import Run, RunConfig
     from distcalib.runs.area_stage import parse_only
+    from distcalib.runs.home import open_home
     from distcalib.runs.stored import stored_config
 
     named = {"microdata": dataset, "targets.database": targets, "targets.rules": target_config}
@@ -150,7 +151,8 @@ def _open_run(
     named["targets.idle_rules"] = None if target_config is None else "warn"
     changes = changes_of((*sets, *(f"{key}={json.dumps(v)}" for key, v in named.items() if v is not None)))
     where = cluster_of(cluster, workers)
-    if settings is None and dataset is None and output is not None and (output / "plan.json").is_file():
+    begun = settings is None and dataset is None and output is not None and open_home(output).plan()
+    if begun and output is not None:
         config = stored_config(output, changes)
     elif settings is None and not changes:
         raise click.UsageError("give PRESET_OR_YAML, --dataset FILE, or --output of a run that was begun")
@@ -169,6 +171,7 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
     from distcalib.report.console import Progressing, make_console, print_plan, print_summary, print_unmet
     from distcalib.report.run_report import write_report_once
     from distcalib.runs.events import Events
+    from distcalib.runs.manifest import REPORT
     from distcalib.runs.verdict import remarks
 
     machine = log_format == "json"
@@ -193,13 +196,16 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
         sys.exit(INTERRUPTED)
     if "until" in summary:
         return
+    # Where the run is in an object store, the tables of this page are brought here first.
+    work.home.fetch(path for path in summary["files"] if path.startswith(("fit/", "fits/", "verify/")))
     if machine:
         kept = {key: value for key, value in summary.items() if key != "files"}
         _say_json({"event": "summary", "time": time.time(), **kept})
     else:
-        print_summary(work.folder, summary, console)
+        print_summary(work.home.folder, summary, console)
     console.quiet = machine
-    write_report_once(work.folder, console)
+    write_report_once(work.home.folder, console)
+    work.home.keep([REPORT])
     found = remarks(summary) if strict else []
     if found:
         click.echo(f"verified with {len(found)} warnings, and --strict was given:", err=True)

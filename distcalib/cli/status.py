@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import click
 
@@ -15,16 +14,17 @@ from distcalib.cli.options import examples
     epilog=examples(
         "distcalib status runs/demo",
         "distcalib status runs/demo --watch",
+        "distcalib status s3://bucket/prefix --watch",
         "distcalib status runs/demo --json",
     )
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN")
 @click.option("--watch", is_flag=True, help="Stay, and show what changes until the run ends.")
 @click.option(
     "--every", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Seconds between looks."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def status(folder: Path, watch: bool, every: float, as_json: bool) -> None:
+def status(folder: str, watch: bool, every: float, as_json: bool) -> None:
     """Say how far a run is: stages, rates, time left, slowest tasks, memory.
 
     It reads the run folder alone, so it works from another shell or machine, and changes nothing.

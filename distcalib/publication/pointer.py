@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from distcalib.errors import RunError
 from distcalib.publication.finished import VERSION
 
+POINTER = "latest.json"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -80,7 +82,7 @@ def read_pointer(data: bytes | None, place: object) -> list[Entry]:
     except (ValueError, KeyError, TypeError, IndexError):
         whole = False
     if not whole:
-        raise RunError(f"{place}/latest.json is not a pointer that distcalib wrote; nothing was changed")
+        raise RunError(f"{place}/{POINTER} is not a pointer that distcalib wrote; nothing was changed")
     return history
 
 

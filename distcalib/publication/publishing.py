@@ -8,8 +8,7 @@ the beginning. So the pointer names a complete and verified version at every mom
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,11 +16,14 @@ from typing import Any
 
 from distcalib.errors import InputError, RunError
 from distcalib.publication.finished import VERSION, FinishedRun, finished_run, parse_manifest
-from distcalib.publication.pointer import Entry, new_entry, read_pointer, standing, write_pointer
-from distcalib.publication.stores import LocalStore, Store, explained, open_store
+from distcalib.publication.pointer import POINTER, Entry, new_entry, read_pointer, standing, write_pointer
+from distcalib.runs.home import fetched
 from distcalib.runs.manifest import MANIFEST
+from distcalib.runs.remote import shown_as
+from distcalib.storage.stores import LocalStore, Store, agrees, explained, open_store, spread
 
 Progress = Callable[[int, int], None]
+_STANDS = "the pointer has not moved, and what was put is used by the next attempt"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def publish(
     Parameters
     ----------
     run
-        The run folder.
+        The run folder, a path or ``s3://bucket/prefix``.
     to
         A folder, a URL (``s3://bucket/prefix``) or an open store.
     stage_only
@@ -102,15 +104,21 @@ def publish(
         When putting or verifying failed, or another publisher moved the pointer meanwhile. It stands where
         it stood, or where that publisher moved it.
     """
-    finished, store = finished_run(run), _opened(to)
+    with fetched(run) as folder, shown_as(folder, str(run)):
+        return _publish(finished_run(folder), _opened(to), stage_only, full, progress)
+
+
+def _publish(
+    finished: FinishedRun, store: Store, stage_only: bool, full: bool, progress: Progress | None
+) -> Outcome:
     if isinstance(store, LocalStore) and store.root.resolve().is_relative_to(finished.folder.resolve()):
         raise InputError(
             "is in the run folder", place="TO", value=store.shown, expected="a folder outside it"
         )
     store.prepare()
     version = finished.version
-    with explained(store, "reading the pointer"):
-        data, token = store.pointer()
+    with explained(store, "reading the pointer", _STANDS):
+        data, token = store.held(POINTER)
     history = read_pointer(data, store.shown)
     latest = history[-1].version if history else None
     if latest == version and not full:
@@ -136,8 +144,8 @@ def promote(to: str | Path | Store, version: str, *, full: bool = False) -> Outc
     """
     store = _opened(to)
     store.prepare()
-    with explained(store, "reading the pointer"):
-        data, token = store.pointer()
+    with explained(store, "reading the pointer", _STANDS):
+        data, token = store.held(POINTER)
     history = read_pointer(data, store.shown)
     return _point(store, history, token, "promote", version, full)
 
@@ -146,8 +154,8 @@ def rollback(to: str | Path | Store, *, full: bool = False) -> Outcome:
     """Point at the version before; said twice, at the one before that. See `promote` for errors."""
     store = _opened(to)
     store.prepare()
-    with explained(store, "reading the pointer"):
-        data, token = store.pointer()
+    with explained(store, "reading the pointer", _STANDS):
+        data, token = store.held(POINTER)
     history = read_pointer(data, store.shown)
     before = standing(history)[:-1]
     if not before:
@@ -158,8 +166,8 @@ def rollback(to: str | Path | Store, *, full: bool = False) -> Outcome:
 def publications(to: str | Path | Store) -> Publications:
     """Return what is at a place; nothing is written and no file of a version is read but its manifest."""
     store = _opened(to)
-    with explained(store, "reading"):
-        history = read_pointer(store.pointer()[0], store.shown)
+    with explained(store, "reading", _STANDS):
+        history = read_pointer(store.held(POINTER)[0], store.shown)
         names = {path.split("/")[0] for path in store.sizes("versions")}
         versions = {}
         for name in sorted(names):
@@ -177,19 +185,20 @@ def _opened(to: str | Path | Store) -> Store:
 def _stage(run: FinishedRun, store: Store, full: bool, progress: Progress) -> list[str]:
     """Put what is not there yet, verify, and put the manifest; return the files that were put."""
     base = f"versions/{run.version}"
-    with explained(store, f"putting {run.version} there"), store.staging(run.version):
+    with explained(store, f"putting {run.version} there", _STANDS), store.staging(run.version):
         there = store.sizes(base)
 
         def bring(path: str) -> tuple[str, str, bool]:
             file, facts = run.folder / path, run.files[path]
             mark = store.mark(file, facts["sha256"])
-            if _agrees(store, base, path, facts, there, mark, full):
+            at = f"{base}/{path}"
+            if agrees(store, at, there.get(path), (facts["bytes"], facts["sha256"], mark), full):
                 return path, mark, False
-            store.put(file, f"{base}/{path}")
+            store.put(file, at)
             return path, mark, True
 
         marks, sent = {}, []
-        for done, (path, mark, new) in enumerate(_spread(store, bring, run.files), start=1):
+        for done, (path, mark, new) in enumerate(spread(store, bring, run.files), start=1):
             marks[path] = mark
             sent += [path] if new else []
             progress(done, len(run.files))
@@ -210,10 +219,11 @@ def _require_whole(
     base = f"versions/{version}"
     there = store.sizes(base)
 
-    def agrees(path: str) -> bool:
-        return _agrees(store, base, path, files[path], there, marks.get(path, ""), full)
+    def right(path: str) -> bool:
+        known = (files[path]["bytes"], files[path]["sha256"], marks.get(path, ""))
+        return agrees(store, f"{base}/{path}", there.get(path), known, full)
 
-    wrong = [path for path, right in zip(files, _spread(store, agrees, files), strict=True) if not right]
+    wrong = [path for path, is_right in zip(files, spread(store, right, files), strict=True) if not is_right]
     if wrong:
         raise RunError(
             f"{store.shown}: {len(wrong)} of the files of {version} are missing or are not what its manifest "
@@ -222,38 +232,8 @@ def _require_whole(
         )
 
 
-def _agrees(
-    store: Store,
-    base: str,
-    path: str,
-    facts: dict[str, Any],
-    there: dict[str, tuple[int, str]],
-    mark: str,
-    full: bool,
-) -> bool:
-    """Compare size and the store's own checksum; where it has none, or for another, what it gives back."""
-    size, found = there.get(path, (None, ""))
-    if size != facts["bytes"]:
-        return False
-    if mark and mark == found and not full:
-        return True
-    return store.sha256(f"{base}/{path}") == facts["sha256"]
-
-
-def _spread(store: Store, function: Callable[[str], Any], paths: Iterable[str]) -> Iterable[Any]:
-    """Yield results in order; a few at a time, so that a failure stops what is not begun."""
-    if store.transfers == 1:
-        yield from map(function, paths)
-        return
-    pool = ThreadPoolExecutor(store.transfers)
-    try:
-        yield from pool.map(function, paths)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _point(store: Store, history: list[Entry], token: object, act: str, version: str, full: bool) -> Outcome:
-    with explained(store, f"reading {version}"):
+    with explained(store, f"reading {version}", _STANDS):
         data = store.read(f"versions/{version}/{MANIFEST}") if VERSION.fullmatch(version) else None
         if data is None:
             known = publications(store).versions
@@ -274,10 +254,10 @@ def _point(store: Store, history: list[Entry], token: object, act: str, version:
 
 def _move(store: Store, history: list[Entry], token: object, entry: Entry) -> bool:
     """Move the pointer; False when another publisher pointed at the same version meanwhile."""
-    with explained(store, "moving the pointer"):
-        if store.swap(write_pointer([*history, entry]), token):
+    with explained(store, "moving the pointer", _STANDS):
+        if store.swap(POINTER, write_pointer([*history, entry]), token):
             return True
-        now = read_pointer(store.pointer()[0], store.shown)
+        now = read_pointer(store.held(POINTER)[0], store.shown)
     if now and now[-1].version == entry.version:
         return False
     winner = f"was moved to {now[-1]}" if now else "is gone"

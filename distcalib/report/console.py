@@ -70,7 +70,7 @@ class Progressing:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live = console.is_terminal
-        self.status = RunStatus(Path(), "", "")
+        self.status = RunStatus("", "", "")
         self._progress: Progress | None = None
         self._bar: Any = None
         self._began = self._said = time.monotonic()

@@ -22,7 +22,7 @@ from distcalib.geography.district import District
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata.model import Microdata
 from distcalib.runs.plan import Plan
-from distcalib.runs.receipts import Receipt, read_receipt, verified
+from distcalib.runs.receipts import Receipt, Verifier, read_receipt, verified
 from distcalib.runs.tasks import AreaTask, Inputs
 from distcalib.simulation.installed import RULES
 
@@ -265,8 +265,16 @@ class AreaWork:
         }
 
 
-def area_work(plan: Plan, inputs: Inputs, files: AreaFiles, assignment: GeographyAssignment) -> AreaWork:
+def area_work(
+    plan: Plan,
+    inputs: Inputs,
+    files: AreaFiles,
+    assignment: GeographyAssignment,
+    done: Verifier = verified,
+) -> AreaWork:
     """Return what is to be written, given the fitted weights and the receipts of the run folder.
+
+    `done` gives the receipt of an area that verifies.
 
     Raises
     ------
@@ -306,7 +314,7 @@ def area_work(plan: Plan, inputs: Inputs, files: AreaFiles, assignment: Geograph
         raise nobody(*empty)
     work = AreaWork(folder, {area: ids[area] for area in files.written})
     for one in ids.values():
-        receipt = verified(folder, "areas", one)
+        receipt = done(folder, "areas", one)
         if receipt is not None:
             work.standing[one] = receipt
     open_files = {a: len(columns[a]) for a, one in work.ids.items() if one not in work.standing}

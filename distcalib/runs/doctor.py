@@ -23,7 +23,10 @@ from distcalib.config import ClusterConfig
 from distcalib.config.cluster import is_loopback
 from distcalib.errors import InputError, RunError
 from distcalib.runs.capacity import GPU_ENGINES, fit_resource, workers_of
+from distcalib.runs.home import open_home
+from distcalib.runs.remote import object_store
 from distcalib.runs.workers import difference, identity
+from distcalib.storage.stores import explained, of_store, without_credentials
 
 if TYPE_CHECKING:
     from distcalib.runs.plan import Plan
@@ -61,7 +64,9 @@ class Check:
     mend: str = ""
 
 
-def examine(cluster: ClusterConfig, plan: Plan | None = None, folder: Path | None = None) -> list[Check]:
+def examine(
+    cluster: ClusterConfig, plan: Plan | None = None, folder: str | Path | None = None
+) -> list[Check]:
     """Start or join a cluster, look at everything that a run needs, and leave it.
 
     Parameters
@@ -72,8 +77,8 @@ def examine(cluster: ClusterConfig, plan: Plan | None = None, folder: Path | Non
     plan
         Memory and the fit's engine are held to it; None: these are not judged.
     folder
-        Run folder: every worker writes, reads, renames and deletes a file there, and nothing stays. None:
-        storage is not looked at.
+        Run folder, a path or ``s3://bucket/prefix``: every worker writes, reads, renames and deletes a file
+        there, and nothing stays. None: storage is not looked at.
 
     Returns
     -------
@@ -132,7 +137,7 @@ def _inspect(probe: str | None) -> dict[str, Any]:
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "available": psutil.virtual_memory().available,
         "gpus": _gpus(),
-        "storage": None if probe is None else _try_storage(Path(probe)),
+        "storage": None if probe is None else _try_storage(probe),
     }
 
 
@@ -143,12 +148,14 @@ def _gpus() -> list[str]:
     return [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
 
 
-def _try_storage(folder: Path) -> str:
+def _try_storage(probe: str) -> str:
     """Return what fails of reading a file from elsewhere, and writing, renaming and deleting one; or ''."""
-    name = uuid4().hex
+    if "://" in probe:
+        return _try_store(probe)
+    folder, name = Path(probe), uuid4().hex
     step = f"{folder} is not the folder of this machine: reading what the coordinator wrote there"
     try:
-        if (folder / "from-coordinator").read_text(encoding="ascii") != folder.name:
+        if (folder / _FROM_HERE).read_text(encoding="ascii") != folder.name:
             return step
         step = "writing"
         (folder / f".{name}.tmp").write_text(name, encoding="ascii")
@@ -164,17 +171,66 @@ def _try_storage(folder: Path) -> str:
     return ""
 
 
+def _try_store(url: str) -> str:
+    """Return what fails of reading an object from elsewhere, and writing, reading and deleting one; or ''."""
+    name, step = uuid4().hex, "reading what the coordinator wrote there"
+    try:
+        store = object_store(url)
+        if store.read(_FROM_HERE) != url.encode():
+            return f"{step} gives something else"
+        step = "writing"
+        store.write(name, url.encode())
+        step = "reading"
+        if store.read(name) != url.encode():
+            return "reading gives something else than was written"
+        step = "deleting"
+        store.delete(name)
+    except Exception as error:
+        if not isinstance(error, InputError) and not of_store(error):
+            raise
+        return f"{step} fails: {without_credentials(str(error))}"
+    return ""
+
+
+_FROM_HERE = "from-coordinator"
+
+
 @contextmanager
-def _probe(folder: Path | None) -> Iterator[tuple[str | None, list[Check]]]:
+def _probe_store(url: str) -> Iterator[tuple[str | None, list[Check]]]:
+    """Put an object of this process below a prefix for trials, and remove everything there."""
+    store = object_store(f"{url.rstrip('/')}/.doctor-{uuid4().hex[:12]}")
+    try:
+        with explained(store, "writing", "nothing was replaced"):
+            store.prepare()
+            store.write(_FROM_HERE, store.shown.encode())
+    except (InputError, RunError) as error:
+        mend = "give credentials in the environment of this process, and a bucket that they may write in"
+        yield None, [Check("here", "storage", FAILS, str(error), mend)]
+        return
+    try:
+        yield store.shown, []
+    finally:
+        for name in store.sizes():
+            store.delete(name)
+
+
+@contextmanager
+def _probe(folder: str | Path | None) -> Iterator[tuple[str | None, list[Check]]]:
     """Make a folder in the run folder for trials, and remove it with all folders that were made for it."""
     if folder is None:
         yield None, []
         return
+    home = open_home(folder)
+    if home.alone:
+        with _probe_store(home.shown) as found:
+            yield found
+        return
+    folder = home.folder
     probe = Path(folder).absolute() / f".doctor-{uuid4().hex[:12]}"
     missing = [p for p in (probe, *probe.parents) if not p.exists()]
     try:
         probe.mkdir(parents=True)
-        (probe / "from-coordinator").write_text(probe.name, encoding="ascii")
+        (probe / _FROM_HERE).write_text(probe.name, encoding="ascii")
     except OSError as error:
         for made in missing:
             with suppress(OSError):
@@ -200,10 +256,13 @@ def _of_process(place: str, answer: Mapping[str, Any], expected: Mapping[str, st
     else:
         checks = [Check(place, "versions", FINE, words)]
     if answer["storage"]:
-        mend = "mount the same file system at the same path on all machines, writable by the user of workers"
+        mend = (
+            "mount the same file system at the same path on all machines, writable by the user of workers; "
+            "for an object store give workers its credentials in their environment"
+        )
         checks.append(Check(place, "storage", FAILS, answer["storage"], mend))
     elif answer["storage"] is not None:
-        checks.append(Check(place, "storage", FINE, "write, rename, read, delete"))
+        checks.append(Check(place, "storage", FINE, "writing, reading and deleting"))
     return checks
 
 

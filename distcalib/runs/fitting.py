@@ -42,6 +42,16 @@ class FitTask:
         """The folder of its files in the run."""
         return f"fits/{self.name}" if self.name else "fit"
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what it reads."""
+        return "targets.parquet", "columns.parquet", "matrix.zarr/X"
+
+    @property
+    def unfinished(self) -> str:
+        """The folder of what it leaves when it is stopped, and goes on from."""
+        return f"{self.folder}/checkpoints"
+
 
 @finished
 def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
@@ -64,7 +74,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         outputs.append("consistency.csv")
     chosen = np.flatnonzero((targets["status"] == "fit").to_numpy())
     fitted = targets.iloc[chosen]
-    checkpoints = folder / "checkpoints"
+    checkpoints = run / task.unfinished
     result = fit_weights(
         matrix[chosen] if len(chosen) < len(targets) else matrix,
         fitted["value"].to_numpy(np.float64),

@@ -16,15 +16,26 @@ from typing import Any
 from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
-from distcalib.runs.plan import INCIDENTAL, Plan, Prepared
+from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, microdata_path
+from distcalib.runs.tasks import MICRODATA
 from distcalib.storage import publish, write_json, write_text
 
-#: Households that a trial drew of its microdata.
-SAMPLE = "microdata.h5"
+#: Folders of what tasks leave, where attempts with other settings leave other files.
+CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas")
 
 
-def write_plan(folder: Path, prepared: Prepared, replace: bool) -> None:
-    """Write the plan, unless one is there and not to be replaced, and its tables."""
+def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = False) -> list[str]:
+    """Write the plan, unless one is there and not to be replaced, and its tables; return their paths.
+
+    Parameters
+    ----------
+    folder, prepared
+        The run folder, and what was prepared.
+    replace
+        Whether to write another plan in place of the one that is there.
+    alone
+        Whether workers see nothing but the run folder: then it holds the microdata, also when it is no trial.
+    """
     # The plan first: a folder with a plan can be taken up whatever else is missing. The tables are
     # written anew each time, since equal plans give equal tables and a damaged one is mended so.
     if replace or stored_plan(folder) is None:
@@ -36,22 +47,30 @@ def write_plan(folder: Path, prepared: Prepared, replace: bool) -> None:
     ):
         publish(folder / name, lambda p, t=table: t.to_parquet(p, index=False))  # type: ignore[misc]
     if prepared.sample is not None:
-        publish(folder / SAMPLE, prepared.sample.write)
+        publish(folder / MICRODATA, prepared.sample.write)
+    elif alone:
+        publish(folder / MICRODATA, lambda p: shutil.copyfile(microdata_path(prepared.plan.run), p))
     if prepared.rates is not None:
         write_text(folder / "take_up.csv", prepared.rates.to_csv(index=False, lineterminator="\n"))
+    names = ["plan.json", "targets.parquet", "excluded.parquet", "columns.parquet"]
+    names += [MICRODATA] if alone or prepared.sample is not None else []
+    return [*names, *(["take_up.csv"] if prepared.rates is not None else [])]
 
 
 def stored_plan(folder: Path) -> dict[str, Any] | None:
     """Return the plan that a folder was begun with, as JSON values, or None."""
     path = folder / "plan.json"
-    if not path.is_file():
-        return None
+    return parse_plan(path.read_bytes(), path) if path.is_file() else None
+
+
+def parse_plan(data: bytes, place: object) -> dict[str, Any]:
+    """Return the JSON values of a plan; `InputError` when it is none."""
     try:
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads(data)
         _require_plan(stored)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
-            "is not the plan of a run", place=path, expected="a plan.json that distcalib wrote"
+            "is not the plan of a run", place=place, expected="a plan.json that distcalib wrote"
         ) from None
     return stored
 
@@ -73,14 +92,14 @@ def _require_plan(stored: dict[str, Any]) -> None:
 
 
 def require_same_plan(
-    folder: Path, stored: dict[str, Any], plan: Plan, accept_code: bool, force: str | None = None
+    folder: object, stored: dict[str, Any], plan: Plan, accept_code: bool, force: str | None = None
 ) -> None:
     """Raise unless `plan` is the plan that the folder was begun with.
 
     Parameters
     ----------
     folder, stored, plan
-        The run folder, the plan in it as JSON values, and the plan now.
+        The run folder as errors call it, the plan in it as JSON values, and the plan now.
     accept_code
         Whether other code may have begun it.
     force

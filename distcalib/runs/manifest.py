@@ -7,8 +7,9 @@ declaration for ``sha256sum -c``, `manifest.json` lists them with both: it vouch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ from distcalib.errors import RunError
 from distcalib.runs.trace import declaration
 from distcalib.storage import sha256_file, write_json, write_text
 
+#: Gives sha256 and bytes, and maybe more, of files.
+Told = Callable[[Iterable[str]], dict[str, dict[str, Any]]]
 MANIFEST, SUMS, TRACE = "manifest.json", "SHA256SUMS", "trace.jsonld"
 #: The report that is made of a run folder. It tells how long the run took, and can be written anew.
 REPORT = "report.html"
 
 # Not part of what a run computes: log of events, report, lock, and what this module itself writes.
-_OUTSIDE = {"events.ndjson", REPORT, ".lock", MANIFEST, SUMS, TRACE}
+OUTSIDE = {"events.ndjson", REPORT, ".lock", MANIFEST, SUMS, TRACE}
 _COUNTS = {"households": int, "persons": int, "weight": float}
 
 
-def write_manifest(run: Path, facts: dict[str, Any]) -> None:
+def write_manifest(
+    run: Path, facts: dict[str, Any], paths: Sequence[str] | None = None, told: Told | None = None
+) -> None:
     """Write ``trace.jsonld``, ``SHA256SUMS`` and, last, ``manifest.json`` of a run folder.
 
     Parameters
@@ -37,6 +42,8 @@ def write_manifest(run: Path, facts: dict[str, Any]) -> None:
         ``inputs`` (name -> content digest, from the plan), ``totals`` (files and bytes; by kind of area also
         households, persons and weight) and ``files`` (path -> sha256, bytes; of area files also households,
         persons and weight, from the receipts).
+    paths, told
+        Files to list, and what gives sha256 and bytes of some; None: those of the run folder.
 
     Raises
     ------
@@ -44,17 +51,23 @@ def write_manifest(run: Path, facts: dict[str, Any]) -> None:
         When a file is not what the receipt of its task says: it changed since, and was not proven so.
     """
     inputs = json.loads((run / "plan.json").read_text(encoding="utf-8"))["inputs"]
-    paths = (p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
-    files = _facts_of(run, sorted(p for p in paths if p not in _OUTSIDE and ".tmp" not in p))
+    told = told or partial(facts_of, run)
+    files = told(run_files(run) if paths is None else paths)
     receipts = [json.loads(file.read_text(encoding="utf-8")) for file in run.glob("receipts/*/[!.]*.json")]
     _require_as_written(run, files, receipts)
     for path, counts in _area_counts(receipts).items():
         files[path] |= counts
     write_json(run / TRACE, declaration(facts, inputs, files))
-    files |= _facts_of(run, [TRACE])
+    files |= told([TRACE])
     write_text(run / SUMS, "".join(f"{files[path]['sha256']}  {path}\n" for path in sorted(files)))
-    files |= _facts_of(run, [SUMS])
+    files |= told([SUMS])
     write_json(run / MANIFEST, {"inputs": inputs, **facts, "totals": _totals(files), "files": files})
+
+
+def run_files(run: Path) -> list[str]:
+    """Return the paths of the files of a run folder that a manifest lists, but what is written with it."""
+    paths = (p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    return sorted(p for p in paths if p not in OUTSIDE and ".tmp" not in p)
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
@@ -70,7 +83,7 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
 def damaged(run: Path, manifest: dict[str, Any]) -> list[str]:
     """Return the files of a manifest that are missing or differ, sorted."""
     listed = manifest["files"]
-    present = _facts_of(run, [path for path in listed if (run / path).is_file()])
+    present = facts_of(run, [path for path in listed if (run / path).is_file()])
     return sorted(
         path
         for path, facts in listed.items()
@@ -78,7 +91,9 @@ def damaged(run: Path, manifest: dict[str, Any]) -> list[str]:
     )
 
 
-def _facts_of(run: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+def facts_of(run: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return sha256 and bytes of files of a run folder."""
+
     def facts(path: str) -> tuple[str, dict[str, Any]]:
         file = run / path
         return path, {"sha256": sha256_file(file), "bytes": file.stat().st_size}

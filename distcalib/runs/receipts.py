@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distcalib.errors import RunError
 from distcalib.matrix.blocks import block_digest, read_block
 from distcalib.storage import sha256_file, write_json
+from distcalib.storage.stores import Known
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Receipt:
     seconds, cpu_seconds, peak_bytes, process
         Cost of the task: wall and CPU seconds, peak resident memory of its process, process id. No truth
         depends on these.
+    objects
+        Of a run in an object store: what is known of each object of the outputs. Else empty.
     """
 
     stage: str
@@ -38,6 +42,7 @@ class Receipt:
     peak_bytes: int = 0
     process: int = 0
     cpu_seconds: float = 0.0
+    objects: dict[str, Known] = field(default_factory=dict)
 
 
 def receipt_path(run: Path, stage: str, task_id: str) -> Path:
@@ -59,12 +64,28 @@ def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
         found = Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    if not isinstance(found.outputs, dict) or not all(_inside(path) for path in found.outputs):
+    if not isinstance(found.outputs, dict) or not all(inside(path) for path in found.outputs):
         return None
+    try:
+        objects = {
+            path: (int(n), str(digest), str(mark)) for path, (n, digest, mark) in found.objects.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return None
+    if not all(inside(path) and used_by(found.outputs, path) for path in objects):
+        return None
+    found = replace(found, objects=objects)
     return found if (found.stage, found.id) == (stage, task_id) else None
 
 
-def _inside(path: str) -> bool:
+def used_by(used: Container[str], path: str) -> bool:
+    """Return whether a path, or a folder that it is in, is among some."""
+    parts = path.split("/")
+    return any("/".join(parts[:n]) in used for n in range(1, len(parts) + 1))
+
+
+def inside(path: str) -> bool:
+    """Return whether a path leads to something below the run folder."""
     parts = PurePosixPath(path)
     return not parts.is_absolute() and ".." not in parts.parts
 
@@ -80,6 +101,10 @@ def output_digest(run: Path, path: str) -> str | None:
         except RunError:
             return None
     return sha256_file(target)
+
+
+#: As `verified`, wherever the run is kept.
+Verifier = Callable[[Path, str, str], "Receipt | None"]
 
 
 def verified(run: Path, stage: str, task_id: str) -> Receipt | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,27 +20,17 @@ from distcalib.runs.area_stage import AreaFiles, area_work, files_of
 from distcalib.runs.events import Events, Subscriber
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
 from distcalib.runs.fitting import FitTask, fit
-from distcalib.runs.folder import (
-    SAMPLE,
-    STAGES,
-    forget,
-    keep_only,
-    locked,
-    require_same_plan,
-    stored_plan,
-    sweep,
-    write_plan,
-)
-from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE, damaged, read_manifest, write_manifest
+from distcalib.runs.folder import STAGES, require_same_plan, sweep, write_plan
+from distcalib.runs.home import EVENTS, open_home
+from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
-from distcalib.runs.receipts import Receipt, verified, write_receipt
+from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.split import splitting, standing_tasks
-from distcalib.runs.tasks import Inputs, simulate_slice, write_areas
+from distcalib.runs.tasks import MICRODATA, Inputs, simulate_slice, write_areas
 from distcalib.runs.verdict import judge, not_proven
 from distcalib.runs.verify import check_files, prove
 from distcalib.runs.verify_stage import proof_of
-from distcalib.storage import folder_bytes, need_space
 
 _START = "start workers"
 
@@ -55,7 +44,7 @@ class Run:
     config
         Settings.
     folder
-        The run folder; made when it is missing.
+        The run folder: a path that all workers see, made when it is missing, or ``s3://bucket/prefix``.
     cluster
         Where to run.
     subscribers
@@ -68,20 +57,15 @@ class Run:
     """
 
     config: RunConfig
-    folder: Path
+    folder: str | Path
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     subscribers: Sequence[Subscriber] = ()
     accept_code: bool = False
     force: str | None = None
 
     def __post_init__(self) -> None:
-        self.folder = Path(self.folder)
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(self.folder)):
-            raise InputError(
-                "is a URL, and a run folder is a folder of a file system that all workers see",
-                place="--output", value=str(self.folder),
-                expected="a path; `distcalib publish` puts a finished run into an object store",
-            )  # fmt: skip
+        self.home = open_home(self.folder)
+        self.folder = self.home.shown if self.home.alone else self.home.folder
         self._stack = ExitStack()
         self._executor: Executor | None = None
         self._used: set[str] = set()
@@ -112,7 +96,8 @@ class Run:
         """
         if self.force is not None:
             _stage("--force", self.force)
-        stored, anew = stored_plan(self.folder), self.force == STAGES[0]
+        self.home.look()
+        stored, anew = self.home.plan(), self.force == STAGES[0]
         cuts = None
         if stored and not anew:
             cuts = [(s["state_fips"], s["start"], s["stop"]) for s in stored["slices"]]
@@ -120,27 +105,17 @@ class Run:
         config = self.config.changed(microdata=str(local_file(self.config.microdata)))
         prepared = make_plan(config, cuts)
         if stored and not anew:
-            require_same_plan(self.folder, stored, prepared.plan, self.accept_code, self.force)
-        elif self.folder.exists() and not self.folder.is_dir():
-            raise InputError("the output folder is a file", place=self.folder, expected="a folder")
-        elif (
-            not stored
-            and self.folder.exists()
-            and any(not p.name.startswith(".") for p in self.folder.iterdir())
-        ):
-            raise InputError(
-                "the output folder is not empty and holds no plan",
-                place=self.folder,
-                expected="a new folder, or the folder of an earlier run",
-            )
+            require_same_plan(self.home.shown, stored, prepared.plan, self.accept_code, self.force)
+        elif not stored:
+            self.home.require_empty()
         if not self._finished(prepared):
             check_resources(prepared.plan, self.cluster)
-            need_space(self.folder, prepared.plan.facts["bytes"] - folder_bytes(self.folder))
+            self.home.need_space(prepared.plan)
         return prepared
 
     def _finished(self, prepared: Prepared) -> bool:
-        manifest, plan = read_manifest(self.folder), prepared.plan
-        if manifest is None or manifest["plan"] != plan.digest() or damaged(self.folder, manifest):
+        manifest, plan = read_manifest(self.home.folder), prepared.plan
+        if manifest is None or manifest["plan"] != plan.digest() or self.home.damaged(manifest):
             return False
         # The last call may have been for a part of the areas.
         wanted = files_of(plan.run, prepared.assignment).written
@@ -162,32 +137,27 @@ class Run:
         if until is not None:
             _stage("until", until)
         prepared = prepared or self.prepare()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            words = error.strerror or str(error)
-            raise InputError(
-                f"cannot be made ({words})", place=self.folder, expected="a folder to write in"
-            ) from None
-        with locked(self.folder), ExitStack() as self._stack:
+        home = self.home
+        with home.held(), ExitStack() as self._stack:
             # Another process may have been here since the plan was made.
-            stored = stored_plan(self.folder)
+            stored = home.plan()
             if stored is not None and self.force != STAGES[0]:
-                require_same_plan(self.folder, stored, prepared.plan, self.accept_code, self.force)
+                require_same_plan(home.shown, stored, prepared.plan, self.accept_code, self.force)
             self._executor = None
-            self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
+            self.events = Events(home.folder / EVENTS, [*self.subscribers, home.heard])
             plan = prepared.plan
             if self.force is not None:
-                forget(self.folder, self.force)
+                home.forget(self.force)
             elif self._finished(prepared):
-                manifest = read_manifest(self.folder) or {}
+                manifest = read_manifest(home.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
                 return manifest
-            for name in (MANIFEST, SUMS, TRACE, REPORT):
-                (self.folder / name).unlink(missing_ok=True)
+            home.remove([MANIFEST, SUMS, TRACE, REPORT])
             began = time.perf_counter()
-            sweep(self.folder)
-            write_plan(self.folder, prepared, self.accept_code or self.force is not None)
+            sweep(home.folder)
+            home.keep(
+                write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
+            )
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
             self._stack.enter_context(self.events.beating())
             summary = self._stages(prepared, until)
@@ -195,10 +165,11 @@ class Run:
                 self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
                 return {"name": plan.run.name, "plan": plan.digest(), "until": until}
             summary["seconds"] = round(time.perf_counter() - began, 1)
-            keep_only(self.folder, self._used)
-            write_manifest(self.folder, summary)
+            home.keep_only(self._used)
+            write_manifest(home.folder, summary, home.files(), home.facts)
+            home.keep([MANIFEST])
             self.events.emit("done", seconds=summary["seconds"])
-            return read_manifest(self.folder) or {}
+            return read_manifest(home.folder) or {}
 
     def _stages(self, prepared: Prepared, until: str | None) -> dict[str, Any] | None:
         """Carry the stages out; return the summary, or None where `until` ends them earlier."""
@@ -212,10 +183,10 @@ class Run:
         fits = self._fit(plan, inputs, matrix_digest)
         if until == "fit":
             return None
-        weights = np.load(self.folder / "fit" / "weights.npy")
+        weights = np.load(self.home.folder / "fit" / "weights.npy")
         weights_digest = digest_arrays({"weights": weights})
         files = files_of(plan.run, prepared.assignment)
-        work = area_work(plan, inputs, files, prepared.assignment)
+        work = area_work(plan, inputs, files, prepared.assignment, self.home.verified)
         self._stage("areas", write_areas, work.tasks, reused=work.reused)
         areas = work.receipts()
         self._used |= work.used()
@@ -237,7 +208,7 @@ class Run:
         }
 
     def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
-        tasks = standing_tasks(plan, inputs, self.folder)
+        tasks = standing_tasks(plan, inputs, self.home.folder, self.home.verified)
         tasks.sort(key=lambda t: (t.start - t.stop, t.state_fips, t.start))
         in_two = splitting(plan, self.cluster, self.events)
         return self._stage("simulate", simulate_slice, tasks, instead=in_two)
@@ -246,12 +217,14 @@ class Run:
         """Sum the blocks into X in this process; equal blocks give equal bytes whatever their cut."""
         parts = sorted(digest for r in blocks for digest in r.outputs.values())
         task_id = digest_of({"stage": "assemble", "code": code, "blocks": parts})
-        done = verified(self.folder, "assemble", task_id)
+        folder = self.home.folder
+        done = self.home.verified(folder, "assemble", task_id)
         with self._timed("assemble", 1, reused=int(done is not None)):
             if done is None:
                 began = time.perf_counter()
-                matrix = assemble([self.folder / path for r in blocks for path in r.outputs])
-                digest = write_block(self.folder / "matrix.zarr" / "X", matrix)
+                self.home.fetch(path for r in blocks for path in r.outputs)
+                matrix = assemble([folder / path for r in blocks for path in r.outputs])
+                digest = write_block(folder / "matrix.zarr" / "X", matrix)
                 done = Receipt(
                     "assemble",
                     task_id,
@@ -259,7 +232,8 @@ class Run:
                     {"nonzeros": int(matrix.nnz), "shape": list(matrix.shape)},
                     round(time.perf_counter() - began, 3),
                 )
-                write_receipt(self.folder, done)
+                write_receipt(folder, done)
+                self.home.finish(done)
         self._used |= {f"receipts/assemble/{task_id}.json"}
         return done.outputs["matrix.zarr/X"]
 
@@ -282,6 +256,7 @@ class Run:
             }
             tasks.append(FitTask(inputs, digest_of(depends), engine, settings, name))
         receipts = self._stage("fit", fit, tasks, fit_resource=True)
+        self.home.fetch(f"{task.folder}/weights.npy" for task in tasks)
         return {task.name: r.facts["summary"] for task, r in zip(tasks, receipts, strict=True)}
 
     def _verify(
@@ -291,12 +266,16 @@ class Run:
         proof = proof_of(prepared.plan, inputs, files, written, prepared.assignment)
         checks = self._stage("verify files", check_files, proof.checks)
         receipts = self._stage("verify", prove, proof.tasks)
-        for old in (self.folder / "verify").rglob("*"):
-            # Tables of an earlier attempt, which may have been of other files.
-            if old.is_file() and old.relative_to(self.folder).as_posix() not in self._used:
-                old.unlink()
-        with self._timed("judge", 1):
-            found = judge(self.folder, prepared.plan, proof, checks, receipts, prepared.assignment)
+        # Tables of an earlier attempt may have been of other files.
+        self.home.clear("verify", self._used)
+        self.home.fetch(["matrix.zarr/X", *(path for r in receipts for path in r.outputs)])
+        folder = self.home.folder
+        try:
+            with self._timed("judge", 1):
+                found = judge(folder, prepared.plan, proof, checks, receipts, prepared.assignment)
+        finally:
+            tables = (p.relative_to(folder).as_posix() for p in (folder / "verify").rglob("*") if p.is_file())
+            self.home.keep(sorted(set(tables) - self._used))
         for text in not_proven(found):
             self.events.emit("warning", text=text)
         return found
@@ -311,7 +290,7 @@ class Run:
         reused: int = 0,
     ) -> list[Receipt]:
         """Run what has no verified receipt; return the receipts of all tasks, or of what replaced them."""
-        found = {t.id: verified(self.folder, t.stage, t.id) for t in tasks}
+        found = {t.id: self.home.verified(self.home.folder, t.stage, t.id) for t in tasks}
         places = {t.id: getattr(t, "place", "") for t in tasks}
         open_tasks = [t for t in tasks if found[t.id] is None]
         executor = self._start_executor() if open_tasks else None
@@ -319,7 +298,7 @@ class Run:
         with self._timed(name, len(open_tasks) + reused, reused=reused):
             if executor is not None:
                 resource = self._fit_resource(executor) if fit_resource else None
-                for result in executor.run(function, open_tasks, resource, instead):
+                for result in self.home.run(executor, function, open_tasks, resource, instead):
                     receipt = Receipt(**result)
                     found[receipt.id] = receipt
                     self.events.emit(
@@ -363,7 +342,7 @@ class Run:
 
                 with self._timed(_START, self.workers):
                     client = self._stack.enter_context(open_client(self.cluster))
-                    plan = stored_plan(self.folder) or {}
+                    plan = self.home.plan() or {}
                     memory = check(client, plan)
                     needed = plan.get("facts", {}).get("task_bytes", {})
                     told = require_memory(client, needed, self.cluster.file)
@@ -391,9 +370,11 @@ class Run:
         return resource
 
     def _inputs(self, plan: Plan) -> Inputs:
-        microdata = microdata_path(plan.run) if plan.run.households is None else self.folder / SAMPLE
+        folder = self.home.folder
+        own = self.home.alone or plan.run.households is not None
+        microdata = folder / MICRODATA if own else microdata_path(plan.run)
         return Inputs(
-            run=str(self.folder.absolute()),
+            run=str(folder.absolute()),
             microdata=str(microdata.absolute()),
             microdata_digest=plan.inputs["microdata"],
             rows_digest=plan.inputs["rows"],

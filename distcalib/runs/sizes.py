@@ -94,6 +94,7 @@ def facts_of(
                 for k, part in zip(in_state.tolist(), opened, strict=True)
             )
         ),
+        "matrix_bytes": matrix_bytes * 2,
         "bytes": matrix_bytes * 2
         + n * (3 * FILE_BYTES_HOUSEHOLD + FIT_BYTES * len(fits_of(plan.run)))
         + 10_000_000,

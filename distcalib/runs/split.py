@@ -10,18 +10,18 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.runs.events import Events
 from distcalib.runs.execute import Instead
 from distcalib.runs.plan import Plan
-from distcalib.runs.receipts import Receipt, read_receipt, receipt_path, verified, write_receipt
+from distcalib.runs.receipts import Receipt, Verifier, read_receipt, receipt_path, verified, write_receipt
 from distcalib.runs.tasks import Inputs, SimulateTask
 
 Range = tuple[int, int, int]
 
 
-def standing_tasks(plan: Plan, inputs: Inputs, run: Path) -> list[SimulateTask]:
+def standing_tasks(plan: Plan, inputs: Inputs, run: Path, done: Verifier = verified) -> list[SimulateTask]:
     """Return the tasks that make up the slices of a plan, as the receipts of a run folder have them.
 
     A slice without a receipt that verifies was split when a receipt says so (`splitting`), or when parts of
     it have receipts: its halves stand for it, each of which may have been split again. All others are tasks
-    as planned.
+    as planned. `done` gives the receipt of a task that verifies.
     """
     planned = {s.id for s in plan.slices}
     parts: set[Range] = set()
@@ -43,7 +43,7 @@ def standing_tasks(plan: Plan, inputs: Inputs, run: Path) -> list[SimulateTask]:
             and part[2] - part[1] < task.stop - task.start
         ]
         known = bool(inside) or receipt_path(run, "split", task.id).is_file()
-        if not known or verified(run, task.stage, task.id) is not None:
+        if not known or done(run, task.stage, task.id) is not None:
             return [task]
         return [leaf for half in halves(plan, task) for leaf in stand_for(half)]
 

@@ -13,7 +13,8 @@ import pandas as pd
 from distcalib.errors import InputError
 from distcalib.geography.states import STATE_CODES
 from distcalib.notebook import facts_html
-from distcalib.runs.folder import STAGES, stored_plan
+from distcalib.runs.folder import STAGES
+from distcalib.runs.home import EVENTS, open_home
 
 #: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
 SILENT = 120.0
@@ -105,7 +106,7 @@ class RunStatus:
         ``done``, ``stopped`` (as asked), or empty.
     """
 
-    folder: Path
+    folder: str
     name: str
     plan: str
     columns: int = 0
@@ -172,7 +173,7 @@ class RunStatus:
             for one in self.stages
         ]
         return {
-            "folder": str(self.folder),
+            "folder": self.folder,
             "name": self.name,
             "plan": self.plan,
             "state": self.state(now),
@@ -191,7 +192,7 @@ class Watch:
     Parameters
     ----------
     folder
-        A run folder.
+        A run folder: a path or ``s3://bucket/prefix``.
 
     Raises
     ------
@@ -200,23 +201,21 @@ class Watch:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        home = Path(folder)
-        plan = stored_plan(home)
+        self._home = open_home(folder)
+        plan = self._home.plan()
         if plan is None:
             raise InputError(
-                "holds no plan", place=home, expected="a run folder, as `distcalib run` makes one; "
-                "`distcalib publications` says what is at a place of publications",
+                "holds no plan", place=self._home.shown,
+                expected="a run folder, as `distcalib run` makes one; `distcalib publications` says what is "
+                "at a place of publications",
             )  # fmt: skip
-        self.status = RunStatus(home, plan["run"]["name"], plan["digest"])
+        self.status = RunStatus(self._home.shown, plan["run"]["name"], plan["digest"])
         self._offset = 0
 
     def read(self) -> RunStatus:
         """Return the status now; a line that is only half written is read next time."""
-        try:
-            with open(self.status.folder / "events.ndjson", "rb") as file:
-                file.seek(self._offset)
-                text = file.read()
-        except FileNotFoundError:
+        text = self._home.read(EVENTS, self._offset)
+        if text is None:
             return self.status
         whole, _, _ = text.rpartition(b"\n")
         self._offset += len(whole) + (1 if whole else 0)
@@ -247,10 +246,10 @@ def stages_ahead(status: RunStatus) -> list[str]:
     return [name for name in STAGES if name not in begun]
 
 
-def run_html(name: str, folder: Path, cluster: str) -> str:
+def run_html(name: str, folder: str | Path, cluster: str) -> str:
     """Return a run as a notebook shows it: where it is, and how far, a row a stage."""
     facts = {"folder": folder, "cluster": cluster}
-    if not (folder / "plan.json").is_file():
+    if open_home(folder).read("plan.json") is None:
         return facts_html(f"Run {name}", {**facts, "state": "not begun"})
     now = time.time()
     told = read_status(folder).to_json(now)

@@ -10,18 +10,19 @@ from distcalib.config import RunConfig
 from distcalib.config.schema import read_settings
 from distcalib.config.settings import CHANGES, merged, nested, of_file
 from distcalib.errors import InputError, RunError
-from distcalib.runs.folder import stored_plan
+from distcalib.runs.home import open_home
 from distcalib.runs.manifest import damaged, read_manifest
 
 
-def stored_config(folder: Path, changes: Mapping[str, object] | None = None) -> RunConfig:
+def stored_config(folder: str | Path, changes: Mapping[str, object] | None = None) -> RunConfig:
     """Return the settings that a folder was begun with; `changes` as `RunConfig.load` takes them."""
-    stored = stored_plan(folder)
+    home = open_home(folder)
+    stored = home.plan()
     if stored is None:
         raise InputError("holds no plan.json", place=folder, expected="the folder of a run")
     own = nested(changes or {}, CHANGES)
     read_settings(RunConfig, own, CHANGES)
-    place = str(folder / "plan.json")
+    place = f"{home.shown}/plan.json"
     return of_file(read_settings(RunConfig, merged(stored["run"], own), place), place)
 
 

@@ -27,6 +27,9 @@ from distcalib.runs.receipts import Receipt, output_digest, verified, write_rece
 from distcalib.simulation.takeup import rates_digest, read_rates
 from distcalib.targets.choose import rows_digest
 
+#: The microdata in a run folder: what a trial drew of them, or all where workers see no other file.
+MICRODATA = "microdata.h5"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -56,6 +59,12 @@ class Inputs:
     take_up: bool
     rates_digest: str = ""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what `load_inputs` and `take_up_of` read there."""
+        rates = ("take_up.csv",) if self.rates_digest else ()
+        return "targets.parquet", "columns.parquet", MICRODATA, *rates
+
 
 @dataclass(frozen=True)
 class SimulateTask:
@@ -67,6 +76,11 @@ class SimulateTask:
     start: int
     stop: int
     stage: str = "simulate"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what it reads."""
+        return self.inputs.needs
 
     @property
     def place(self) -> str:
@@ -92,6 +106,11 @@ class AreaTask:
     receipts: tuple[str, ...]
     ids: str = "compact"
     stage: str = "areas"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what it reads."""
+        return *self.inputs.needs, *sorted({area.weights for area in self.areas})
 
     @property
     def place(self) -> str:

@@ -85,6 +85,11 @@ class ProveTask:
     stage: str = "verify"
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what it reads."""
+        return "targets.parquet", *sorted({one.file for one in self.slices})
+
+    @property
     def place(self) -> str:
         """Words for errors: the states and files."""
         return ", ".join(f"{STATE_CODES[s.state]} in {s.file}" for s in self.slices[:4])
@@ -127,6 +132,14 @@ class CheckTask:
     id: str
     files: tuple[Held, ...]
     stage: str = "verify"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Paths below the run folder of what it reads."""
+        beside = [(area, there) for held in self.files for area, _, there in held.within]
+        placed = {area.weights for area, there in beside if there is None}
+        files = {held.area.file for held in self.files} | {area.file for area, _ in beside}
+        return *sorted(files | placed), *(self.inputs.needs if placed else ())
 
     @property
     def place(self) -> str:

@@ -11,6 +11,10 @@ from distcalib.cluster.security import FILES
 
 LOOPBACK = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
 WORKER = ("--nthreads", 1, "--no-nanny", "--no-dashboard")
+# The Dask settings that deploy/ starts everything with.
+CLOSED = {"DASK_CONFIG": str(Path(__file__).parents[2] / "deploy" / "dask.yaml")}
+# Network namespaces: 10.213.77.2 and .3 on a bridge with this host, 10.213.77.1.
+Hosts = tuple[str, str]
 
 
 class Task:
@@ -48,3 +52,7 @@ def cluster_file(folder: Path, text: str, certificates: Path | None = None) -> C
     path = folder / "cluster.yaml"
     path.write_text(f"kind: address\n{security}{text}\n")
     return ClusterConfig.load(path)
+
+
+def on(host: str) -> tuple[str, ...]:
+    return ("ip", "netns", "exec", host)

@@ -1,14 +1,17 @@
-"""Schedulers and workers as users start them: by command line, in processes of their own."""
+"""Schedulers and workers as users start them: by command line, in processes of their own; two hosts."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from by_command_line import Hosts
 
 from distcalib.cluster.security import make_certificates
 
@@ -20,7 +23,8 @@ def start(tmp_path_factory) -> Iterator[Start]:
     """Start `dask scheduler` or `dask worker` with options; all are ended afterwards."""
     running: list[subprocess.Popen[bytes]] = []
     folder = tmp_path_factory.mktemp("processes")
-    found = {"PYTHONPATH": str(Path(__file__).parent)}
+    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def begin(
         what: str, *options: object, before: tuple[str, ...] = (), **environment: str
@@ -45,3 +49,35 @@ def certificates(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
     make_certificates(folder)
     return folder
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    """Two network namespaces on one bridge with this host: 10.213.77.1 (here), .2 and .3."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces take root and iproute2")
+    tag = uuid4().hex[:6]
+    names, bridge = (f"dc{tag}a", f"dc{tag}b"), f"dc{tag}"
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", bridge, "type", "bridge")
+        ip("addr", "add", "10.213.77.1/24", "dev", bridge)
+        ip("link", "set", bridge, "up")
+        for number, name in enumerate(names, 2):
+            ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("link", "set", f"{name}v", "master", bridge, "up")
+            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"network namespaces are not permitted here: {error.stderr.strip()}")
+    finally:
+        subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from by_command_line import WORKER, Task, cluster_file, tls, wait_for, where
+from by_command_line import CLOSED, WORKER, Hosts, Task, cluster_file, on, tls, wait_for, where
 
 from distcalib.cluster import open_client
 from distcalib.cluster.security import make_certificates
@@ -21,47 +18,6 @@ from distcalib.runs.doctor import FAILS, NOTE, examine
 from distcalib.runs.execute import DaskExecutor
 
 pytestmark = pytest.mark.slow
-
-# The Dask settings that deploy/ starts everything with.
-CLOSED = {"DASK_CONFIG": str(Path(__file__).parents[2] / "deploy" / "dask.yaml")}
-
-Hosts = tuple[str, str]
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    """Two network namespaces on one bridge with this host: 10.213.77.1 (here), .2 and .3."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("network namespaces take root and iproute2")
-    tag = uuid4().hex[:6]
-    names, bridge = (f"dc{tag}a", f"dc{tag}b"), f"dc{tag}"
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", bridge, "type", "bridge")
-        ip("addr", "add", "10.213.77.1/24", "dev", bridge)
-        ip("link", "set", bridge, "up")
-        for number, name in enumerate(names, 2):
-            ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", f"{name}v", "master", bridge, "up")
-            ip("-n", name, "addr", "add", f"10.213.77.{number}/24", "dev", "eth0")
-            ip("-n", name, "link", "set", "eth0", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"network namespaces are not permitted here: {error.stderr.strip()}")
-    finally:
-        subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
-
-
-def on(host: str) -> tuple[str, ...]:
-    return ("ip", "netns", "exec", host)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "no GPU": {"fit": {"gpus": 0}},
     "no fit worker": {"fit": {"pods": 0}},
     "another volume": {"runClaim": "scratch", "runFolder": "/runs/a/b"},
+    "an object store": {"runFolder": "s3://bucket/runs/national", "store": {"secret": "s3"}},
     "chosen nodes": {
         "environment": {"AWS_REGION": "us-east-2"},
         "fit": {
@@ -95,6 +96,9 @@ def test_a_value_of_another_type_is_found(path: tuple[Any, ...], value: Any) -> 
         {"sim": {"podz": 3}},
         {"fit": {"gpus": "one"}},
         {"runFolder": "s3://bucket/run"},
+        {"runFolder": "s3://user:word@bucket/run", "store": {"secret": "s3"}},
+        {"runFolder": "gs://bucket/run", "store": {"secret": "s3"}},
+        {"runFolder": "s3://bucket/run", "store": {"secret": "s3", "key": "AKIA"}},
         {"runFolder": "/runs/../x"},
     ],
     ids=str,
@@ -142,6 +146,23 @@ def test_the_volume_of_the_run_is_where_it_is_written_and_no_credentials_are_any
                 claims = [v["persistentVolumeClaim"] for v in spec["volumes"] if v["name"] == "runs"]
                 assert mounted == ([] if name == "scheduler" else ["/runs"]), name
                 assert claims == ([] if name == "scheduler" else [{"claimName": "distcalib-runs"}]), name
+
+
+def test_a_run_in_an_object_store_has_credentials_from_a_secret_and_no_volume() -> None:
+    made = render({"runFolder": "s3://bucket/run", "store": {"secret": "s3", "port": 9000}})
+    for one in made:
+        if one["kind"].startswith("Dask"):
+            for name, spec in pod_specs(one).items():
+                (container,) = spec["containers"]
+                secret = [{"secretRef": {"name": "s3"}}]
+                assert container.get("envFrom") == (None if name == "scheduler" else secret), name
+                assert "runs" not in {v["name"] for v in (*spec["volumes"], *container["volumeMounts"])}, name
+                if name == "job":
+                    assert container["args"][container["args"].index("--output") + 1] == "s3://bucket/run"
+    (policy,) = (one for one in made if one["kind"] == "NetworkPolicy")
+    assert policy["spec"]["egress"][2] == {
+        "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 9000}],
+    }  # fmt: skip
 
 
 def test_pods_of_the_run_hear_nobody_but_one_another() -> None:

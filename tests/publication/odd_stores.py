@@ -6,10 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
-from distcalib.publication.objects import S3Store
-from distcalib.publication.pointer import read_pointer
+from distcalib.publication.pointer import POINTER, read_pointer
 from distcalib.publication.publishing import publications
-from distcalib.publication.stores import Store
+from distcalib.storage.objects import S3Store
+from distcalib.storage.stores import Store
 
 
 def s3_at(s3: S3Store, root: str) -> S3Store:
@@ -52,7 +52,7 @@ class Faulty:
 
 def latest_of(store: Store) -> str | None:
     """Return the version at the pointer, after reading every file of it back and comparing."""
-    history = read_pointer(store.pointer()[0], store.shown)
+    history = read_pointer(store.held(POINTER)[0], store.shown)
     if not history:
         return None
     version = history[-1].version
@@ -63,7 +63,7 @@ def latest_of(store: Store) -> str | None:
         data = store.read(f"{base}/{path}")
         assert data is not None, path
         assert hashlib.sha256(data).hexdigest() == facts["sha256"], path
-    assert json.loads(store.pointer()[0] or b"")["version"] == version
+    assert json.loads(store.held(POINTER)[0] or b"")["version"] == version
     return version
 
 

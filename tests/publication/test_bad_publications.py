@@ -12,7 +12,7 @@ from odd_stores import snapshot
 
 from distcalib.cli.publication import promote, publications, publish, rollback
 from distcalib.errors import DistcalibError, InputError
-from distcalib.publication.stores import open_store
+from distcalib.storage.stores import open_store
 
 H5 = "areas/districts/WY-01.h5"
 FACTS = {"sha256": "0" * 64, "bytes": 1}
@@ -138,9 +138,9 @@ URLS = {
     "s3://bucket/a b": "is no URL of a store",
     "file://relative": "is no folder",
     "file:///": "is no folder",
-    "ftp://host/folder": "no pointer that moves atomically",
-    "https://host/folder": "no pointer that moves atomically",
-    "gs://bucket/prefix": "no pointer that moves atomically",
+    "ftp://host/folder": "cannot compare and replace",
+    "https://host/folder": "cannot compare and replace",
+    "gs://bucket/prefix": "cannot compare and replace",
 }
 
 

@@ -20,11 +20,11 @@ from distcalib.cli.publication import publications as publications_command
 from distcalib.cli.publication import publish as publish_command
 from distcalib.errors import InputError, RunError
 from distcalib.publication.finished import finished_run
-from distcalib.publication.objects import MemoryStore, S3Store
-from distcalib.publication.pointer import read_pointer
+from distcalib.publication.pointer import POINTER, read_pointer
 from distcalib.publication.publishing import promote, publications, publish, rollback
-from distcalib.publication.stores import LocalStore, open_store
 from distcalib.runs.manifest import read_manifest
+from distcalib.storage.objects import MemoryStore, S3Store
+from distcalib.storage.stores import LocalStore, open_store
 
 H5 = "areas/districts/WY-01.h5"
 
@@ -52,10 +52,10 @@ def test_a_publication_is_complete_and_the_pointer_says_who_and_when(run, store)
 
 def test_publishing_again_is_no_work_and_says_so(run, store):
     publish(run, store)
-    data, token = store.pointer()
+    data, token = store.held(POINTER)
     again = publish(run, store)
     assert (again.sent, again.moved, again.latest) == (0, False, again.version)
-    assert store.pointer() == (data, token)
+    assert store.held(POINTER) == (data, token)
 
 
 def test_stage_promote_and_roll_back_twice(run, other_run, tmp_path, store):
@@ -158,7 +158,7 @@ def interrupt(run, other_run, tmp_path, store, after, last=None):
     whole = Faulty(store, 0, after)
     publish(other_run, whole)
     steps = whole.steps
-    assert steps[-1] == "swap " + str(store.pointer()[0])
+    assert steps[-1] == "swap latest.json"
     assert steps[-2].startswith("write versions/")
     assert len(steps) >= len(read_manifest(other_run)["files"]) + 2
     for at in range(len(steps) + 1 - (last or len(steps)), len(steps) + 1):
@@ -203,7 +203,7 @@ def test_a_file_that_changes_while_it_is_published(run, store):
 
     with pytest.raises(RunError, match=f"{H5}.*the pointer has not moved"):
         publish(run, Late(store, 0, False))
-    assert store.pointer()[0] is None
+    assert store.held(POINTER)[0] is None
     assert publications(store).versions.get(real.version) is None
 
 
@@ -217,9 +217,9 @@ def test_two_publishers_at_once_one_wins_and_the_other_says_so(run, other_run, t
     class Meeting(Faulty):
         """Both have read the pointer, and put everything, before either moves it."""
 
-        def swap(self, data, token):
+        def swap(self, path, data, token):
             meet.wait(timeout=60)
-            return self.store.swap(data, token)
+            return self.store.swap(path, data, token)
 
     def one(version):
         try:
@@ -302,11 +302,12 @@ def test_killed_in_the_middle_of_a_file(run, other_run, tmp_path):
 
 def test_two_processes_one_wins(run, other_run, tmp_path):
     code = (
-        "import sys, time; from distcalib.publication import publishing as p, stores as s\n"
+        "import sys, time; from distcalib.publication import publishing as p\n"
+        "from distcalib.storage import stores as s\n"
         "real = s.LocalStore.swap\n"
-        "def swap(self, data, token):\n"
+        "def swap(self, path, data, token):\n"
         "    print('ready', flush=True); sys.stdin.readline()\n"
-        "    return real(self, data, token)\n"
+        "    return real(self, path, data, token)\n"
         "s.LocalStore.swap = swap\n"
         "p.publish(*sys.argv[1:])"
     )
@@ -460,7 +461,7 @@ def test_a_server_that_ignores_conditions_is_refused(run, s3_store, monkeypatch,
     monkeypatch.setattr(s3_store.fs, "pipe_file", pipe_file)
     with pytest.raises(InputError, match=f"ignores the condition {ignored}"):
         publish(run, s3_store)
-    assert s3_store.pointer()[0] is None
+    assert s3_store.held(POINTER)[0] is None
 
 
 def test_an_answer_lost_on_its_way_is_a_move_of_ones_own(run, other_run, s3_store, monkeypatch):

@@ -47,16 +47,28 @@ securityContext:
   mountPath: /tmp
 {{- end }}
 
-{{- /* The volume of the run: of the job and the workers, not of the scheduler. */}}
+{{- /* Where the run is kept, of the job and the workers, not of the scheduler: a volume, or an object store. */}}
 {{- define "distcalib.runs.mount" -}}
+{{- if not (hasPrefix "s3://" .Values.runFolder) -}}
 - name: runs
   mountPath: /runs
 {{- end }}
+{{- end }}
 
 {{- define "distcalib.runs.volume" -}}
+{{- if not (hasPrefix "s3://" .Values.runFolder) -}}
 - name: runs
   persistentVolumeClaim:
     claimName: {{ .Values.runClaim }}
+{{- end }}
+{{- end }}
+
+{{- define "distcalib.runs.credentials" -}}
+{{- if hasPrefix "s3://" .Values.runFolder -}}
+envFrom:
+  - secretRef:
+      name: {{ required "store.secret is the Secret with the credentials of the object store" .Values.store.secret }}
+{{- end }}
 {{- end }}
 
 {{- define "distcalib.volumes" -}}
@@ -130,6 +142,7 @@ containers:
       {{- include "distcalib.tls" .root | nindent 6 }}
     env:
       {{- include "distcalib.environment" .root | nindent 6 }}
+    {{- include "distcalib.runs.credentials" .root | nindent 4 }}
     {{- include "distcalib.amounts" . | nindent 4 }}
     volumeMounts:
       {{- include "distcalib.mounts" .root | nindent 6 }}

@@ -1,21 +1,23 @@
-"""Publications in object stores: S3 by conditional puts, and the memory of this process."""
+"""Object stores: S3 with conditional puts, and the memory of this process."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext, suppress
 from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
 
-from distcalib.errors import InputError, RunError
-from distcalib.publication.stores import POINTER, explained
+from distcalib.errors import InputError
+from distcalib.storage.stores import PROBE, explained
 
 # Uploads of twice this and more go in parts of this size, two at a time: so much memory a file under way.
 _PART = 8 * 2**20
+_NOTHING = "nothing was replaced"
 
 
-class _Remote:
+class ObjectStore(ABC):
     """What stores behind fsspec share; `fs` is the file system, `root` bucket and prefix."""
 
     transfers = 1
@@ -47,9 +49,26 @@ class _Remote:
         """Put a file as an object."""
         self.fs.put_file(str(file), self._at(path))
 
-    def sizes(self, folder: str) -> dict[str, tuple[int, str]]:
+    def get(self, path: str, file: Path) -> None:
+        """Put an object into a file of this machine, in constant memory."""
+        self.fs.get_file(self._at(path), str(file))
+
+    def delete(self, path: str) -> None:
+        """Remove an object; none is fine."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self._at(path))
+
+    def stat(self, path: str) -> tuple[int, str] | None:
+        """Return size and mark of an object, or None."""
+        try:
+            info = self.fs.info(self._at(path))
+        except FileNotFoundError:
+            return None
+        return (info["size"], _plain_mark(info)) if info["type"] == "file" else None
+
+    def sizes(self, folder: str = "") -> dict[str, tuple[int, str]]:
         """Return size and mark of each object below a folder."""
-        base = self._at(folder)
+        base = self._at(folder).rstrip("/")
         found = self.fs.find(base, detail=True)
         skip = len(self.fs._strip_protocol(base)) + 1
         return {name[skip:]: (info["size"], _plain_mark(info)) for name, info in found.items()}
@@ -66,15 +85,27 @@ class _Remote:
                 total.update(block)
         return total.hexdigest()
 
-    def settle(self, folder: str) -> None:
+    def settle(self, folder: str) -> None:  # noqa: B027
         """Do nothing: an object that was put is kept."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Raise unless one may write here and `swap` is one act."""
+
+    @abstractmethod
+    def held(self, path: str) -> tuple[bytes | None, object]:
+        """Return the bytes of a small object, or None, and the token that `swap` compares."""
+
+    @abstractmethod
+    def swap(self, path: str, data: bytes, token: object) -> bool:
+        """Replace a small object if it is still the one of `token`; in one act. False: it is not."""
 
 
 def _plain_mark(info: dict[str, Any]) -> str:
     return str(info.get("ETag") or "").strip('"')
 
 
-class MemoryStore(_Remote):
+class MemoryStore(ObjectStore):
     """The memory of this process: for trying things out, and for tests."""
 
     _lock = threading.Lock()
@@ -88,21 +119,21 @@ class MemoryStore(_Remote):
     def prepare(self) -> None:
         """Raise never."""
 
-    def pointer(self) -> tuple[bytes | None, object]:
-        """Return the pointer, which is its own token."""
-        data = self.read(POINTER)
+    def held(self, path: str) -> tuple[bytes | None, object]:
+        """Return the bytes of an object, which are their own token."""
+        data = self.read(path)
         return data, data
 
-    def swap(self, data: bytes, token: object) -> bool:
+    def swap(self, path: str, data: bytes, token: object) -> bool:
         """Compare and replace under a lock of this process."""
         with self._lock:
-            if self.read(POINTER) != token:
+            if self.read(path) != token:
                 return False
-            self.write(POINTER, data)
+            self.write(path, data)
         return True
 
 
-class S3Store(_Remote):
+class S3Store(ObjectStore):
     """S3, or a server that speaks it and honours conditional puts; credentials as botocore finds them."""
 
     transfers = 8
@@ -121,24 +152,23 @@ class S3Store(_Remote):
     def prepare(self) -> None:
         """Raise unless one may write, and the server refuses a put whose condition does not hold.
 
-        There are servers that ignore conditions; with them the last of two publishers would win unseen.
+        There are servers that ignore conditions; with them the last of two writers would win unseen.
         """
-        probe = ".conditional"
-        with explained(self, "writing"):
+        with explained(self, "writing", _NOTHING):
             try:
-                self.write(probe, b"A publisher tried here whether conditions of puts are honoured.\n")
+                self.write(PROBE, b"A writer tried here whether conditions of puts are honoured.\n")
             except FileNotFoundError:
                 raise InputError("has no such bucket", place=self.shown, expected="a bucket") from None
         for condition in ({"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}):
-            if self._put_if(probe, b"The condition was ignored.\n", condition) is None:
+            if self._put_if(PROBE, b"The condition was ignored.\n", condition) is None:
                 raise InputError(
-                    f"ignores the condition {next(iter(condition))} of a put, so two publishers could not be "
+                    f"ignores the condition {next(iter(condition))} of a put, so two writers could not be "
                     "kept apart", place=self.shown, expected="a server with S3's conditional writes",
                 )  # fmt: skip
 
     def _put_if(self, path: str, data: bytes, condition: dict[str, str]) -> OSError | None:
         """Put an object on a condition; return the error when it was not put."""
-        with explained(self, "writing"):
+        with explained(self, f"writing {path}", _NOTHING):
             try:
                 self.fs.pipe_file(self._at(path), data, **condition)
             except PermissionError:
@@ -165,26 +195,26 @@ class S3Store(_Remote):
                 parts.append(md5(block, usedforsecurity=False).digest())
                 size += len(block)
         if total.hexdigest() != digest:
-            raise RunError(f"{file} changed while it was published; the pointer has not moved")
+            raise OSError(f"{file} changed while it was put")
         if size < 2 * _PART:
             return whole.hexdigest()
         return f"{md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"
 
-    def pointer(self) -> tuple[bytes | None, object]:
-        """Return the pointer and its ETag, read before it: a change between them makes a swap fail."""
+    def held(self, path: str) -> tuple[bytes | None, object]:
+        """Return an object and its ETag, read before it: a change between them makes a swap fail."""
         try:
-            tag = self.fs.info(self._at(POINTER))["ETag"]
+            tag = self.fs.info(self._at(path))["ETag"]
         except FileNotFoundError:
             return None, None
-        return self.read(POINTER), tag
+        return self.read(path), tag
 
-    def swap(self, data: bytes, token: object) -> bool:
-        """Put on the condition that the pointer is still that of `token`, or still missing."""
+    def swap(self, path: str, data: bytes, token: object) -> bool:
+        """Put on the condition that the object is still that of `token`, or still missing."""
         condition = {"IfNoneMatch": "*"} if token is None else {"IfMatch": str(token)}
-        error = self._put_if(POINTER, data, condition)
+        error = self._put_if(path, data, condition)
         if error is None:
             return True
-        now, now_token = self.pointer()
+        now, now_token = self.held(path)
         if now_token == token:
             raise error
         # An answer may be lost on its way: the client tries again and is refused by its own success.

@@ -1,0 +1,82 @@
+"""A whole run in an S3 store, its coordinator killed in between: the digests of a run in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from distcalib import ClusterConfig, Run, RunConfig
+from distcalib.cli import main
+from distcalib.publication.publishing import publish
+from distcalib.runs.manifest import read_manifest
+from distcalib.runs.remote import object_store
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+URL = "s3://counties/runs/small"
+# What decides what a user gets; receipts and logs tell times, the plan where its microdata lie.
+EQUAL = ("areas/", "matrix.zarr/", "verify/", "targets.parquet", "columns.parquet", "excluded.parquet")
+
+
+def test_a_run_in_a_store_ends_where_one_in_a_folder_does(
+    small_run, small_settings, s3_environment, tmp_path
+):
+    store = object_store(URL)
+    store.fs.makedirs("counties", exist_ok=True)
+    command = [sys.executable, "-m", "distcalib.cli", "run", str(small_settings), "--output", URL]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True
+        )
+    until = time.monotonic() + 600
+    while len(store.sizes("receipts/simulate")) < 2:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = store.sizes("receipts")
+    assert store.stat("manifest.json") is None
+
+    config, seen = RunConfig.load(small_settings), []
+    manifest = Run(config, URL, ClusterConfig(workers=2), [seen.append]).execute()
+    whole = read_manifest(small_run)
+    assert (manifest["matrix"], manifest["weights"]) == (whole["matrix"], whole["weights"])
+    here, there = (
+        {path: facts["sha256"] for path, facts in m["files"].items() if path.startswith(EQUAL)}
+        for m in (whole, manifest)
+    )
+    assert there == here
+    assert len(here) > 20
+    assert finished.items() <= store.sizes("receipts").items(), "a finished task was done again"
+    for path, facts in manifest["files"].items():
+        assert store.sha256(path) == facts["sha256"], path
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    for path in store.sizes():
+        data = store.read(path)
+        assert secret not in data, path
+        assert os.environ["AWS_ACCESS_KEY_ID"].encode() not in data, path
+
+    # Another host, with nothing of it: nothing is done, and the store alone says how it stands.
+    names = store.sizes()
+    Run(config, URL, ClusterConfig(workers=2), [seen.append]).execute()
+    assert seen[-1]["event"] == "nothing_to_do"
+    changed = {p for p, facts in store.sizes().items() if names.get(p) != facts}
+    assert changed == {"events.ndjson", ".lease.json"}
+    told = CliRunner().invoke(main, ["status", URL, "--json"])
+    assert json.loads(told.output)["state"] == "done"
+    assert publish(URL, tmp_path / "public").moved
+
+    # A lost file is written again, by its task alone.
+    store.delete("areas/states/WY.h5")
+    seen.clear()
+    again = Run(config, URL, ClusterConfig(kind="serial"), [seen.append]).execute()
+    assert [e["place"] for e in seen if e["event"] == "task"] == ["WY"]
+    assert again["files"]["areas/states/WY.h5"] == manifest["files"]["areas/states/WY.h5"]
