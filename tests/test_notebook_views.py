@@ -68,7 +68,7 @@ def test_a_run_shows_how_far_it_is(tmp_path):
     run = Run(RunConfig(name="<i>"), tmp_path / "run", ClusterConfig(kind="serial"))
     assert "not begun" in cells(run)
     run.folder.mkdir()
-    plan = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+    plan = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
     (run.folder / "plan.json").write_text(json.dumps({**plan, "digest": "ab" * 32, "run": {"name": "<i>"}}))
     events = [
         {"event": "start", "time": 1.0, "columns": 9},

@@ -27,7 +27,7 @@ def bundled_targets() -> pd.DataFrame:
 def folder(bundled_targets, tmp_path_factory):
     """A folder that was planned, as far as its targets go."""
     home = tmp_path_factory.mktemp("run")
-    plan = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+    plan = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
     (home / "plan.json").write_text(json.dumps({**plan, "digest": "ab", "run": {"name": "x"}}))
     used = bundled_targets["status"] != "excluded"
     bundled_targets[used].to_parquet(home / "targets.parquet")

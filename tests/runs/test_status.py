@@ -17,7 +17,7 @@ from distcalib.report.status import shown, watch_status
 from distcalib.runs.events import Events
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
-PLAN = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+PLAN = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
 
 
 def folder_of(home: Path, *events: dict) -> Path:

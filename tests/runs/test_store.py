@@ -444,7 +444,7 @@ def test_a_receipt_of_a_folder_says_nothing_of_objects(tmp_path):
 
 def test_the_status_of_a_run_comes_from_its_store(url, monkeypatch):
     home = begun(url)
-    plan = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+    plan = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
     write(home.folder, {"plan.json": json.dumps(plan | {"digest": "abc", "run": {"name": "far"}}).encode()})
     home.keep(["plan.json"])
     with pytest.raises(InputError, match="holds no plan"):
