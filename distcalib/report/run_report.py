@@ -88,6 +88,9 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
     drawn = sorted(shapes.shapes)
     variables = map_variables(tables, drawn)
     stage, cause = tables.failure
+    words = _STATES[tables.state]
+    if cause == KeyboardInterrupt.__name__:
+        words, cause = "interrupted", "The same command goes on from what is finished."
     table = parts.frontier(tables)
     values: dict[str, Any] = {
         "name": tables.plan["run"]["name"],
@@ -95,7 +98,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "plan": tables.plan["digest"],
         "bundled": tables.plan["run"]["microdata"] == "bundled",
         "state": tables.state,
-        "state_words": _STATES[tables.state] + (f" in {stage}" if stage else ""),
+        "state_words": words + (f" in {stage}" if stage else ""),
         "cause": cause,
         "asked": parts.asked(tables),
         "fit": parts.fit(tables),

@@ -174,6 +174,14 @@ def test_a_run_that_failed_before_the_fit_says_so(tmp_path):
     assert file == folder / "report.html"
 
 
+def test_an_interrupted_run_did_not_fail(tmp_path):
+    folder = write_made_run(tmp_path / "run", GEOIDS, failed=("fit", "KeyboardInterrupt"))
+    text = read(folder)
+    assert "interrupted in fit" in text
+    assert "The same command goes on" in text
+    assert "failed in" not in text
+
+
 def test_a_plan_alone_and_a_run_that_goes_on_have_a_report(run):
     (run / "manifest.json").unlink()
     assert "not finished: it is still running" in read(run)
