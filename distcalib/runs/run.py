@@ -174,6 +174,7 @@ class Run:
                 require_same_plan(self.folder, stored, prepared.plan, self.accept_code, self.force)
             self._executor = None
             self.events = Events(self.folder / "events.ndjson", list(self.subscribers))
+            self._stack.enter_context(self.events.beating())
             plan = prepared.plan
             if self.force is not None:
                 forget(self.folder, self.force)
@@ -187,7 +188,6 @@ class Run:
             sweep(self.folder)
             write_plan(self.folder, prepared, self.accept_code or self.force is not None)
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
-            self._stack.enter_context(self.events.beating())
             summary = self._stages(prepared, until)
             if summary is None:
                 self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
