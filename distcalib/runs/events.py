@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
@@ -57,8 +57,10 @@ class Events:
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(every):
-                self.emit("alive")
+            # What fails here (a full disk, a lease that is lost) fails the next event of the run itself.
+            with suppress(Exception):
+                while not ended.wait(every):
+                    self.emit("alive")
 
         thread = threading.Thread(target=beat, name="events", daemon=True)
         thread.start()

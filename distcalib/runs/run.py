@@ -145,6 +145,7 @@ class Run:
                 require_same_plan(home.shown, stored, prepared.plan, self.accept_code, self.force)
             self._executor = None
             self.events = Events(home.folder / EVENTS, [*self.subscribers, home.heard])
+            self._stack.enter_context(self.events.beating())
             plan = prepared.plan
             if self.force is not None:
                 home.forget(self.force)
@@ -159,7 +160,6 @@ class Run:
                 write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
             )
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
-            self._stack.enter_context(self.events.beating())
             summary = self._stages(prepared, until)
             if summary is None:
                 self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
