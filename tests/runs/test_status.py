@@ -15,7 +15,7 @@ from distcalib.errors import InputError
 from distcalib.report.status import shown, watch_status
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
-PLAN = {part: {} for part in ("slices", "code", "inputs", "versions", "engines")}
+PLAN = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
 
 
 def folder_of(home: Path, *events: dict) -> Path:
