@@ -102,9 +102,9 @@ class StoreHome(Home):
             with Lease(self.store, self._put_events) as self._lease:
                 self.look()
                 events = self.read(EVENTS)
-                self._told = len(events or b"")
                 if events is not None:
                     (self.folder / EVENTS).write_bytes(events)
+                    self._told = len(events)
                 yield
 
     def heard(self, event: Mapping[str, Any]) -> None:
@@ -209,6 +209,7 @@ class StoreHome(Home):
     def finish(self, receipt: Receipt) -> None:
         """Put the outputs of a receipt, and the receipt last."""
         whole = self._copy.keep(receipt)
+        self._copy.drop(["matrix.zarr/blocks"])  # they are in X now
         self._there |= {path: (n, mark) for path, (n, _, mark) in whole.objects.items()}
         self._note(f"receipts/{receipt.stage}/{receipt.id}.json")
 

@@ -1,4 +1,4 @@
-"""A whole run in an S3 store, its coordinator killed in between: the digests of a run in a folder."""
+"""A whole run in an S3 store that fails 2 % of writes, its coordinator killed in between."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from s3_server import s3_at, s3_variables
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.cli import main
@@ -25,9 +26,15 @@ URL = "s3://counties/runs/small"
 EQUAL = ("areas/", "matrix.zarr/", "verify/", "targets.parquet", "columns.parquet", "excluded.parquet")
 
 
-def test_a_run_in_a_store_ends_where_one_in_a_folder_does(
-    small_run, small_settings, s3_environment, tmp_path
-):
+@pytest.fixture
+def s3(monkeypatch):
+    with s3_at("127.0.0.1", failing=0.02) as url:
+        for name, value in s3_variables(url).items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def test_a_run_in_a_store_ends_where_one_in_a_folder_does(small_run, small_settings, s3, tmp_path):
     store = object_store(URL)
     store.fs.makedirs("counties", exist_ok=True)
     command = [sys.executable, "-m", "distcalib.cli", "run", str(small_settings), "--output", URL]
