@@ -88,7 +88,7 @@ class Steps(Protocol):
     Attributes
     ----------
     state
-        log_weight, log_alpha, float64, and their first and second moments mw, vw, ma, va; one a usable column.
+        log_weight, log_alpha, float64, and their first and second moments mw, vw, ma, va, one a column.
     expected_open, open
         After the last step: sum of keep probabilities, number of gates open without noise.
     residual
