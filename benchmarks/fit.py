@@ -105,8 +105,8 @@ def ours(size: str, epochs: int) -> dict[str, float]:
         losses.append(steps.step(epoch, spec.lambda_l0))
         seconds.append(time.process_time() - start)
     ptr, rows, values = problem.usable.arrays[:3]
-    # What has to come from memory: cells and pointers once, the state and the last gates (as large as a moment)
-    # once there and once back.
+    # What has to come from memory: cells and pointers once, the state and the last gates (as large as a
+    # moment) once there and once back.
     state = sum(a.nbytes for a in (*steps.state.values(), steps.state["mw"]))
     moved = rows.nbytes + values.nbytes + ptr.nbytes + initial.nbytes + 2 * state
     return {

@@ -53,9 +53,7 @@ _B1, _B2 = ADAM_MOMENTS
 _ZERO, _ONE, _EPS = _f(0.0), _f(1.0), _f(ADAM_EPS)
 _LARGEST, _FLAT = _f(87.0), _f(60.0)  # of a log weight, and of a logit: beyond it the sigmoid is 0 or 1
 _STEEPEST = _f(1e18)  # of a gradient, so that its square is a float32: Adam goes down all the same
-_SMALLEST = (
-    1e-36  # of a moment: what is less than a normal float32 is slow, and beside ADAM_EPS it is nothing
-)
+_LITTLE = 1e-36  # beside ADAM_EPS it is nothing, and keeps moments from numbers so small that they are slow
 _LOG2E, _LN2, _LN2_HI, _LN2_LO = _f(1.44269504), _f(0.69314718), _f(0.693359375), _f(-2.12194440e-4)
 _ROUND = _f(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
 _E2, _E3, _E4, _E5, _E6, _E7 = (_f(1 / math.factorial(i)) for i in range(2, 8))
@@ -199,11 +197,12 @@ def _dots(
 ) -> None:  # fmt: skip
     """Write the products of the listed columns with `r` to `g`; the others have none."""
     begin, size, found = listed
+    share = _BLOCK // max(count, _U1)
     g[:] = 0.0
     for first in range(_U0, count, together):
         last = min(first + together, count)
         for x in following:
-            for i in range(first, last, _U8):
+            for i in range(first * share, last * share, _U8):
                 fetch(x, at + i)
         start, c = begin[found[first]], found[last - _U1]
         n = begin[c] + np.uint64(size[c]) - start
@@ -249,10 +248,11 @@ def _estimates(
 ) -> None:  # fmt: skip
     """Add the part of the listed columns, of weights `w`, to the estimate `out`."""
     begin, size, found = listed
+    share = _BLOCK // max(count, _U1)
     for first in range(_U0, count, together):
         last = min(first + together, count)
         for x in following:
-            for i in range(first, last, _U16):
+            for i in range(first * share, last * share, _U16):
                 fetch(x, at + i)
         start, c = begin[found[first]], found[last - _U1]
         n = begin[c] + np.uint64(size[c]) - start
@@ -316,10 +316,9 @@ def _adam(
     rate, correction = np.float32(settings[8]), 1.0 / settings[9]
     for i in range(n):
         d = np.float64(_within(w[by + i], _STEEPEST))
-        m = np.float64(mean[first + i]) * _B1 + d * (1 - _B1)
-        v = np.float64(square[first + i]) * _B2 + d * d * (1 - _B2)
-        mean[first + i] = m if abs(m) > _SMALLEST else 0.0
-        square[first + i] = v if v > _SMALLEST else 0.0
+        m = np.float64(mean[first + i]) * _B1 + (d * (1 - _B1) + _LITTLE)
+        v = np.float64(square[first + i]) * _B2 + (d * d * (1 - _B2) + _LITTLE)
+        mean[first + i], square[first + i] = m, v
         step = rate * np.float32(m) / (np.sqrt(np.float32(v * correction)) + _EPS)
         new = min(max(x[first + i] - np.float64(step), low), high)
         x[first + i] = new
@@ -419,9 +418,9 @@ def epoch_of_chunk(
     closed, shut = np.float32(-gamma / (zeta - gamma)), settings[0] * np.log(-gamma / zeta)
     out[:] = 0.0
     expected, squares, still = 0.0, 0.0, 0.0
-    w, g, t = np.zeros(7 * BLOCK, dtype=np.float32), np.zeros(BLOCK), np.zeros(_TOGETHER + _U32)
-    begin, size = np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.uint32)
-    used, found = np.zeros(BLOCK, np.uint32), np.zeros(BLOCK, np.uint32)
+    w, g, t = np.empty(7 * BLOCK, dtype=np.float32), np.empty(BLOCK), np.empty(_TOGETHER + _U32)
+    begin, size = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint32)
+    used, found = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     listed, streams = (begin, size, found), ((log_weight, log_alpha), (mw, vw, ma, va, drawn))
     for first in range(np.uint64(start), np.uint64(stop), _BLOCK):
         n = min(_BLOCK, np.uint64(stop) - first)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Bytes of one kept household in one file, and of one cell of the matrix on storage; cells of a column, with
 # room (32 were measured, with 518 measures).
 FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
-# Bytes that a fit stores of each column: weights, and a checkpoint's 6 arrays, twice while it is renewed.
+# Bytes that a fit stores of each column: its weights, and its checkpoint, of which there are two for a while.
 FIT_BYTES = 8 + 2 * 48
 # Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
 COLUMN_BYTES = 110
