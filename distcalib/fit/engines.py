@@ -88,8 +88,8 @@ class Steps(Protocol):
     Attributes
     ----------
     state
-            log_weight, log_alpha, float64, and their first and second moments mw, vw, ma, va, one a column.
-        expected_open, open
+        log_weight, log_alpha, float64, and their first and second moments mw, vw, ma, va, one a column.
+    expected_open, open
         After the last step: sum of keep probabilities, number of gates open without noise.
     residual
         factor * (estimate - target) of the last step's sample, (n_targets,).
