@@ -25,7 +25,7 @@ from scipy import sparse
 
 from distcalib.digest import digest_arrays
 from distcalib.errors import RunError
-from distcalib.storage import persistently
+from distcalib.storage import persistently, temporary_beside
 
 # Nonzeros a chunk: 4 MiB of values.
 _CHUNK = 1 << 20
@@ -63,8 +63,7 @@ def write_block(path: str | Path, matrix: sparse.csr_array) -> str:
 
 
 def _write_group(final: Path, matrix: sparse.csr_array) -> None:
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(final)
     try:
         group = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         group.attrs.update(

@@ -17,7 +17,7 @@ from scipy import sparse
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import block_digest, read_block, write_block
 from distcalib.simulation.takeup import rates_digest, read_rates
-from distcalib.storage import write_json
+from distcalib.storage import temporary_beside, write_json
 
 if TYPE_CHECKING:
     from distcalib.matrix.inspect import CellReasons
@@ -149,7 +149,7 @@ class CalibrationMatrix:
         final = Path(folder)
         if os.path.lexists(final):
             raise InputError("is there already", place=final, expected="a new folder")
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        temporary = temporary_beside(final)
         try:
             temporary.mkdir(parents=True)
             self.targets.to_parquet(temporary / "targets.parquet")

@@ -19,7 +19,7 @@ from scipy import sparse
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import write_block
 from distcalib.matrix.calibration import CalibrationMatrix
-from distcalib.storage import publish
+from distcalib.storage import publish, temporary_beside
 
 _EMPTY = ("uns", "obsm", "varm", "obsp", "varp", "layers")
 
@@ -60,8 +60,7 @@ def export_matrix(matrix: CalibrationMatrix, path: str | Path) -> list[Path]:
 
 def _write_anndata(matrix: CalibrationMatrix, final: Path) -> None:
     parts = matrix.to_anndata_dict()
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(final)
     try:
         root = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         _mark(root, "anndata", "0.1.0")

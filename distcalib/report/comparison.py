@@ -18,7 +18,7 @@ from distcalib.report.run_tables import read_table
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.gates import TOTALS, sentence
 from distcalib.runs.manifest import read_manifest
-from distcalib.storage import writable, write_text
+from distcalib.storage import temporary_beside, writable, write_text
 
 #: Tables of a comparison, in the order of its page.
 TABLES = ("settings", "summary", "groups", "targets", "totals", "weights", "findings", "files")
@@ -187,7 +187,7 @@ def write_comparison(found: Comparison, output: Path, force: bool = False) -> No
     from distcalib.report.comparison_page import page
 
     need_output(output, force, (found.a.folder, found.b.folder))
-    temporary = output.with_name(f".{os.getpid()}.tmp.{output.name}")
+    temporary = temporary_beside(output)
     try:
         for name, table in found.tables().items():
             write_text(temporary / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))

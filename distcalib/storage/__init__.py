@@ -59,6 +59,15 @@ def persistently(act: Callable[[], T], place: object, tries: int = TRIES) -> T:
     raise ValueError("tries: at least 1")
 
 
+def temporary_beside(final: Path) -> Path:
+    """Return a name of nobody else's, in the same folder, for what is being written; `sweep` knows such names.
+
+    The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have one
+    process id, and one that was taken for dead may still write.
+    """
+    return final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
+
+
 def publish(
     path: str | Path,
     write: Callable[[Path], object],
@@ -83,9 +92,7 @@ def publish(
         When the last try fails too.
     """
     final = Path(path)
-    # The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have
-    # one process id, and one that was taken for dead may still write.
-    temporary = final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
+    temporary = temporary_beside(final)
 
     def put() -> None:
         try:
