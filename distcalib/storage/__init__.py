@@ -60,10 +60,10 @@ def persistently(act: Callable[[], T], place: object, tries: int = TRIES) -> T:
 
 
 def temporary_beside(final: Path) -> Path:
-    """Return a name of nobody else's, in the same folder, for what is being written; `sweep` knows such names.
+    """Return a name of nobody else's, in the same folder, for what is being written.
 
-    The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have one
-    process id, and one that was taken for dead may still write.
+    The suffix stays last: writers choose their format by it (numpy, pandas). Workers in containers may have
+    one process id, and one that was taken for dead may still write. The next start sweeps what was left.
     """
     return final.with_name(f".{uuid4().hex[:12]}.tmp.{final.name}")
 
