@@ -79,6 +79,7 @@ def write_run(folder: Path) -> Path:
     pd.DataFrame(columns).to_parquet(folder / "columns.parquet")
     write_block(folder / "matrix.zarr" / "X", X)
     run = {
+        "name": "judged",
         "fit": asdict(FIT),
         "fits": {"few": {**asdict(FIT), "records": 60}},
         "seed": 3,
