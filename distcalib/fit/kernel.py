@@ -1,9 +1,9 @@
 """One epoch of gates, compiled: a single pass over the columns of a chunk.
 
 It runs without the interpreter's lock, so threads share out chunks. A chunk's sums have one order, and exp
-and log are written out so that they run in the processor's vectors. The cells of some dozen successive columns
-are multiplied into a small array, and added up from there: a loop over each column's own cells, whose end the
-processor has to guess, takes up to twice as long.
+and log are written out so that they run in the processor's vectors. The cells of some dozen successive
+columns are multiplied into a small array, and added up from there: a loop over each column's own cells,
+whose end the processor has to guess, takes up to twice as long.
 
 Import this module when a fit begins: numba takes half a second.
 """
