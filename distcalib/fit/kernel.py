@@ -1,9 +1,9 @@
 """One epoch of gates, compiled: a single pass over the columns of a chunk.
 
 It runs without the interpreter's lock, so threads share out chunks. A chunk's sums have one order, and exp
-and log are written out so that they run in the processor's vectors. Most of the time is that of the cells:
-those of some dozen successive columns are multiplied into a small array, and added up from there, for a loop
-over each column's own cells ends in a wrong guess of the processor, which costs as much as ten cells.
+and log are written out so that they run in the processor's vectors. The cells of some dozen successive
+columns are multiplied into a small array, and added up from there: a loop over each column's own cells,
+whose end the processor has to guess, takes up to twice as long.
 
 Import this module when a fit begins: numba takes half a second.
 """
@@ -192,7 +192,7 @@ def _total(t: Any, start: int, n: int) -> float:
 
 @_stepwise
 def _dots(
-    rows: Any, values: Any, r: Any, listed: Any, count: int, together: int, t: Any, g: Any, following: Any,
+    rows: Any, values: Any, r: Any, listed: Any, count: Any, together: Any, t: Any, g: Any, following: Any,
     at: int,
 ) -> None:  # fmt: skip
     """Write the products of the listed columns with `r` to `g`; the others have none."""
@@ -243,7 +243,7 @@ def _add_up(rows: Any, start: int, n: int, t: Any, out: Any) -> None:
 
 @_stepwise
 def _estimates(
-    rows: Any, values: Any, listed: Any, count: int, together: int, w: Any, t: Any, out: Any, following: Any,
+    rows: Any, values: Any, listed: Any, count: Any, together: Any, w: Any, t: Any, out: Any, following: Any,
     at: int,
 ) -> None:  # fmt: skip
     """Add the part of the listed columns, of weights `w`, to the estimate `out`."""

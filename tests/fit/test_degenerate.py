@@ -116,3 +116,14 @@ def test_a_matrix_of_the_same_shape_and_number_of_cells_is_another_matrix(select
     assert (first != second).any()
     X.data[:] = other.data  # the same object, changed in place
     np.testing.assert_array_equal(fit(X, targets, design, selector).weights, second)
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_bounds_that_exclude_each_other_are_refused(selector: str) -> None:
+    X, targets, design = problem()
+    with pytest.raises(InputError, match=r"fit\.weight_ratio.*more than"):
+        fit(X, targets, design, selector, records=6, weight_ratio=2.0)
+    with pytest.raises(InputError, match=r"fit\.share_cap.*smaller lower_bound"):
+        fit(X, targets, design, selector, share_cap=1e-6)
+    with pytest.raises(InputError, match=r"fit\.lower_bound.*between 0 and 1"):
+        fit(X, targets, design, selector, lower_bound=1.5)
