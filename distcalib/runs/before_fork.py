@@ -7,6 +7,7 @@ loads its own modules when it starts.
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 
 import distributed.nanny
@@ -17,6 +18,8 @@ from distcalib.errors import RunError
 from distcalib.runs.workers import identity
 from distcalib.simulation.engine import set_aside
 
+# A terminal sends Ctrl-C to workers too. The coordinator ends them in order; what they would say is noise.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 # A fork server dies of an error here; each worker is asked again, and its refusal says why.
 with suppress(OSError, RunError):
     identity()
