@@ -73,6 +73,8 @@ def local_client(config: ClusterConfig) -> Iterator[Client]:
                     scheduler_kwargs={"dashboard": False},
                     local_directory=scratch,
                     resources={"FIT": 1},
+                    # A fork server keeps the environment that it began in; a store's may have been set since.
+                    env={name: value for name, value in os.environ.items() if name.startswith("AWS_")},
                     silence_logs=40,
                 ) as cluster,
                 Client(cluster, set_as_default=False) as client,
