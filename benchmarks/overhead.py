@@ -7,8 +7,8 @@ with its receipts and events on disk; only the simulation itself is replaced, by
 The parts of the table are run alone: `in this process` is the same stage without Dask (kind: serial),
 `without fsync` the same where a flush to the disk does nothing, `Dask alone` the executor with tasks that
 write nothing. Resuming takes up a folder whose tasks all have receipts: `files` are as here, `blocks` are
-sparse matrices as a simulation leaves them. Seconds are wall and CPU seconds; the scheduler of a local cluster
-is a thread of the coordinator.
+sparse matrices as a simulation leaves them. Seconds are wall and CPU seconds; the scheduler of a local
+cluster is a thread of the coordinator.
 """
 
 from __future__ import annotations
