@@ -203,7 +203,9 @@ def chaos(mine: Cluster, settings: str, folder: Path, reference: Path, seed: int
     story.begun, story.writes = (len(mine.home.said(word)) for word in ("begun", "failed"))
     story.lost = len(mine.home.said("struck"))
     story.wrong += [f"the {who} was never killed" for who in left]
-    if not story.wrong:
+    # A coordinator may end for the scheduler that was killed; for anything else the run did not survive.
+    story.wrong += [f"ended by itself: {words}" for words in story.ended if "is gone: what was" not in words]
+    if process.returncode == 0:
         story.splits = sum('"event": "split"' in line for line in (folder / "events.ndjson").open())
         story.wrong += different(reference, folder) + done_again(mine.home)
     return story
