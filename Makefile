@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share out the tests, each with what it needs of memory and the rules engine.
+PROCESSES ?= 2
+SHARED := -n $(PROCESSES) --dist loadgroup
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
 .PHONY: setup demo test test-full lint bench peer peer-bench clean
@@ -20,10 +23,10 @@ demo: $(STAMP)
 	$(BIN)/distcalib run demo --output runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "$(QUICK)"
+	$(BIN)/python -m pytest $(SHARED) -m "$(QUICK)"
 
 test-full: $(STAMP)
-	$(BIN)/python -m pytest -m "(slow or slurm or browser or postgres) and not gpu"
+	$(BIN)/python -m pytest $(SHARED) -m "(slow or slurm or browser or postgres) and not gpu"
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check distcalib tests benchmarks peer deploy
