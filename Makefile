@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Processes that share out the tests, each with what it needs of memory and the rules engine.
 PROCESSES ?= 2
-SHARED := -n $(PROCESSES) --dist loadgroup
+SHARED := -n $(PROCESSES) --dist loadfile
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
 .PHONY: setup demo test test-full lint bench peer peer-bench clean

@@ -12,19 +12,6 @@ from s3_server import s3_at, s3_variables
 from distcalib.microdata import Microdata, bundled_microdata
 
 SMALL = 300
-# Tests that take a thing of which there is one: SLURM's ports, names of hosts.
-TOGETHER = ("slurm/", "cluster/")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests out, a file goes to one of them, for the sake of its fixtures.
-
-    Folders of which only one may be at work at a time go to one, too.
-    """
-    tests = Path(__file__).parent
-    for item in items:
-        name = item.path.relative_to(tests).as_posix()
-        item.add_marker(pytest.mark.xdist_group(next((f for f in TOGETHER if name.startswith(f)), name)))
 
 
 @pytest.fixture(scope="session")

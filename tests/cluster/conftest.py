@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -60,6 +62,9 @@ def hosts() -> Iterator[Hosts]:
     """Two network namespaces on one bridge with this host: 10.213.77.1 (here), .2 and .3."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces take root and iproute2")
+    # One pair of addresses a machine: files of tests that run beside each other take turns.
+    lock = os.open(Path(tempfile.gettempdir()) / "distcalib-hosts.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     tag = uuid4().hex[:6]
     names, bridge = (f"dc{tag}a", f"dc{tag}b"), f"dc{tag}"
     try:
@@ -81,3 +86,4 @@ def hosts() -> Iterator[Hosts]:
         subprocess.run(["ip", "link", "del", bridge], check=False, capture_output=True)
         for name in names:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        os.close(lock)
