@@ -17,7 +17,7 @@ from distcalib.runs.receipts import Receipt, receipt_path, verified, write_recei
 from distcalib.storage import sha256_file
 
 # The only places that know pickles: one writes and reads a folder of its own, one refuses all but text.
-KNOW_PICKLE = {"runs/spread.py", "geography/saved.py"}
+KNOW_PICKLE = {"runs/spread.py", "geography/saved.py", "inert.py"}
 
 
 @pytest.mark.parametrize("path", ["../outside.txt", "{folder}/outside.txt", "areas/../../outside.txt"])

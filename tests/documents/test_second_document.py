@@ -257,7 +257,7 @@ def test_tasks_on_a_dask_client_give_the_same_matrix(documents_database, built, 
     targets, X, _, geography = built
     # Threads of this process, so that they see the amounts of the test; pieces travel all the same.
     cluster = LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp"
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp"
     )
     with cluster, Client(cluster) as client:
         builder = UnifiedMatrixBuilder(documents_database, 2024, path, client=client)
@@ -278,7 +278,7 @@ def test_a_piece_that_fails_on_a_client_fails_the_matrix(documents_database, bui
     path = tmp_path / "survey.h5"
     singles(N).write(path)
     cluster = LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp"
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp"
     )
     with cluster, Client(cluster) as client:
         builder = UnifiedMatrixBuilder(documents_database, 2024, path, client=client)
