@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Made:
 
     name = ""
     args: tuple[Any, ...]
+    state: Any = None
 
     def __new__(cls, *args: Any) -> Made:
         """Keep the arguments."""
@@ -41,7 +43,7 @@ class Made:
         return made
 
     def __init__(self, *args: Any) -> None:
-        self.state: Any = None
+        pass
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -138,9 +140,10 @@ def plain(value: Any, place: object) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Made) and value.name == "scalar" and len(value.args) == 2:
-        kind, raw = _dtype(value.args[0]), value.args[1]
-        if isinstance(raw, bytes) and not kind.hasobject:
-            return np.frombuffer(raw, dtype=kind)[0].item()
+        with suppress(ValueError, TypeError, IndexError):
+            kind, raw = _dtype(value.args[0]), value.args[1]
+            if isinstance(raw, bytes) and not kind.hasobject:
+                return np.frombuffer(raw, dtype=kind)[0].item()
     raise InputError("holds what is no text and no number", place=place, value=type(value).__name__)
 
 

@@ -60,6 +60,8 @@ def _with_package(run: Path, file: Path, weights: Path | None, output: Path, for
     need_output(output, force, (run,))
     package = read_package(file)
     table = compare_with_package(run, package, None if weights is None else read_numbers(weights))
+    for old in output.glob("*"):  # of another comparison; what is anything else was refused
+        old.unlink()
     publish(output / "targets.csv", lambda path: table.to_csv(path, index=False, lineterminator="\n"))
     for line in in_words(package, table):
         click.echo(line)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from distcalib.cli.files import force_option, need_new
-from distcalib.cli.options import changes_of, examples
+from distcalib.cli.options import RUN_FOLDER, changes_of, examples
 from distcalib.errors import InputError
 
 
@@ -19,7 +19,7 @@ def fit_of_run() -> None:
 
 def _judge_options(function: click.decorators.FC) -> click.decorators.FC:
     for option in (
-        click.argument("folder", metavar="RUN", type=click.Path(path_type=Path)),
+        click.argument("folder", metavar="RUN", type=RUN_FOLDER),
         click.option("--fit", "name", default="", help="Name of one of the run's further fits."),
         click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="A setting of the fit."),
         click.option("--by", type=click.Choice(["place", "family"]), default="place", show_default=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,21 @@ class Settings(click.ParamType):
         return [*named, CompletionItem(incomplete, type="file")]
 
 
-run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+class RunFolder(click.Path):
+    """The folder of a run, of this machine's files."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse URLs, of which a path would lose a slash."""
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(value)):
+            raise InputError(
+                "is a URL", place="RUN", value=str(value),
+                expected="a folder of this machine; `aws s3 sync` makes one of a run in an object store",
+            )  # fmt: skip
+        return super().convert(value, param, ctx)
+
+
+RUN_FOLDER = RunFolder(path_type=Path)
+run_argument = click.argument("run", metavar="RUN", type=RUN_FOLDER)
 set_option = click.option(
     "--set",
     "sets",

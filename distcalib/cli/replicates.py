@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from distcalib.cli.options import examples
+from distcalib.cli.options import RUN_FOLDER, examples
 
 
 @click.command(epilog=examples("distcalib replicates runs/demo --number 40 --output replicates"))
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=RUN_FOLDER)
 @click.option("--number", type=click.IntRange(2), default=40, show_default=True, help="How many replicates.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write in.")

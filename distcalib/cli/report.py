@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from distcalib.cli.files import force_option, need_new
+from distcalib.cli.options import RUN_FOLDER
 
 
 @click.command(
@@ -14,7 +15,7 @@ from distcalib.cli.files import force_option, need_new
     "  distcalib report runs/demo\n"
     "  distcalib report runs/demo --output demo.html --geojson districts.geojson"
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=RUN_FOLDER)
 @click.option("--output", type=click.Path(path_type=Path), help="HTML file; default: report.html in RUN.")
 @click.option(
     "--geojson",

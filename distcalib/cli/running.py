@@ -148,7 +148,8 @@ def _open_run(
 
     named = {"microdata": dataset, "targets.database": targets, "targets.rules": target_config}
     # Such a file is written for many databases: what it does not find here is said, not refused.
-    named["targets.idle_rules"] = None if target_config is None else "warn"
+    own = any(text.startswith("targets.idle_rules=") for text in sets)
+    named["targets.idle_rules"] = None if target_config is None or own else "warn"
     changes = changes_of((*sets, *(f"{key}={json.dumps(v)}" for key, v in named.items() if v is not None)))
     where = cluster_of(cluster, workers)
     begun = settings is None and dataset is None and output is not None and open_home(output).plan()
@@ -171,7 +172,6 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
     from distcalib.report.console import Progressing, make_console, print_plan, print_summary, print_unmet
     from distcalib.report.run_report import write_report_once
     from distcalib.runs.events import Events
-    from distcalib.runs.manifest import REPORT
     from distcalib.runs.verdict import remarks
 
     machine = log_format == "json"
@@ -196,16 +196,16 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
         sys.exit(INTERRUPTED)
     if "until" in summary:
         return
-    # Where the run is in an object store, the tables of this page are brought here first.
-    work.home.fetch(path for path in summary["files"] if path.startswith(("fit/", "fits/", "verify/")))
+    # Where the run is in an object store, the tables that are shown are brought here first.
+    tables = ("fit/", "fits/", "verify/", "targets.", "excluded.", "columns.")
+    work.home.fetch(path for path in summary["files"] if path.startswith(tables))
     if machine:
         kept = {key: value for key, value in summary.items() if key != "files"}
         _say_json({"event": "summary", "time": time.time(), **kept})
     else:
         print_summary(work.home.folder, summary, console)
     console.quiet = machine
-    write_report_once(work.home.folder, console)
-    work.home.keep([REPORT])
+    write_report_once(work.home, console)
     found = remarks(summary) if strict else []
     if found:
         click.echo(f"verified with {len(found)} warnings, and --strict was given:", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from distcalib.cli.files import read_numbers
+from distcalib.cli.files import force_option, need_new, read_numbers
 from distcalib.cli.options import examples, run_argument, together
 from distcalib.errors import InputError
 
@@ -70,10 +70,11 @@ def stack_of_run(run: Path, only: str | None, areas: tuple[str, ...], output: Pa
 @click.option("--period", type=int, help="Year of the dataset; default: the latest it has weights of.")
 @click.option("--draw-take-up", is_flag=True, help="Draw take-up of programs; default: flags as stored.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every draw.")
+@force_option
 def stack_of_weights(
     weights: Path, dataset: str, geography: Path | None, only: str | None, areas: tuple[str, ...],
     output: Path | None, districts: str | None, subset: str | None, file: Path | None, period: int | None,
-    draw_take_up: bool, seed: int,
+    draw_take_up: bool, seed: int, force: bool,
 ) -> None:  # fmt: skip
     """Write area files of WEIGHTS (.npy, one a column) over the households of a dataset.
 
@@ -82,7 +83,7 @@ def stack_of_weights(
     written to --file.
     """
     values = read_numbers(weights)
-    if geography is not None and output is not None and districts is None:
+    if geography is not None and output is not None and not (districts or subset or file or force):
         from distcalib.runs.stacking import stack_weights
 
         n = stack_weights(
@@ -90,17 +91,19 @@ def stack_of_weights(
             seed=seed, written=_say,
         )  # fmt: skip
         click.echo(f"{output}: {n:,} datasets")
-    elif districts is not None and file is not None and geography is None:
+    elif districts is not None and file is not None and not (geography or only or areas or output):
         from distcalib import create_sparse_cd_stacked_dataset
         from distcalib.microdata.remote import local_file
 
+        need_new([file], force)
         create_sparse_cd_stacked_dataset(
             values, _listed(districts), _listed(subset) if subset else None, file, local_file(dataset),
             period=period, rerandomize_takeup=draw_take_up, seed=seed,
         )  # fmt: skip
     else:
         raise click.UsageError(
-            "give --geography NPZ with --output FOLDER, or --districts LIST with --file FILE"
+            "give --geography NPZ with --output FOLDER (and --only, --area), or --districts LIST with "
+            "--file FILE (and --subset, --force)"
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distcalib.digest import code_digest, digest_of
 from distcalib.errors import InputError, warn
-from distcalib.storage import publish, writable
+from distcalib.storage import passing, publish, writable
 
 #: Of the file's layout.
 VERSION = 2
@@ -68,6 +68,8 @@ class Checkpoint:
                         for (epoch, loss), estimate in zip(head["logged"], file["estimates"], strict=True)
                     ]
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            if passing(error):
+                raise
             raise InputError("damaged checkpoint", place=self.path, expected="remove it") from error
         if head["identity"] != self.identity:
             raise InputError(

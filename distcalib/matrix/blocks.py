@@ -24,8 +24,8 @@ import zarr
 from scipy import sparse
 
 from distcalib.digest import digest_arrays
-from distcalib.errors import RunError
-from distcalib.storage import persistently, temporary_beside
+from distcalib.errors import RunError, StorageError
+from distcalib.storage import passing, persistently, temporary_beside
 
 # Nonzeros a chunk: 4 MiB of values.
 _CHUNK = 1 << 20
@@ -197,4 +197,5 @@ def _readable(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise RunError(f"{path}: cannot be read as a sparse block ({error})") from error
+        kind = StorageError if passing(error) else RunError
+        raise kind(f"{path}: cannot be read as a sparse block ({error})") from error

@@ -17,6 +17,7 @@ from distcalib.errors import InputError
 from distcalib.microdata.hdf5 import _assemble
 from distcalib.microdata.model import ID_COLUMNS, Microdata
 from distcalib.microdata.validate import positions_of
+from distcalib.storage import passing
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +255,8 @@ def _opened(path: str | Path) -> h5py.File:
     try:
         return _File(path)
     except OSError as error:
+        if passing(error):
+            raise
         raise InputError(
             f"cannot be read as HDF5, it may be truncated ({error})", place=path,
             expected="a complete PolicyEngine HDF5 file",

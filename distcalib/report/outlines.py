@@ -99,6 +99,8 @@ def _district(feature: dict[str, Any], place: str) -> int:
             return District.parse(given[name]).geoid
         except (KeyError, InputError):
             continue
+    if any(name in given for name in NAMES):
+        return 0  # water, or a district that is none
     expected = f"one of {', '.join(NAMES)} such as 'CA-06', '0606' or '5001900US0606'"
     raise InputError(
         "names no district", place=f"{place}: properties", value=sorted(given), expected=expected
@@ -116,7 +118,10 @@ def _rings(feature: dict[str, Any], place: str) -> Iterator[Float]:
     try:
         polygons = [geometry["coordinates"]] if kind == "Polygon" else geometry["coordinates"]
         rings = [np.array([p[:2] for p in ring], np.float64) for polygon in polygons for ring in polygon]
-        good = all(ring.ndim == 2 and len(ring) > 2 and np.isfinite(ring).all() for ring in rings)
+        good = all(
+            ring.ndim == 2 and ring.shape[1] == 2 and len(ring) > 2 and np.isfinite(ring).all()
+            for ring in rings
+        )
     except (KeyError, TypeError, ValueError):
         good, rings = False, []
     if not (good and rings and all((abs(ring) <= (180, 90)).all() for ring in rings)):

@@ -17,6 +17,7 @@ from distcalib.report.pages import render, share_text
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import Shapes, district_name, tile_map
 from distcalib.report.timeline import timeline
+from distcalib.runs.home import Home
 from distcalib.runs.manifest import REPORT
 from distcalib.storage import writable, write_text
 
@@ -66,20 +67,20 @@ def write_report(
     return file
 
 
-def write_report_once(run: Path, console: Console) -> None:
+def write_report_once(home: Home, console: Console) -> None:
     """Write the report of a run that is done, unless it is there, and print where it is.
 
     The run stands whatever becomes of its report: an error is printed as a warning.
     """
-    file = run / REPORT
     try:
-        if not file.is_file():
-            write_report(run)
+        if home.read(REPORT) is None:
+            write_report(home.folder)
+            home.keep([REPORT])
     except DistcalibError as error:
         words = f"warning: the run is finished, its report could not be written: {error}"
         console.print(words, highlight=False, markup=False)
         return
-    console.print(f"{file}: the report", highlight=False, markup=False)
+    console.print(f"{home.shown}/{REPORT}: the report", highlight=False, markup=False)
 
 
 def page(tables: RunTables, geojson: str | Path | None = None) -> str:

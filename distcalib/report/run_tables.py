@@ -115,7 +115,8 @@ class RunTables:
         plan = stored_plan(run) if run.is_dir() else None
         if plan is None:
             raise InputError("holds no plan.json", place=run, expected="the folder of a run")
-        events = read_events(run)
+        # Signs of life say nothing of when an attempt began or ended.
+        events = [event for event in read_events(run) if event["event"] != "alive"]
         paths = sorted(run.glob("receipts/*/[!.]*.json"))
         found = [read_receipt(run, path.parent.name, path.stem) for path in paths]
         receipts = [r for r in found if r is not None]

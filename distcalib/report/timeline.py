@@ -84,7 +84,7 @@ def attempts_of(events: list[dict[str, Any]], receipts: Sequence[Receipt] = ()) 
     open_stage: tuple[str, float] | None = None
     for event in events:
         kind, when = event["event"], float(event["time"])
-        if kind == "nothing_to_do":
+        if kind in ("nothing_to_do", "alive"):
             continue
         if kind == "start" or not out:
             out.append(Attempt(when, when))

@@ -57,9 +57,9 @@ class Events:
         ended = threading.Event()
 
         def beat() -> None:
-            # What fails here (a full disk, a lease that is lost) fails the next event of the run itself.
-            with suppress(Exception):
-                while not ended.wait(every):
+            while not ended.wait(every):
+                # What stays wrong (a full disk, a lease that is lost) fails the next event of the run itself.
+                with suppress(Exception):
                     self.emit("alive")
 
         thread = threading.Thread(target=beat, name="events", daemon=True)

@@ -38,8 +38,13 @@ def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = Fa
     """
     # The plan first: a folder with a plan can be taken up whatever else is missing. The tables are
     # written anew each time, since equal plans give equal tables and a damaged one is mended so.
-    if replace or stored_plan(folder) is None:
-        write_json(folder / "plan.json", prepared.plan.to_json())
+    stored = stored_plan(folder)
+    if replace or stored is None:
+        made = prepared.plan.to_json()
+        if stored is not None and stored["digest"] == made["digest"]:
+            # Which areas a call asks for is no part of the plan: they stay those that the run was begun with.
+            made["run"]["areas"]["only"] = stored["run"]["areas"]["only"]
+        write_json(folder / "plan.json", made)
     for name, table in (
         ("targets.parquet", prepared.targets.rows),
         ("excluded.parquet", prepared.targets.excluded),

@@ -58,9 +58,9 @@ class Holder:
         return cls(uuid4().hex, socket.gethostname(), os.getpid(), _machine(), time.time())
 
     def gone(self) -> bool:
-        """Return whether it gave the lease back, its process has ended, or it is long past its end."""
+        """Return whether it gave the lease back, or its process, of this machine, has ended."""
         dead = bool(self.machine) and self.machine == _machine() and not psutil.pid_exists(self.process)
-        return self.released or dead or time.time() - self.time > 10 * ENDS
+        return self.released or dead
 
     def __str__(self) -> str:
         return f"process {self.process} of {self.host}"
@@ -111,6 +111,8 @@ class Lease:
 
     def check(self) -> None:
         """Raise `RunError` when the run is no longer this process's to carry out."""
+        if not self._lost and time.monotonic() - self._renewed > ENDS:
+            self._lost = "the lease could not be renewed in time"
         if self._lost:
             raise RunError(f"{self._store.shown}: {self._lost}; {THEN}")
 
@@ -150,20 +152,22 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(BEAT):
+            if time.monotonic() - self._renewed >= RENEWED and not self._renew():
+                return
             with suppress(Exception):  # events are no truth; the call at the end tells
                 self._beat()
-            if time.monotonic() - self._renewed < RENEWED:
-                continue
-            why = ""
-            try:
-                if not self._write():
-                    self._lost = f"another process took this run over ({_read(self._store.held(LEASE)[0])})"
-                    return
-            except Exception as error:
-                why = str(error)
-            if time.monotonic() - self._renewed > ENDS:
-                self._lost = f"the lease could not be renewed in time ({why})"
-                return
+
+    def _renew(self) -> bool:
+        """Return whether the lease is still this process's."""
+        why = ""
+        try:
+            if not self._write():
+                self._lost = f"another process took this run over ({_read(self._store.held(LEASE)[0])})"
+        except Exception as error:
+            why = f" ({error})"
+        if not self._lost and time.monotonic() - self._renewed > ENDS:
+            self._lost = f"the lease could not be renewed in time{why}"
+        return not self._lost
 
 
 def _read(data: bytes | None) -> Holder | None:

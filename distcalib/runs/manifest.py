@@ -24,7 +24,7 @@ MANIFEST, SUMS, TRACE = "manifest.json", "SHA256SUMS", "trace.jsonld"
 REPORT = "report.html"
 
 # Not part of what a run computes: log of events, report, lock, and what this module itself writes.
-OUTSIDE = {"events.ndjson", REPORT, ".lock", MANIFEST, SUMS, TRACE}
+OUTSIDE = {"events.ndjson", REPORT, ".lock", ".lease.json", ".conditional", MANIFEST, SUMS, TRACE}
 _COUNTS = {"households": int, "persons": int, "weight": float}
 
 

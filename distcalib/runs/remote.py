@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distcalib.errors import DistcalibError, InputError, RunError
+from distcalib.errors import DistcalibError, InputError, RunError, StorageError
 from distcalib.runs.receipts import Receipt, inside, read_receipt, receipt_path, write_receipt
 from distcalib.runs.tasks import MICRODATA
-from distcalib.storage import sha256_file
+from distcalib.storage import sha256_file, temporary_beside
 from distcalib.storage.objects import ObjectStore
 from distcalib.storage.stores import Known, agrees, explained, of_store, open_store, spread
 
@@ -160,7 +160,7 @@ class Copy:
             raise RunError(f"{self.store.shown}: {path} is no path below a run folder")
         file = self.folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{threading.get_ident()}.tmp.{file.name}")
+        temporary = temporary_beside(file)
 
         def act() -> None:
             self.store.get(path, temporary)
@@ -236,8 +236,8 @@ def on_copy(remote: RemoteTask) -> dict[str, Any]:
     with shown_as(copy.folder, remote.store):
         inputs = replace(remote.task.inputs, run=str(copy.folder), microdata=str(copy.folder / MICRODATA))
         task = replace(remote.task, inputs=inputs)
-        # Whether a task is done is the store's to say: a receipt here may be of one that was taken back.
-        copy.drop(receipt_path(Path(), task.stage, one).as_posix() for one in receipts_of(task))
+        for one in receipts_of(task):
+            _take_receipt(copy, task.stage, one)
         copy.fetch(remote.needs)
         outputs: dict[str, str] = {}
         try:
@@ -250,9 +250,31 @@ def on_copy(remote: RemoteTask) -> dict[str, Any]:
                 if receipt is None:
                     raise RunError(f"{task.stage} {task.id[:12]}: it left no receipt")
                 objects |= copy.keep(receipt).objects
+            if folder := getattr(task, "unfinished", ""):
+                # Not before its outputs are there: until then a task that is lost goes on from these.
+                for name in steadily(copy.store, f"listing {folder}", partial(copy.store.sizes, folder)):
+                    copy.delete(f"{folder}/{name}")
             return asdict(replace(done, objects=objects))
         finally:
             copy.drop(path for path in {*remote.needs, *outputs} if path.startswith(_HEAVY))
+
+
+def _take_receipt(copy: Copy, stage: str, task_id: str) -> None:
+    """Bring a task's receipt here with what it names, if the store has it.
+
+    Whether a task is done is the store's to say: a receipt here may be of one that was taken back.
+    """
+    path = receipt_path(Path(), stage, task_id).as_posix()
+    copy.drop([path])
+    data = steadily(copy.store, f"reading {path}", partial(copy.store.read, path))
+    if data is None:
+        return
+    copy.write(path, data)
+    receipt = read_receipt(copy.folder, stage, task_id)
+    try:
+        copy.fetch({} if receipt is None else receipt.objects)
+    except RunError:
+        copy.drop([path])  # its outputs are not as it says: it is done anew
 
 
 @contextmanager
@@ -285,8 +307,6 @@ def _kept_meanwhile(copy: Copy, folder: str) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-    for name in steadily(store, f"listing {folder}", lambda: store.sizes(folder)):
-        copy.delete(f"{folder}/{name}")
 
 
 #: Seconds between two looks for a new checkpoint.
@@ -302,7 +322,9 @@ def shown_as(folder: Path, url: str) -> Iterator[None]:
         words = str(error).replace(str(folder), url)
         if words == str(error):
             raise
-        raise (InputError if isinstance(error, InputError) else RunError)(words) from error
+        # The kind says whether it is bad input, and whether the task is worth another try.
+        kinds = (InputError, StorageError, RunError)
+        raise next(k for k in kinds if k is RunError or isinstance(error, k))(words) from error
 
 
 _mine: list[Copy] = []

@@ -137,8 +137,11 @@ class Run:
         if until is not None:
             _stage("until", until)
         prepared = prepared or self.prepare()
-        home = self.home
-        with home.held(), ExitStack() as self._stack:
+        home, waiting = self.home, ExitStack()
+        # A lease may have to be waited for.
+        waiting.enter_context(Events(None, list(self.subscribers)).beating())
+        with waiting, home.held(), ExitStack() as self._stack:
+            waiting.close()
             # Another process may have been here since the plan was made.
             stored = home.plan()
             if stored is not None and self.force != STAGES[0]:
@@ -149,6 +152,8 @@ class Run:
             plan = prepared.plan
             if self.force is not None:
                 home.forget(self.force)
+                if STAGES.index(self.force) <= STAGES.index("fit"):
+                    home.remove(["fit/frontier.csv"])  # judged another fit
             elif self._finished(prepared):
                 manifest = read_manifest(home.folder) or {}
                 self.events.emit("nothing_to_do", files=len(manifest["files"]))
@@ -156,9 +161,9 @@ class Run:
             home.remove([MANIFEST, SUMS, TRACE, REPORT])
             began = time.perf_counter()
             sweep(home.folder)
-            home.keep(
-                write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
-            )
+            names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
+            home.keep(names[:1])  # the plan first: a run that has one can be taken up
+            home.keep(names[1:])
             self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
             summary = self._stages(prepared, until)
             if summary is None:
@@ -325,6 +330,7 @@ class Run:
         except BaseException as error:
             # An error of the start may name a key or certificate, and no event does.
             cause = "" if stage == _START else str(error) or type(error).__name__
+            cause = cause.replace(str(self.home.folder), self.home.shown)
             seconds = round(time.perf_counter() - began, 2)
             self.events.emit("stage_failed", stage=stage, seconds=seconds, cause=cause)
             raise

@@ -62,7 +62,7 @@ class StoreHome(Home):
         """Learn what is there: list all objects, and read plan, manifest and receipts."""
         before, self._there = self._there, steadily(self.store, "listing", self._list)
         self._known, self._sound = {}, set()
-        self._copy.drop(path for path in before if path not in self._there)
+        self._copy.drop(path for path in {*before, *_SMALL} if path not in self._there)
         read = [path for path in self._there if path in _SMALL or _RECEIPT.fullmatch(path)]
         changed = [
             path for path in read
@@ -215,11 +215,13 @@ class StoreHome(Home):
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove objects, and their files here."""
+        paths = list(paths)
         for _ in spread(self.store, self._copy.delete, [p for p in paths if p in self._there]):
             pass
         for path in paths:
             self._there.pop(path, None)
             self._known.pop(path, None)
+        self._copy.drop(paths)  # also what was written here and never put
 
     def forget(self, stage: str) -> None:
         """Remove the receipts of a stage and of all that follow."""
@@ -260,7 +262,13 @@ class StoreHome(Home):
 
         listed = sorted(manifest["files"])
         with explained(self.store, "reading", THEN):
-            return [p for p, bad in zip(listed, spread(self.store, differs, listed), strict=True) if bad]
+            wrong = [p for p, bad in zip(listed, spread(self.store, differs, listed), strict=True) if bad]
+        if (
+            not wrong
+        ):  # what the manifest lists and no receipt tells, such as tables of the proof, is known too
+            facts = manifest["files"].items()
+            self._known |= {path: (f["bytes"], f["sha256"], f.get("mark", "")) for path, f in facts}
+        return wrong
 
     def whole(self) -> None:
         """Bring every file of a finished run here, each held to its sha256."""
