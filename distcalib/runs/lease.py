@@ -87,7 +87,7 @@ class Lease:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._token: object = None
-        self._lost = ""
+        self._lost = self._why = ""
         self._renewed = time.monotonic()
         self._me = Holder.here()
 
@@ -112,7 +112,7 @@ class Lease:
     def check(self) -> None:
         """Raise `RunError` when the run is no longer this process's to carry out."""
         if not self._lost and time.monotonic() - self._renewed > ENDS:
-            self._lost = "the lease could not be renewed in time"
+            self._lost = f"the lease could not be renewed in time{self._why}"
         if self._lost:
             raise RunError(f"{self._store.shown}: {self._lost}; {THEN}")
 
@@ -159,14 +159,13 @@ class Lease:
 
     def _renew(self) -> bool:
         """Return whether the lease is still this process's."""
-        why = ""
         try:
             if not self._write():
                 self._lost = f"another process took this run over ({_read(self._store.held(LEASE)[0])})"
         except Exception as error:
-            why = f" ({error})"
-        if not self._lost and time.monotonic() - self._renewed > ENDS:
-            self._lost = f"the lease could not be renewed in time{why}"
+            self._why = f" ({error})"
+        with suppress(RunError):
+            self.check()
         return not self._lost
 
 

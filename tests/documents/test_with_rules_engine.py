@@ -83,8 +83,9 @@ def test_section_7_of_the_first_document(small_file, simulation, tmp_path, monke
     test_cds = ["1501", "1502", "201", "3001", "3002", *(str(cd) for cd in range(3701, 3715))]
     builder = SparseMatrixBuilder("bundled", 2024, test_cds, small_file)
     targets, X_sparse, _ = builder.build_matrix(simulation, target_filter={"variables": ["snap"]})
-    household_ids = simulation.calculate("household_id", map_to="household").values
-    snap = simulation.calculate("snap", map_to="household").values
+    # The document says `.values`, of which the weighted series of a simulation warns.
+    household_ids = pd.Series.to_numpy(simulation.calculate("household_id", map_to="household"))
+    snap = pd.Series.to_numpy(simulation.calculate("snap", map_to="household"))
     hh_id = household_ids[np.flatnonzero(snap > 0)[0]]
     hh_idx = np.where(household_ids == hh_id)[0][0]
     w = np.random.default_rng(0).binomial(n=1, p=0.3, size=X_sparse.shape[1]).astype(float)

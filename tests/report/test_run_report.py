@@ -20,6 +20,7 @@ from distcalib.errors import InputError
 from distcalib.geography.district import District
 from distcalib.report.run_report import page, write_report, write_report_once
 from distcalib.report.run_tables import RunTables
+from distcalib.runs.home import Home
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.storage import sha256_file
 
@@ -293,14 +294,14 @@ def test_the_command(run, tmp_path):
 def test_at_the_end_of_a_run_it_is_written_once_and_never_fails_the_run(run):
     console = Console(file=io.StringIO(), width=500)
     (run / "fit/frontier.csv").write_text("records\n3\n")
-    write_report_once(run, console)
+    write_report_once(Home(run), console)
     assert "warning: the run is finished, its report could not be written" in console.file.getvalue()
     assert "frontier.csv" in console.file.getvalue()
     assert not (run / "report.html").exists()
     (run / "fit/frontier.csv").unlink()
-    write_report_once(run, console)
+    write_report_once(Home(run), console)
     written = (run / "report.html").stat().st_mtime_ns
-    write_report_once(run, console)
+    write_report_once(Home(run), console)
     assert (run / "report.html").stat().st_mtime_ns == written
     assert console.file.getvalue().count(f"{run / 'report.html'}: the report") == 2
 
