@@ -79,6 +79,15 @@ def test_a_run_in_a_store_ends_where_one_in_a_folder_does(small_run, small_setti
     assert changed == {"events.ndjson", ".lease.json"}
     told = CliRunner().invoke(main, ["status", URL, "--json"])
     assert json.loads(told.output)["state"] == "done"
+    # Nor by the command, which shows the run from what the store has, with a report that is made once.
+    for _ in range(2):
+        ended = CliRunner().invoke(main, ["run", str(small_settings), "--output", URL, "--workers", "2"])
+        assert ended.exit_code == 0, ended.output
+        assert "nothing to do" in ended.output
+        assert f"{URL}/report.html: the report" in ended.output
+    report = store.read("report.html")
+    assert b"The run has no fit yet" not in report
+    assert b"the proof is not done" not in report
     assert publish(URL, tmp_path / "public").moved
 
     # A lost file is written again, by its task alone.
