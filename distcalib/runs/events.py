@@ -6,7 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -79,6 +80,19 @@ class Events:
             persistently(partial(_append, self.path, line), self.path)
         for subscriber in self.subscribers:
             subscriber(record)
+
+
+def deaths_of(events: Iterable[dict[str, Any]]) -> tuple[int, int]:
+    """Return how often tasks that were finished were begun, and how often their worker died."""
+    finished: set[str] = set()
+    retried: Counter[str] = Counter()
+    for event in events:
+        if event["event"] == "task":
+            finished.add(event.get("id", ""))
+        elif event["event"] == "retry":
+            retried[event.get("id", "")] += 1
+    died = sum(number for task, number in retried.items() if task in finished)
+    return len(finished) + died, died
 
 
 def read_events(run: Path) -> list[dict[str, Any]]:

@@ -112,6 +112,9 @@ class DaskExecutor:
         Runs on the worker in place of each task's function and is given it: ``through(function, task)``.
     retried
         Called with a task that is begun again because its worker died, and how often that happened.
+    known
+        Of tasks that were finished, so that nothing was wrong with them: how often they were begun, and how
+        often their worker died.
     """
 
     def __init__(
@@ -119,11 +122,10 @@ class DaskExecutor:
         client: Any,
         through: Callable[..., Result] | None = None,
         retried: Callable[[Any, int], None] = lambda task, deaths: None,
+        known: tuple[int, int] = (0, 0),
     ) -> None:
         self.client, self.through, self.retried = client, through, retried
-        # Of the tasks that were finished, so that nothing was wrong with them: how often they were begun, and
-        # how often their worker died.
-        self._begun, self._died = 0, 0
+        self._begun, self._died = known
 
     def run(
         self,

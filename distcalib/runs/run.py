@@ -17,7 +17,7 @@ from distcalib.errors import InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import AreaFiles, area_work, files_of
-from distcalib.runs.events import Events, Subscriber
+from distcalib.runs.events import Events, Subscriber, deaths_of, read_events
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import STAGES, require_same_plan, sweep, write_plan
@@ -357,7 +357,8 @@ class Run:
                     self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
                 for text in told:
                     self.events.emit("warning", text=text)
-                self._executor = DaskExecutor(client, admitted, self._retried)
+                known = deaths_of(read_events(self.home.folder))
+                self._executor = DaskExecutor(client, admitted, self._retried, known)
         return self._executor
 
     def _retried(self, task: Any, deaths: int) -> None:

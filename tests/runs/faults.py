@@ -62,6 +62,9 @@ class Fates:
         Simulations of more columns die, always.
     lost
         Share of the times that a task is handed out in which its worker is lost.
+    in_a_row
+        How often at most a task's worker is lost at random one time after the other: a coordinator that has
+        seen no other death takes the fourth for the task's own fault, as it is meant to.
     seconds
         Task id -> what it takes; a worker is lost at a random moment of it, or when it is done.
     writes
@@ -77,6 +80,7 @@ class Fates:
     most: dict[str, int] = field(default_factory=dict)
     larger: int | None = None
     lost: float = 0.0
+    in_a_row: int = 3
     seconds: dict[str, float] = field(default_factory=dict)
     writes: float = 0.0
     seed: int = 0
@@ -194,8 +198,10 @@ def arm(folder: str) -> None:
             times = home.ids("begun").count(now)
             home.say(f"begun {now} {stage} {os.getpid()}")
             fates = home.fates()
-            draw = random.Random(f"{fates.seed} {now} {times}")
-            lost = draw.random() < fates.lost
+            draws = [random.Random(f"{fates.seed} {now} {t}") for t in range(times + 1)]
+            fell = [one.random() < fates.lost for one in draws]
+            draw, before = draws[-1], fell[:-1][-fates.in_a_row :]
+            lost = fell[-1] and not (len(before) == fates.in_a_row and all(before))
             if lost:
                 clock = threading.Timer(draw.random() * fates.seconds.get(now, 1.0), lose)
                 clock.daemon = True

@@ -16,6 +16,7 @@ from distcalib import ClusterConfig
 from distcalib.cluster.local import local_client
 from distcalib.errors import RunError, StorageError
 from distcalib.runs import execute
+from distcalib.runs.events import deaths_of
 from distcalib.runs.execute import DaskExecutor, SerialExecutor
 from distcalib.runs.tasks import finished
 
@@ -147,3 +148,11 @@ def test_deaths_of_tasks_that_were_finished_all_the_same_are_held_against_nobody
     assert executor._too_many() == 10
     executor._died = 1000
     assert executor._too_many() == 17
+
+
+def test_a_coordinator_that_takes_a_run_up_knows_of_the_deaths_before_it():
+    told = [("retry", "a"), ("retry", "a"), ("task", "a"), ("retry", "b"), ("task", "c"), ("alive", None)]
+    events = [{"event": event, "id": task} for event, task in told]
+    # Two tasks were finished, one of them at the third time; that b is no task that kills is not known.
+    assert deaths_of(events) == (4, 2)
+    assert DaskExecutor(None, known=(1000, 300))._too_many() == 10
