@@ -41,6 +41,7 @@ from faults import Fates, Home, preload
 from distcalib.cluster.local import PRELOAD
 from distcalib.cluster.settings import ONE_THREAD, dask_settings
 from distcalib.config import ClusterConfig, memory_bytes
+from distcalib.runs.events import read_events
 from distcalib.runs.manifest import damaged, read_manifest
 
 LOST, WRITES = 0.3, 0.02
@@ -172,7 +173,7 @@ def chaos(mine: Cluster, settings: str, folder: Path, reference: Path, seed: int
     """Carry a run out in chaos, and say what happened."""
     story, draw, began = Story(seed), random.Random(f"chaos {seed}"), time.monotonic()
     receipts = [json.loads(path.read_text()) for path in reference.glob("receipts/*/*.json")]
-    tasks = sum(json.loads(line)["event"] == "task" for line in (reference / "events.ndjson").open())
+    tasks = sum(event["event"] == "task" for event in read_events(reference))
     seconds = {one["id"]: one["seconds"] for one in receipts}
     mine.home.meet(Fates(lost=LOST, writes=WRITES, seed=seed, seconds=seconds))
     # More are begun than there are tasks, so both moments come.
@@ -206,7 +207,7 @@ def chaos(mine: Cluster, settings: str, folder: Path, reference: Path, seed: int
     # A coordinator may end for the scheduler that was killed; for anything else the run did not survive.
     story.wrong += [f"ended by itself: {words}" for words in story.ended if "is gone: what was" not in words]
     if process.returncode == 0:
-        story.splits = sum('"event": "split"' in line for line in (folder / "events.ndjson").open())
+        story.splits = sum(event["event"] == "split" for event in read_events(folder))
         story.wrong += different(reference, folder) + done_again(mine.home)
     return story
 
