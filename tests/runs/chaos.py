@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,16 +98,21 @@ class Cluster:
         """Kill the scheduler; workers do without it what they do, until their supervisor takes them down."""
         self.scheduler.kill()
         self.scheduler.wait()
-        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(60)
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(120)
 
     async def _leave(self) -> None:
         for nanny in self._nannies:
-            # It would tell the scheduler, and wait for an answer.
+            # It would tell the scheduler, and wait for an answer; or for a worker that is only just starting.
             nanny.auto_restart = False
-            with suppress(Exception):
-                await nanny.kill(timeout=2)
-            with suppress(Exception):
-                await asyncio.wait_for(nanny.close(timeout=2), 10)
+            worker = nanny.process.process if nanny.process is not None else None
+            if worker is not None and worker.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+            for end in (nanny.kill(timeout=2), nanny.close(timeout=2)):
+                left = asyncio.ensure_future(end)
+                await asyncio.wait({left}, timeout=15)
+                if left.done() and not left.cancelled():
+                    left.exception()  # taken: whatever it says, the worker is gone
 
 
 @contextmanager
