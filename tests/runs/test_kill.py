@@ -20,8 +20,15 @@ pytestmark = pytest.mark.slow
 
 def start(settings: Path, folder: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", str(folder), *more]
-    with open(folder.with_suffix(".log"), "a") as log:
-        return subprocess.Popen([*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True)
+    # Tests in the background ignore Ctrl-C, and what they start would too.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with open(folder.with_suffix(".log"), "a") as log:
+            return subprocess.Popen(
+                [*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True
+            )
+    finally:
+        signal.signal(signal.SIGINT, ours)
 
 
 def seen(folder: Path, event: str, stage: str) -> bool:
