@@ -109,11 +109,11 @@ def main() -> None:
     for stage in ("areas", "verify files", "verify"):
         done = [e for e in events if e["event"] == "stage_done" and e["stage"] == stage]
         tasks = [e for e in events if e["event"] == "task" and e["stage"] == stage]
-        # A task of the areas has a receipt for each of its files besides.
+        # A task of the areas leaves a receipt for each of its files instead, which have no seconds.
         some = [receipts[e["id"]] for e in tasks if e["id"] in receipts]
-        cpu = sum(r["cpu_seconds"] for r in some)
+        cpu = f"{sum(r['cpu_seconds'] for r in some):.1f}" if some else "-"
         peak = max((e["peak_bytes"] for e in tasks), default=0) / 2**30
-        print(f"{stage:<14}{len(tasks):>7}{done[0]['seconds']:>9.1f}{cpu:>9.1f}{peak:>13.2f}")
+        print(f"{stage:<14}{len(tasks):>7}{done[0]['seconds']:>9.1f}{cpu:>9}{peak:>13.2f}")
         if stage == "verify" and some:
             households = sum(r["facts"]["households"] for r in some)
             print(f"{households:,} households, {households / done[0]['seconds']:,.0f} a second of wall time")
