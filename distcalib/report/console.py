@@ -83,8 +83,8 @@ class Progressing:
             self._start(event["reused"])
         elif kind == "task":
             self._advance()
-        elif kind == "alive":
-            self._advance(alive=True)
+        elif kind in ("alive", "progress"):
+            self._advance(alive=kind == "alive")
         elif kind == "split":
             (start, middle), (_, stop) = event["into"]
             words = f"columns {start} to {stop} of {event['state']} died of memory and are split at {middle}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -54,6 +55,7 @@ def shown(status: RunStatus, now: float) -> RenderableType:
         lines.append(Text("ahead: " + ", ".join(ahead)))
     if status.splits:
         lines.append(Text(f"{status.splits} slices died of memory and were cut in two"))
+    lines += [Text(f"{one.name}: {_doing(one.said)}") for one in status.stages if one.said]
     lines += [Text(f"warning: {text}") for text in status.warnings]
     return Group(*lines)
 
@@ -105,6 +107,8 @@ def told_of(stage: StageStatus, now: float) -> list[str]:
         told = [f"{span((stage.ended or now) - stage.began)} so far"]
     else:
         told = [f"about {span(left)} left", f"{stage.rate(now):,.1f} a minute"]
+    if stage.said:
+        told.insert(0, _doing(stage.said))
     if stage.slowest:
         told.append(f"slowest {stage.place or 'task'} {stage.slowest:.0f} s")
     if stage.peak_bytes:
@@ -112,6 +116,19 @@ def told_of(stage: StageStatus, now: float) -> list[str]:
     if stage.retries:
         told.append(f"{stage.retries} begun again")
     return told
+
+
+def _doing(said: dict[str, Any]) -> str:
+    """Return what a task says of itself, in words: `epoch 150 of 200, loss 0.0123, 94 % within 5 %`."""
+    words = " ".join(str(said[name]) for name in ("fit", "doing") if said.get(name))
+    if said.get("epoch") is None:
+        return words
+    words += f" {'step' if said['doing'] == 'refit' else 'epoch'} {said['epoch']:,} of {said['of']:,}"
+    if said.get("loss") is not None:
+        words += f", loss {said['loss']:.3g}"
+    if said.get("within_5") is not None:
+        words += f", {said['within_5']:.0%} within 5 %"
+    return words
 
 
 def span(seconds: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from distcalib.report.charts import ticks
+from distcalib.runs.events import SIGNS_OF_LIFE
 from distcalib.runs.receipts import Receipt
 
 #: Stages that are drawn, and their colours (Okabe and Ito 2008, told apart by the colour-blind).
@@ -84,7 +85,7 @@ def attempts_of(events: list[dict[str, Any]], receipts: Sequence[Receipt] = ()) 
     open_stage: tuple[str, float] | None = None
     for event in events:
         kind, when = event["event"], float(event["time"])
-        if kind in ("nothing_to_do", "alive"):
+        if kind == "nothing_to_do" or kind in SIGNS_OF_LIFE:
             continue
         if kind == "start" or not out:
             out.append(Attempt(when, when))

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -14,9 +15,13 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from distcalib.errors import DistcalibError, InputError, RunError
+from distcalib.runs.saying import heard_by
 from distcalib.storage import passing
 
 Result = dict[str, Any]
+
+# Takes a task and what it says while it runs.
+Said = Callable[[Any, dict[str, Any]], None]
 
 # What to run in place of a task that died of memory, given the task and how it died.
 Instead = Callable[[Any, str], Sequence[Any]]
@@ -56,8 +61,21 @@ class Executor(Protocol):
         ...
 
 
+def _nobody(task: Any, facts: dict[str, Any]) -> None:
+    """Listen to nothing."""
+
+
 class SerialExecutor:
-    """One task after the other in this process: for debugging, and for tests of pure logic."""
+    """One task after the other in this process: for debugging, and for tests of pure logic.
+
+    Parameters
+    ----------
+    said
+        Called with a task and what it says while it runs (`distcalib.runs.saying`).
+    """
+
+    def __init__(self, said: Said = _nobody) -> None:
+        self.said = said
 
     def run(
         self,
@@ -73,7 +91,8 @@ class SerialExecutor:
         while waiting:
             task = waiting.popleft()
             try:
-                result = function(task)
+                with heard_by(partial(self.said, task)):
+                    result = function(task)
             except MemoryError as error:
                 why = f"MemoryError: {error}"
             except Exception as error:
@@ -115,6 +134,8 @@ class DaskExecutor:
     known
         Of tasks that were finished, so that nothing was wrong with them: how often they were begun, and how
         often their worker died.
+    said
+        Called with a task and what it says while it runs (`distcalib.runs.saying`), in another thread.
     """
 
     def __init__(
@@ -123,8 +144,9 @@ class DaskExecutor:
         through: Callable[..., Result] | None = None,
         retried: Callable[[Any, int], None] = lambda task, deaths: None,
         known: tuple[int, int] = (0, 0),
+        said: Said = _nobody,
     ) -> None:
-        self.client, self.through, self.retried = client, through, retried
+        self.client, self.through, self.retried, self.said = client, through, retried, said
         self._begun, self._died = known
 
     def run(
@@ -146,6 +168,16 @@ class DaskExecutor:
         this, number = uuid4().hex[:8], count()
         deaths: Counter[str] = Counter()
         tries: Counter[str] = Counter()
+        by_id = {task.id: task for task in tasks}
+
+        def hear(event: tuple[float, Any]) -> None:
+            if (facts := dict(event[1])).pop("id") in by_id:
+                # What stays wrong with the one who listens shows elsewhere; a word is not worth a run.
+                with suppress(Exception):
+                    self.said(by_id[event[1]["id"]], facts)
+
+        work = partial(_aloud, f"distcalib-{this}", work)
+        self.client.subscribe_topic(f"distcalib-{this}", hear)
         try:
             while waiting or running:
                 threads = self._threads()
@@ -210,6 +242,7 @@ class DaskExecutor:
                 waiting.extendleft(reversed(parts))
         finally:
             if self.client.status == "running":
+                self.client.unsubscribe_topic(f"distcalib-{this}")
                 self.client.cancel([future for future, _, _ in running.values()])
 
     def _threads(self) -> int:
@@ -233,6 +266,19 @@ class DaskExecutor:
         """Return how many deaths a task is blamed for: more than chance explains where others die too."""
         rate = min(self._died / self._begun, 0.5) if self._begun else 0.0
         return max(DEATHS, math.ceil(math.log(CHANCE) / math.log(rate))) if rate else DEATHS
+
+
+def _aloud(topic: str, work: Callable[[Any], Result], task: Any) -> Result:
+    """Run a task on a worker whose scheduler passes on what it says."""
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def pass_on(facts: dict[str, Any]) -> None:
+        worker.log_event(topic, {**facts, "id": task.id})
+
+    with heard_by(pass_on):
+        return work(task)
 
 
 def _pack(waiting: deque[Any], alone: set[str], most: int) -> list[Any]:

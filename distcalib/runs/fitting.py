@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pandas as pd
 
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import read_block
+from distcalib.runs.saying import say
 from distcalib.runs.tasks import Inputs, finished
 from distcalib.storage import publish, write_json
 
@@ -69,6 +72,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
     initial, donors = columns["initial_weight"].to_numpy(np.float64), columns["household_id"].to_numpy()
     outputs, problems = ["weights.npy", "log.csv", "epochs.csv", "diagnostics.csv", "groups.csv"], None
     if not task.name:
+        say(doing="what is attainable")
         problems = _consistency(task, matrix, targets, columns)
         _publish_table(folder / "consistency.csv", problems)
         outputs.append("consistency.csv")
@@ -85,10 +89,12 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         engine=task.engine,
         seed=task.inputs.seed,
         checkpoints=checkpoints / task.id[:16],
+        progress=_telling(task),
         log_every=max(LOOK_EVERY, task.settings["epochs"] // MOST_LOOKS),
         **fit_arguments(fitted, task.settings, task.inputs.seed),
     )
     shutil.rmtree(checkpoints, ignore_errors=True)
+    say(doing="tables", fit=task.name)
     table = summarise(
         matrix,
         result.weights,
@@ -124,6 +130,23 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         summary["problems"] = {str(k): int(n) for k, n in sorted(counted.items())}
     write_json(folder / "summary.json", summary)
     return [f"{task.folder}/{name}" for name in (*outputs, "areas.csv", "summary.json")], {"summary": summary}
+
+
+def _telling(task: FitTask) -> Callable[[dict[str, Any]], None]:
+    """Return what says rows of the fit's log, one a second at most."""
+    most = {"refit": task.settings["refit_epochs"]}
+    said = 0.0
+
+    def tell(row: dict[str, Any]) -> None:
+        nonlocal said
+        if time.monotonic() - said < 1:
+            return
+        said = time.monotonic()
+        facts = {name: row[name] for name in ("epoch", "loss", "active", "within_5", "held_out_error")}
+        of = most.get(row["stage"], task.settings["epochs"])
+        say(doing=row["stage"], fit=task.name, attempt=row["attempt"], of=of, **facts)
+
+    return tell
 
 
 def _publish_table(path: Path, frame: pd.DataFrame) -> None:

@@ -339,7 +339,7 @@ class Run:
     def _start_executor(self) -> Executor:
         if self._executor is None:
             if self.cluster.kind == "serial":
-                self._executor = SerialExecutor()
+                self._executor = SerialExecutor(self._said)
             else:
                 from distcalib.cluster import open_client
                 from distcalib.cluster.local import warm_error
@@ -358,12 +358,15 @@ class Run:
                 for text in told:
                     self.events.emit("warning", text=text)
                 known = deaths_of(read_events(self.home.folder))
-                self._executor = DaskExecutor(client, admitted, self._retried, known)
+                self._executor = DaskExecutor(client, admitted, self._retried, known, self._said)
         return self._executor
 
     def _retried(self, task: Any, deaths: int) -> None:
         place = getattr(task, "place", "")
         self.events.emit("retry", stage=task.stage, id=task.id, place=place, deaths=deaths)
+
+    def _said(self, task: Any, facts: dict[str, Any]) -> None:
+        self.events.emit("progress", stage=task.stage, id=task.id, **facts)
 
     def _fit_resource(self, executor: Executor) -> str | None:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""

@@ -38,6 +38,8 @@ class StageStatus:
         Largest resident memory of a process that finished a task.
     retries
         How often a task was begun again because its worker died.
+    said
+        What a task said last of itself while it runs, such as epoch and loss; empty when it has ended.
     """
 
     name: str
@@ -51,6 +53,7 @@ class StageStatus:
     place: str = ""
     peak_bytes: int = 0
     retries: int = 0
+    said: dict[str, Any] = field(default_factory=dict)
 
     def rate(self, now: float) -> float:
         """Return finished tasks a minute."""
@@ -65,8 +68,11 @@ class StageStatus:
     def take(self, event: dict[str, Any]) -> None:
         """Take in an event of the stage."""
         kind = event["event"]
-        if kind == "task":
-            self.done += 1
+        if kind == "progress":
+            if event.get("stage") == self.name and self.ended is None:  # words may come late
+                self.said = {k: v for k, v in event.items() if k not in ("event", "time", "stage", "id")}
+        elif kind == "task":
+            self.done, self.said = self.done + 1, {}
             self.peak_bytes = max(self.peak_bytes, int(event.get("peak_bytes", 0)))
             if event.get("seconds", 0.0) > self.slowest:
                 self.slowest, self.place = float(event["seconds"]), _place(event)
@@ -75,7 +81,7 @@ class StageStatus:
         elif kind == "retry":
             self.retries += 1
         elif kind in ("stage_done", "stage_failed"):
-            self.ended, self.failed = float(event["time"]), kind == "stage_failed"
+            self.ended, self.failed, self.said = float(event["time"]), kind == "stage_failed", {}
             if not self.failed:
                 self.done = self.total
 
@@ -168,6 +174,7 @@ class RunStatus:
                 "slowest": one.place,
                 "peak_bytes": one.peak_bytes,
                 "retries": one.retries,
+                "said": one.said,
                 "failed": one.failed,
             }
             for one in self.stages

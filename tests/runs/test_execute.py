@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from distcalib.errors import RunError, StorageError
 from distcalib.runs import execute
 from distcalib.runs.events import deaths_of
 from distcalib.runs.execute import DaskExecutor, SerialExecutor
+from distcalib.runs.saying import say
 from distcalib.runs.tasks import finished
 
 pytestmark = pytest.mark.timeout(120)
@@ -137,6 +139,41 @@ def test_small_tasks_go_together_and_what_kills_or_fails_among_them_is_found_out
     ids = {task.id for task in tasks} - {*replaced} | {f"{one}-instead" for one in replaced}
     assert sorted(r["id"] for r in results) == sorted(ids)
     assert {path.stem for path in tmp_path.glob("receipts/simulate/*")} == ids
+
+
+def speaks(task: Small) -> dict[str, str]:
+    say(epoch=1, loss=0.5)
+    say(epoch=2, loss=float("nan"))
+    return {"id": task.id}
+
+
+WORDS = {(i, e, loss) for i in ("0", "1") for e, loss in ((1, 0.5), (2, None))}
+
+
+def test_what_tasks_say_is_heard_and_a_listener_that_fails_ends_nothing(tmp_path, client):
+    heard, all_of_it = set(), threading.Event()
+
+    def hear(task: Small, facts: dict) -> None:
+        heard.add((task.id, facts["epoch"], facts["loss"]))
+        if heard == WORDS:
+            all_of_it.set()
+        raise OSError("no space left")
+
+    executor = DaskExecutor(client, said=hear)
+    for result in executor.run(speaks, some(tmp_path, 2)):
+        assert result["id"] in ("0", "1")
+        if result["id"] == "1":
+            assert all_of_it.wait(20)  # words may come after what was done
+    assert heard == WORDS
+
+
+def test_a_task_is_heard_in_this_process_too_and_elsewhere_speaks_to_nobody(tmp_path):
+    heard = set()
+    executor = SerialExecutor(lambda task, facts: heard.add((task.id, facts["epoch"], facts["loss"])))
+    assert [r["id"] for r in executor.run(speaks, some(tmp_path, 2))] == ["0", "1"]
+    assert heard == WORDS
+    speaks(some(tmp_path, 1)[0])
+    assert heard == WORDS
 
 
 def test_deaths_of_tasks_that_were_finished_all_the_same_are_held_against_nobody():

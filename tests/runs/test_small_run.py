@@ -22,6 +22,7 @@ from distcalib.microdata import Microdata
 from distcalib.report.console import accuracy, stage_seconds
 from distcalib.report.run_report import page, write_report
 from distcalib.report.run_tables import RunTables
+from distcalib.runs.events import read_events
 from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
 from distcalib.runs.plan import make_plan, microdata_path
@@ -345,6 +346,14 @@ def test_the_log_says_the_way_of_every_fitted_target(small_run, folder: str):
     assert last["target_name"].tolist() == fitted["name"].tolist()
     np.testing.assert_allclose(last["estimate"], fitted["estimate"], rtol=1e-9, atol=1e-6)
     assert len(pd.unique(log["epoch"])) > 2
+
+
+def test_the_fit_says_how_far_it_is(small_run):
+    words = [e for e in read_events(small_run) if e["event"] == "progress"]
+    assert {e["stage"] for e in words} == {"fit"}
+    epochs = [e for e in words if "epoch" in e]
+    assert epochs
+    assert all(0 <= e["epoch"] <= e["of"] and e["loss"] > 0 and e["active"] > 0 for e in epochs)
 
 
 def test_what_carries_each_area_is_told(small_run):

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distcalib.cli import main
 from distcalib.errors import InputError
-from distcalib.report.status import shown, watch_status
+from distcalib.report.status import line_of, shown, watch_status
 from distcalib.runs.events import Events
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
@@ -127,6 +127,25 @@ def test_a_run_that_gives_signs_of_life_is_not_silent_and_tells_what_was_begun_a
     assert status.state(2000.0 + SILENT - 1) == "running"
     assert status.stages[0].retries == 1
     assert status.to_json(2001.0)["stages"][0]["retries"] == 1
+
+
+def test_what_a_task_says_of_itself_is_told_until_it_ends(tmp_path):
+    stage = {"event": "stage", "time": 1040.0, "stage": "fit", "tasks": 1, "reused": 0}
+    said = {"doing": "refit", "fit": "", "epoch": 150, "of": 1000, "loss": 0.01234, "within_5": 0.94}
+    word = {"event": "progress", "time": 1050.0, "stage": "fit", "id": "ab", **said}
+    late = {**word, "stage": "simulate"}
+    home = folder_of(tmp_path / "run", START, SIMULATE, task(1020, 5.0), stage, word, late)
+    status = Watch(home).read()
+    assert status.stages[-1].said == said
+    assert line_of(status.stages[-1], 1060.0) == (
+        "fit: 0 of 1, refit step 150 of 1,000, loss 0.0123, 94% within 5 %, 20 s so far"
+    )
+    assert status.to_json(1060.0)["stages"][-1]["said"] == said
+    tell(home, {**task(1060, 5.0), "stage": "fit"})
+    tell(home, word)
+    tell(home, {"event": "stage_done", "time": 1061.0, "stage": "fit", "seconds": 21.0})
+    tell(home, word)
+    assert Watch(home).read().stages[-1].said == {}
 
 
 def test_a_watch_without_a_terminal_says_the_same_again_after_a_while(tmp_path, monkeypatch):
