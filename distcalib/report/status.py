@@ -119,11 +119,12 @@ def told_of(stage: StageStatus, now: float) -> list[str]:
 
 
 def _doing(said: dict[str, Any]) -> str:
-    """Return what a task says of itself, in words: `epoch 150 of 200, loss 0.0123, 94 % within 5 %`."""
+    """Return what a task says of itself, in words: `gates epoch 150 of 200, loss 0.0123, 94 % within 5 %`."""
     words = " ".join(str(said[name]) for name in ("fit", "doing") if said.get(name))
     if said.get("epoch") is None:
         return words
-    words += f" {'step' if said['doing'] == 'refit' else 'epoch'} {said['epoch']:,} of {said['of']:,}"
+    words += f" {'step' if said['doing'] == 'refit' else 'epoch'} {said['epoch']:,}"
+    words += f" of {said['of']:,}" if said.get("of") else ""
     if said.get("loss") is not None:
         words += f", loss {said['loss']:.3g}"
     if said.get("within_5") is not None:

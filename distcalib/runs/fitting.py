@@ -134,7 +134,6 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
 
 def _telling(task: FitTask) -> Callable[[dict[str, Any]], None]:
     """Return what says rows of the fit's log, one a second at most."""
-    most = {"refit": task.settings["refit_epochs"]}
     said = 0.0
 
     def tell(row: dict[str, Any]) -> None:
@@ -143,7 +142,8 @@ def _telling(task: FitTask) -> Callable[[dict[str, Any]], None]:
             return
         said = time.monotonic()
         facts = {name: row[name] for name in ("epoch", "loss", "active", "within_5", "held_out_error")}
-        of = most.get(row["stage"], task.settings["epochs"])
+        # A refit goes on, in rounds, where areas are to be evened out.
+        of = None if row["stage"] == "refit" else task.settings["epochs"]
         say(doing=row["stage"], fit=task.name, attempt=row["attempt"], of=of, **facts)
 
     return tell

@@ -131,14 +131,14 @@ def test_a_run_that_gives_signs_of_life_is_not_silent_and_tells_what_was_begun_a
 
 def test_what_a_task_says_of_itself_is_told_until_it_ends(tmp_path):
     stage = {"event": "stage", "time": 1040.0, "stage": "fit", "tasks": 1, "reused": 0}
-    said = {"doing": "refit", "fit": "", "epoch": 150, "of": 1000, "loss": 0.01234, "within_5": 0.94}
+    said = {"doing": "gates", "fit": "", "epoch": 150, "of": 1000, "loss": 0.01234, "within_5": 0.94}
     word = {"event": "progress", "time": 1050.0, "stage": "fit", "id": "ab", **said}
     late = {**word, "stage": "simulate"}
     home = folder_of(tmp_path / "run", START, SIMULATE, task(1020, 5.0), stage, word, late)
     status = Watch(home).read()
     assert status.stages[-1].said == said
     assert line_of(status.stages[-1], 1060.0) == (
-        "fit: 0 of 1, refit step 150 of 1,000, loss 0.0123, 94% within 5 %, 20 s so far"
+        "fit: 0 of 1, gates epoch 150 of 1,000, loss 0.0123, 94% within 5 %, 20 s so far"
     )
     assert status.to_json(1060.0)["stages"][-1]["said"] == said
     tell(home, {**task(1060, 5.0), "stage": "fit"})
