@@ -90,6 +90,8 @@ class RunTables:
         Of the run; ``plan.json``, and ``manifest.json`` (None: not finished).
     attempts, receipts, state
         What the events and the receipts say; one of planned, unfinished, stopped, failed, done.
+    cause
+        Why the last attempt failed, where that was in no stage.
     missing
         In words, what is not there.
     """
@@ -100,6 +102,7 @@ class RunTables:
     attempts: list[Attempt]
     receipts: list[Receipt]
     state: str
+    cause: str = ""
     missing: list[str] = field(default_factory=list)
 
     @classmethod
@@ -127,15 +130,18 @@ class RunTables:
             state = "done"
         elif attempts and any(stage[3] is not None for stage in attempts[-1].stages):
             state = "failed"
-        elif events and events[-1]["event"] == "stopped":
-            state = "stopped"
-        return cls(run, plan, manifest, attempts, receipts, state)
+        elif events and events[-1]["event"] in ("stopped", "failed"):
+            state = events[-1]["event"]
+        cause = str(events[-1].get("cause", "")) if state == "failed" else ""
+        return cls(run, plan, manifest, attempts, receipts, state, cause)
 
     @property
     def failure(self) -> tuple[str, str]:
         """The stage in which the last attempt failed, and why; empty where it did not."""
+        if self.state != "failed":
+            return "", ""
         failed = [(name, cause) for name, _, _, cause in self._stages() if cause is not None]
-        return failed[-1] if failed and self.state == "failed" else ("", "")
+        return failed[-1] if failed else ("", self.cause)
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:

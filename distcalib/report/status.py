@@ -52,6 +52,8 @@ def shown(status: RunStatus, now: float) -> RenderableType:
     ahead = stages_ahead(status)
     if ahead:
         lines.append(Text("ahead: " + ", ".join(ahead)))
+    if status.cause:
+        lines.append(Text(f"cause: {status.cause}"))
     if status.splits:
         lines.append(Text(f"{status.splits} slices died of memory and were cut in two"))
     lines += [Text(f"warning: {text}") for text in status.warnings]

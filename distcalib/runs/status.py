@@ -103,7 +103,9 @@ class RunStatus:
     warnings
         Said while it ran.
     ended
-        ``done``, ``stopped`` (as asked), or empty.
+        ``done``, ``stopped`` (as asked), ``failed``, or empty.
+    cause
+        Why it failed.
     """
 
     folder: str
@@ -118,6 +120,7 @@ class RunStatus:
     splits: int = 0
     warnings: list[str] = field(default_factory=list)
     ended: str = ""
+    cause: str = ""
 
     def state(self, now: float) -> str:
         """Return one of planned, running, silent, stopped, failed, done."""
@@ -134,15 +137,15 @@ class RunStatus:
         """Take in the next event of the run."""
         kind, when = event["event"], float(event["time"])
         if kind == "start":
-            self.began, self.stages, self.ended = when, [], ""
+            self.began, self.stages, self.ended, self.cause = when, [], "", ""
             self.columns, self.warnings, self.splits = event["columns"], [], 0
             self.attempts += 1
         self.heard = when
         if kind == "stage":
             reused = int(event["reused"])
             self.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
-        elif kind in ("done", "stopped"):
-            self.ended = kind
+        elif kind in ("done", "stopped", "failed"):
+            self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
             self.ended = "done"  # by the attempt before, whose stages stand
         elif kind == "workers":
@@ -177,6 +180,7 @@ class RunStatus:
             "name": self.name,
             "plan": self.plan,
             "state": self.state(now),
+            "cause": self.cause,
             "attempts": self.attempts,
             "seconds_since_event": None if self.heard is None else round(now - self.heard, 1),
             "workers": self.workers,
