@@ -1,4 +1,4 @@
-"""How a run ends before its time: by signals, in an error outside of any stage, by a lack of memory in a store."""
+"""Runs that end before their time, by a signal or in an error, and slices short of memory in a store."""
 
 from __future__ import annotations
 

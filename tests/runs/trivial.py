@@ -5,7 +5,6 @@ As a script it is ``distcalib run ...`` with such simulations, of a quarter of a
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
