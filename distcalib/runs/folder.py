@@ -188,11 +188,14 @@ def keep_only(folder: Path, used: set[str]) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written; no such name is ever read."""
-    for leftover in [*folder.rglob(".*.tmp.*"), *folder.rglob(".*.tmp")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if name.startswith(".") and (".tmp." in name or name.endswith(".tmp")):
+                leftover = Path(at, name)
+                if name in folders:
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

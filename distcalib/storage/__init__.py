@@ -156,7 +156,7 @@ def sha256_file(path: str | Path) -> str:
 
 def folder_bytes(folder: str | Path) -> int:
     """Return the bytes of all files below a folder; 0 when there is none."""
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
 
 
 def need_space(folder: str | Path, needed: int) -> None:

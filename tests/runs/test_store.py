@@ -25,7 +25,7 @@ from distcalib.runs.events import Events
 from distcalib.runs.execute import SerialExecutor
 from distcalib.runs.home import Home, open_home
 from distcalib.runs.lease import LEASE, Holder, Lease
-from distcalib.runs.receipts import Receipt, output_digest, read_receipt, verified, write_receipt
+from distcalib.runs.receipts import Receipt, output_digest, verified, write_receipt
 from distcalib.runs.remote import Copy, object_store
 from distcalib.runs.status import Watch
 from distcalib.runs.tasks import Inputs, finished
@@ -470,11 +470,6 @@ def test_a_store_with_other_things_is_refused_and_nothing_is_written(settings, m
     with pytest.raises(InputError, match=rf"{memory}: the output folder is not empty"):
         Run(RunConfig.load(settings), memory).prepare()
     assert list(store.sizes()) == ["precious.txt"]
-
-
-def test_a_receipt_of_a_folder_says_nothing_of_objects(tmp_path):
-    write_receipt(tmp_path, Receipt("areas", "abc", {}))
-    assert read_receipt(tmp_path, "areas", "abc").objects == {}
 
 
 # -- what looks at a run from elsewhere ----------------------------------------------------------------------
