@@ -27,6 +27,7 @@ from distcalib.cli.options import (
     together,
     told_options,
 )
+from distcalib.errors import InputError
 
 if TYPE_CHECKING:
     from distcalib import Run
@@ -167,6 +168,11 @@ def _open_run(
         config = RunConfig.load(settings, changes)
     if only is not None:
         config = config.changed(areas=replace(config.areas, only=parse_only(only)))
+    if output is None and (Path(config.name).name != config.name or config.name in ("", "..")):
+        raise InputError(
+            "names no folder in runs/", place=f"{config.file}: name", value=config.name,
+            expected="--output FOLDER, or a name without a path",
+        )  # fmt: skip
     folder = Path("runs") / config.name if output is None else output
     return Run(config, folder, where, accept_code=accept_code, force=force)
 

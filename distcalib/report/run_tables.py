@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ from distcalib.report.timeline import Attempt, attempts_of
 from distcalib.runs.events import read_events
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.manifest import read_manifest
+from distcalib.runs.reading import read_weights
 from distcalib.runs.receipts import Receipt, read_receipt
-from distcalib.storage import sha256_file
+from distcalib.storage import parse_json, sha256_file
 
 Float = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ class RunTables:
             return None
         path = self.folder / "fit/summary.json"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             raise InputError("cannot be read", place=path, expected="the summary of a fit") from None
 
@@ -201,10 +201,7 @@ class RunTables:
         columns = self._parquet("columns.parquet", ["initial_weight"], only=["initial_weight"])
         if columns is None or not self._of_fit("fit/weights.npy", "the weights"):
             return None
-        path = self.folder / "fit/weights.npy"
-        weights = np.load(path).astype(np.float64, copy=False)
-        if weights.shape != (len(columns),):
-            raise InputError("has another length than columns.parquet", place=path, value=weights.shape)
+        weights = read_weights(self.folder / "fit/weights.npy", len(columns))
         return weights, columns["initial_weight"].to_numpy(np.float64)
 
     @cached_property

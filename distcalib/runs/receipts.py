@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 from distcalib.errors import RunError
 from distcalib.matrix.blocks import block_digest, read_block
-from distcalib.storage import passing, sha256_file, write_json
+from distcalib.storage import parse_json, passing, sha256_file, write_json
 from distcalib.storage.stores import Known
 
 
@@ -71,7 +70,7 @@ def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
     One that names an output outside of the run folder is none: no task of ours wrote it.
     """
     try:
-        found = Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
+        found = Receipt(**parse_json(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     if not isinstance(found.outputs, dict) or not all(inside(path) for path in found.outputs):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.notebook import facts_html
 from distcalib.runs.folder import STAGES
 from distcalib.runs.home import EVENTS, open_home
+from distcalib.storage import parse_json
 
 #: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
 SILENT = 120.0
@@ -225,7 +225,7 @@ class Watch:
         self._offset += len(whole) + (1 if whole else 0)
         for line in whole.splitlines():
             try:
-                self.status.take(json.loads(line))
+                self.status.take(parse_json(line))
             except (ValueError, KeyError, TypeError):
                 continue  # what a killed process left of a line; it carries no truth
         return self.status

@@ -109,8 +109,8 @@ def open_store(to: str | Path, place: str = "TO") -> Store:
         )  # fmt: skip
     if scheme not in ("s3", "memory"):
         raise InputError(
-            "names a store in which distcalib cannot compare and replace in one act, so two writers could not "
-            "be kept apart", place=place, value=f"{scheme}://...", expected=SUPPORTED,
+            "names a store where distcalib cannot compare and replace in one act, so writers could not be "
+            "kept apart", place=place, value=f"{scheme}://...", expected=SUPPORTED,
         )  # fmt: skip
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     plain = all(re.fullmatch(r"[A-Za-z0-9=._-]+", part) and part.strip(".") for part in parts)

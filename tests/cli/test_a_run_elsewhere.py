@@ -1,4 +1,4 @@
-"""Commands that read a run folder of this machine say so of one in an object store, and how to get it here."""
+"""Commands that read a run folder of this machine say so of one in a store, and how to get it here."""
 
 from __future__ import annotations
 
