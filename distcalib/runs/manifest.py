@@ -75,8 +75,8 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
     """Return the manifest, or None when there is none that can be read."""
     try:
         found: dict[str, Any] = parse_json((run / MANIFEST).read_text(encoding="utf-8"))
-        found["plan"], found["files"].keys()
-        if not all(inside(path) and facts.keys() for path, facts in found["files"].items()):
+        whole = all(inside(path) and facts.keys() for path, facts in found["files"].items())
+        if not (found["plan"] and whole and isinstance(found.get("areas", {}).get("proven", []), list)):
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

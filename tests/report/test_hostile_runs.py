@@ -181,7 +181,8 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
         "manifest",
     ),
     "a manifest of words": (said("manifest.json", files={"plan.json": "mine"}), READ_MANIFEST, "manifest"),
-    "a manifest that proves nothing": (said("manifest.json", areas=7), ("verify RUN",), "areas are proven"),
+    "a manifest that proves a number": (said("manifest.json", areas=7), ("verify RUN",), "manifest"),
+    "a manifest that proves nothing": (said("manifest.json", areas={}), ("verify RUN",), "areas are proven"),
     "a bomb for the plan": (put("plan.json", BOMB), READ_PLAN, "plan.json: is not the plan of a run"),
     "a slice with a path for an id": (
         said("plan.json", slices=[{"id": OTHER, "state_fips": 56, "start": 0, "stop": -1}]), READ_PLAN,
