@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from distcalib.cli.options import examples
+from distcalib.cli.options import RUN_FOLDER, examples
 
 
 @click.command(
@@ -17,8 +17,8 @@ from distcalib.cli.options import examples
         "distcalib compare runs/a calibration_package.pkl --weights w.npy --output difference",
     )
 )
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", metavar="RUN_B_OR_PACKAGE", type=click.Path(path_type=Path))
+@click.argument("run_a", type=RUN_FOLDER)
+@click.argument("run_b", metavar="RUN_B_OR_PACKAGE", type=RUN_FOLDER)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for tables and page.")
 @click.option("--force", is_flag=True, help="Replace a comparison that is there.")
 @click.option(

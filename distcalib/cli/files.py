@@ -31,4 +31,7 @@ def read_numbers(path: Path) -> NDArray[Any]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot be read ({error})", place=path, expected="a .npy file of numbers") from None
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise InputError(
+            f"is no file of numbers{why}", place=path, expected="a .npy file of numbers"
+        ) from None

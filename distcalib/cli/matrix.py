@@ -66,16 +66,15 @@ def show_row(run: Path, row: str) -> None:
 @click.option("--most", type=click.IntRange(1), default=40, show_default=True, help="Cells to list.")
 def show_column(run: Path, column: int, most: int) -> None:
     """Print what a column is: donor, clone and place, its weight, and its nonzero cells."""
-    import numpy as np
-
     from distcalib.matrix.inspect import column_cells
+    from distcalib.runs.reading import read_weights
 
     held = _load(run)
     cells = column_cells(held, column)
     facts = {"column": column, **held.columns.iloc[column].to_dict()}
     weights = run / "fit" / "weights.npy"
     if weights.is_file():
-        facts["weight"] = float(np.load(weights, mmap_mode="r")[column])
+        facts["weight"] = float(read_weights(weights, held.X.shape[1])[column])
     _print_facts(facts)
     click.echo(f"\n{len(cells):,} nonzero cells")
     click.echo(_text(cells.head(most)))
@@ -114,9 +113,9 @@ def export(run: Path, output: Path) -> None:
 
 
 def _load(run: Path) -> Any:
-    from distcalib import CalibrationMatrix
+    from distcalib.runs.reading import read_matrix
 
-    return CalibrationMatrix.load(run)
+    return read_matrix(run)
 
 
 def _name(held: Any) -> list[str]:

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from distcalib.errors import InputError
+from distcalib.storage.stores import without_credentials
 
 
 def examples(*lines: str) -> str:
@@ -46,16 +47,23 @@ class Settings(click.ParamType):
         return [*named, CompletionItem(incomplete, type="file")]
 
 
+def need_folder(value: str, place: str, schemes: str = "[A-Za-z][A-Za-z0-9+.-]*") -> str:
+    """Return what names a folder of this machine; `InputError` for a URL of one of some schemes (a regex)."""
+    if re.match(rf"(?:{schemes}):/", value):
+        shown = without_credentials(value)
+        raise InputError(
+            "is a URL", place=place, value=shown,
+            expected=f"a folder of this machine; `aws s3 sync {shown} FOLDER` makes one of a run in S3",
+        )  # fmt: skip
+    return value
+
+
 class RunFolder(click.Path):
     """The folder of a run, of this machine's files."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse URLs, of which a path would lose a slash."""
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(value)):
-            raise InputError(
-                "is a URL", place="RUN", value=str(value),
-                expected="a folder of this machine; `aws s3 sync` makes one of a run in an object store",
-            )  # fmt: skip
+        need_folder(str(value), param.human_readable_name if param else "RUN")
         return super().convert(value, param, ctx)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +27,7 @@ from distcalib.cli.options import (
     together,
     told_options,
 )
+from distcalib.errors import InputError
 
 if TYPE_CHECKING:
     from distcalib import Run
@@ -163,6 +168,11 @@ def _open_run(
         config = RunConfig.load(settings, changes)
     if only is not None:
         config = config.changed(areas=replace(config.areas, only=parse_only(only)))
+    if output is None and (Path(config.name).name != config.name or config.name in ("", "..")):
+        raise InputError(
+            "names no folder in runs/", place=f"{config.file}: name", value=config.name,
+            expected="--output FOLDER, or a name without a path",
+        )  # fmt: skip
     folder = Path("runs") / config.name if output is None else output
     return Run(config, folder, where, accept_code=accept_code, force=force)
 
@@ -179,17 +189,18 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
     show = _say_json if machine else Progressing(console)
     work.subscribers = [show]
     try:
-        with Events(None, [show]).beating():
-            prepared = work.prepare()
-        if machine:
-            facts = {"digest": prepared.plan.digest(), "facts": prepared.plan.facts}
-            _say_json({"event": "plan", "time": time.time(), **facts, "warnings": prepared.plan.warnings})
-        else:
-            print_plan(prepared.plan, console, work.workers)
-            print_unmet(prepared.plan, work.cluster, console)
-        if dry_run:
-            return
-        summary = work.execute(prepared, until)
+        with _terminated_as_interrupted():
+            with Events(None, [show]).beating():
+                prepared = work.prepare()
+            if machine:
+                facts = {"digest": prepared.plan.digest(), "facts": prepared.plan.facts}
+                _say_json({"event": "plan", "time": time.time(), **facts, "warnings": prepared.plan.warnings})
+            else:
+                print_plan(prepared.plan, console, work.workers)
+                print_unmet(prepared.plan, work.cluster, console)
+            if dry_run:
+                return
+            summary = work.execute(prepared, until)
     except KeyboardInterrupt:
         goes_on = f"`distcalib run --output {work.folder}` goes on"
         click.echo(f"interrupted; what is finished stays in {work.folder}, and {goes_on}", err=True)
@@ -212,6 +223,19 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
         for text in found:
             click.echo(f"warning: {text}", err=True)
         sys.exit(WARNED)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: batch systems and containers send it before they kill."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hears signals in its main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say_json(event: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from distcalib.cli.files import force_option, need_new
-from distcalib.cli.options import changes_of, examples, set_option, together
+from distcalib.cli.options import changes_of, examples, need_folder, set_option, together
 
-_source = click.argument("source")
+_source = click.argument(
+    "source", callback=lambda _, __, source: need_folder(source, "SOURCE", "s3a?|gs|gcs|az|abfss?|file")
+)
 _filters = together(
     set_option,
     click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from distcalib.cluster.security import check_addresses, given_security
 from distcalib.cluster.settings import dask_settings
 from distcalib.config import ClusterConfig
 from distcalib.errors import InputError, RunError
+from distcalib.storage import parse_json
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def scheduler_address(config: ClusterConfig) -> str:
             )
         time.sleep(0.2)
     try:
-        address = json.loads(file.read_text(encoding="utf-8"))["address"]
+        address = parse_json(file.read_text(encoding="utf-8"))["address"]
     except (ValueError, KeyError, TypeError, OSError):
         address = None
     if not isinstance(address, str):

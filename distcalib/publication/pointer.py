@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from distcalib.errors import RunError
 from distcalib.publication.finished import VERSION
+from distcalib.storage import parse_json
 
 POINTER = "latest.json"
 
@@ -77,7 +78,7 @@ def read_pointer(data: bytes | None, place: object) -> list[Entry]:
     if data is None:
         return []
     try:
-        history = [Entry(**entry) for entry in json.loads(data)["history"]]
+        history = [Entry(**entry) for entry in parse_json(data)["history"]]
         whole = write_pointer(history) == data and all(VERSION.fullmatch(e.version) for e in history)
     except (ValueError, KeyError, TypeError, IndexError):
         whole = False

@@ -20,6 +20,7 @@ from distcalib.publication.pointer import POINTER, Entry, new_entry, read_pointe
 from distcalib.runs.home import fetched
 from distcalib.runs.manifest import MANIFEST
 from distcalib.runs.remote import shown_as
+from distcalib.storage import parse_json
 from distcalib.storage.stores import LocalStore, Store, agrees, explained, open_store, spread
 
 Progress = Callable[[int, int], None]
@@ -246,7 +247,7 @@ def _point(store: Store, history: list[Entry], token: object, act: str, version:
         files = parse_manifest(data, f"{store.shown}: {version}")["files"]
         if history and history[-1].version == version:
             return Outcome(version, version, moved=False, kept=len(files))
-        marks = json.loads(store.read(f"marks/{version}.json") or b"{}")
+        marks = parse_json(store.read(f"marks/{version}.json") or b"{}")
         _require_whole(store, version, files, marks, full)
     moved = _move(store, history, token, new_entry(act, version, digest))
     return Outcome(version, version, moved, kept=len(files))

@@ -18,7 +18,7 @@ from distcalib.report.run_tables import read_table
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.gates import TOTALS, sentence
 from distcalib.runs.manifest import read_manifest
-from distcalib.storage import temporary_beside, writable, write_text
+from distcalib.storage import parse_json, temporary_beside, writable, write_text
 
 #: Tables of a comparison, in the order of its page.
 TABLES = ("settings", "summary", "groups", "targets", "totals", "weights", "findings", "files")
@@ -74,7 +74,7 @@ class FinishedRun:
             expected = "a run that is finished: run it again to go on"
             raise InputError("holds no manifest.json that can be read", place=run, expected=expected)
         try:
-            summary = json.loads((run / "fit/summary.json").read_text(encoding="utf-8"))
+            summary = parse_json((run / "fit/summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             expected = "the summary of a fit"
             raise InputError("cannot be read", place=run / "fit/summary.json", expected=expected) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ from distcalib.report.timeline import Attempt, attempts_of
 from distcalib.runs.events import SIGNS_OF_LIFE, read_events
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.manifest import read_manifest
+from distcalib.runs.reading import read_weights
 from distcalib.runs.receipts import Receipt, read_receipt
-from distcalib.storage import sha256_file
+from distcalib.storage import parse_json, sha256_file
 
 Float = NDArray[np.float64]
 
@@ -90,6 +90,8 @@ class RunTables:
         Of the run; ``plan.json``, and ``manifest.json`` (None: not finished).
     attempts, receipts, state
         What the events and the receipts say; one of planned, unfinished, stopped, failed, done.
+    cause
+        Why the last attempt failed, where that was in no stage.
     missing
         In words, what is not there.
     """
@@ -100,6 +102,7 @@ class RunTables:
     attempts: list[Attempt]
     receipts: list[Receipt]
     state: str
+    cause: str = ""
     missing: list[str] = field(default_factory=list)
 
     @classmethod
@@ -127,15 +130,18 @@ class RunTables:
             state = "done"
         elif attempts and any(stage[3] is not None for stage in attempts[-1].stages):
             state = "failed"
-        elif events and events[-1]["event"] == "stopped":
-            state = "stopped"
-        return cls(run, plan, manifest, attempts, receipts, state)
+        elif events and events[-1]["event"] in ("stopped", "failed"):
+            state = events[-1]["event"]
+        cause = str(events[-1].get("cause", "")) if state == "failed" else ""
+        return cls(run, plan, manifest, attempts, receipts, state, cause)
 
     @property
     def failure(self) -> tuple[str, str]:
         """The stage in which the last attempt failed, and why; empty where it did not."""
+        if self.state != "failed":
+            return "", ""
         failed = [(name, cause) for name, _, _, cause in self._stages() if cause is not None]
-        return failed[-1] if failed and self.state == "failed" else ("", "")
+        return failed[-1] if failed else ("", self.cause)
 
     @cached_property
     def summary(self) -> dict[str, Any] | None:
@@ -144,7 +150,7 @@ class RunTables:
             return None
         path = self.folder / "fit/summary.json"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             raise InputError("cannot be read", place=path, expected="the summary of a fit") from None
 
@@ -195,10 +201,7 @@ class RunTables:
         columns = self._parquet("columns.parquet", ["initial_weight"], only=["initial_weight"])
         if columns is None or not self._of_fit("fit/weights.npy", "the weights"):
             return None
-        path = self.folder / "fit/weights.npy"
-        weights = np.load(path).astype(np.float64, copy=False)
-        if weights.shape != (len(columns),):
-            raise InputError("has another length than columns.parquet", place=path, value=weights.shape)
+        weights = read_weights(self.folder / "fit/weights.npy", len(columns))
         return weights, columns["initial_weight"].to_numpy(np.float64)
 
     @cached_property

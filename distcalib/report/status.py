@@ -53,6 +53,8 @@ def shown(status: RunStatus, now: float) -> RenderableType:
     ahead = stages_ahead(status)
     if ahead:
         lines.append(Text("ahead: " + ", ".join(ahead)))
+    if status.cause:
+        lines.append(Text(f"cause: {status.cause}"))
     if status.splits:
         lines.append(Text(f"{status.splits} slices died of memory and were cut in two"))
     lines += [Text(f"{one.name}: {_doing(one.said)}") for one in status.stages if one.said]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -84,39 +85,40 @@ def attempts_of(events: list[dict[str, Any]], receipts: Sequence[Receipt] = ()) 
     out: list[Attempt] = []
     open_stage: tuple[str, float] | None = None
     for event in events:
-        kind, when = event["event"], float(event["time"])
-        if kind == "nothing_to_do" or kind in SIGNS_OF_LIFE:
-            continue
-        if kind == "start" or not out:
-            out.append(Attempt(when, when))
-            open_stage = None
-        now = out[-1]
-        now.ended = when
-        if kind == "stage":
-            open_stage = str(event["stage"]), when
-        elif kind in ("stage_done", "stage_failed") and open_stage is not None:
-            # Workers start within the stage that needs them first.
-            begin = open_stage[1] if open_stage[0] == event["stage"] else when - float(event["seconds"])
-            cause = str(event.get("cause", "")) if kind == "stage_failed" else None
-            now.stages.append((str(event["stage"]), begin, when, cause))
-        elif kind == "task":
-            more = {"cpu_seconds": 0.0, "process": 0, **kept.get(event["id"], {}), **event}
-            now.tasks.append(
-                Done(
-                    str(event["stage"]),
-                    str(event["id"]),
-                    str(event["place"]),
-                    when - float(event["seconds"]),
-                    when,
-                    float(more["cpu_seconds"]),
-                    int(more["process"]),
-                    int(event["peak_bytes"]),
+        with suppress(KeyError, ValueError, TypeError):  # one that is none of ours carries no truth
+            kind, when = event["event"], float(event["time"])
+            if kind == "nothing_to_do" or kind in SIGNS_OF_LIFE:
+                continue
+            if kind == "start" or not out:
+                out.append(Attempt(when, when))
+                open_stage = None
+            now = out[-1]
+            now.ended = when
+            if kind == "stage":
+                open_stage = str(event["stage"]), when
+            elif kind in ("stage_done", "stage_failed") and open_stage is not None:
+                # Workers start within the stage that needs them first.
+                begin = open_stage[1] if open_stage[0] == event["stage"] else when - float(event["seconds"])
+                cause = str(event.get("cause", "")) if kind == "stage_failed" else None
+                now.stages.append((str(event["stage"]), begin, when, cause))
+            elif kind == "task":
+                more = {"cpu_seconds": 0.0, "process": 0, **kept.get(event["id"], {}), **event}
+                now.tasks.append(
+                    Done(
+                        str(event["stage"]),
+                        str(event["id"]),
+                        str(event["place"]),
+                        when - float(event["seconds"]),
+                        when,
+                        float(more["cpu_seconds"]),
+                        int(more["process"]),
+                        int(event["peak_bytes"]),
+                    )
                 )
-            )
-        elif kind == "workers":
-            now.workers = int(event["count"])
-        elif kind == "warning":
-            now.warnings.append(str(event["text"]))
+            elif kind == "workers":
+                now.workers = int(event["count"])
+            elif kind == "warning":
+                now.warnings.append(str(event["text"]))
     return out
 
 

@@ -14,7 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from distcalib.storage import persistently
+from distcalib.storage import parse_json, persistently
 
 Subscriber = Callable[[dict[str, Any]], None]
 
@@ -90,9 +90,9 @@ def deaths_of(events: Iterable[dict[str, Any]]) -> tuple[int, int]:
     retried: Counter[str] = Counter()
     for event in events:
         if event["event"] == "task":
-            finished.add(event.get("id", ""))
+            finished.add(str(event.get("id", "")))
         elif event["event"] == "retry":
-            retried[event.get("id", "")] += 1
+            retried[str(event.get("id", ""))] += 1
     died = sum(number for task, number in retried.items() if task in finished)
     return len(finished) + died, died
 
@@ -110,7 +110,7 @@ def read_events(run: Path) -> list[dict[str, Any]]:
         return []
     for line in lines:
         try:
-            event = json.loads(line)
+            event = parse_json(line)
             event["event"], float(event["time"])
         except (ValueError, KeyError, TypeError):
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -18,7 +17,7 @@ from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
 from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, microdata_path
 from distcalib.runs.tasks import MICRODATA
-from distcalib.storage import publish, write_json, write_text
+from distcalib.storage import parse_json, publish, write_json, write_text
 
 #: Folders of what tasks leave, where attempts with other settings leave other files.
 CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas")
@@ -71,9 +70,9 @@ def stored_plan(folder: Path) -> dict[str, Any] | None:
 def parse_plan(data: bytes, place: object) -> dict[str, Any]:
     """Return the JSON values of a plan; `InputError` when it is none."""
     try:
-        stored: dict[str, Any] = json.loads(data)
+        stored: dict[str, Any] = parse_json(data)
         _require_plan(stored)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(
             "is not the plan of a run", place=place, expected="a plan.json that distcalib wrote"
         ) from None
@@ -188,11 +187,14 @@ def keep_only(folder: Path, used: set[str]) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half-written; no such name is ever read."""
-    for leftover in [*folder.rglob(".*.tmp.*"), *folder.rglob(".*.tmp")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    for at, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if name.startswith(".") and (".tmp." in name or name.endswith(".tmp")):
+                leftover = Path(at, name)
+                if name in folders:
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -19,6 +19,7 @@ import psutil
 
 from distcalib.errors import RunError
 from distcalib.runs.remote import THEN, steadily
+from distcalib.storage import parse_json
 from distcalib.storage.objects import ObjectStore
 
 #: Where it lies in the run folder.
@@ -172,7 +173,7 @@ class Lease:
 def _read(data: bytes | None) -> Holder | None:
     """Return who holds a lease; None where there is none, or something that is none."""
     try:
-        return None if data is None else Holder(**json.loads(data))
+        return None if data is None else Holder(**parse_json(data))
     except (ValueError, TypeError):
         return None
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from distcalib.errors import RunError
+from distcalib.runs.receipts import inside
 from distcalib.runs.trace import declaration
-from distcalib.storage import sha256_file, write_json, write_text
+from distcalib.storage import parse_json, sha256_file, write_json, write_text
 
 #: Gives sha256 and bytes, and maybe more, of files.
 Told = Callable[[Iterable[str]], dict[str, dict[str, Any]]]
@@ -73,8 +74,10 @@ def run_files(run: Path) -> list[str]:
 def read_manifest(run: Path) -> dict[str, Any] | None:
     """Return the manifest, or None when there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads((run / MANIFEST).read_text(encoding="utf-8"))
-        found["plan"], found["files"].keys()
+        found: dict[str, Any] = parse_json((run / MANIFEST).read_text(encoding="utf-8"))
+        whole = all(inside(path) and facts.keys() for path, facts in found["files"].items())
+        if not (found["plan"] and whole and isinstance(found.get("areas", {}).get("proven", []), list)):
+            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from typing import Any
 
 from distcalib.errors import RunError
 from distcalib.matrix.blocks import block_digest, read_block
-from distcalib.storage import sha256_file, write_json
+from distcalib.storage import parse_json, passing, sha256_file, write_json
 from distcalib.storage.stores import Known
 
 
@@ -31,7 +31,7 @@ class Receipt:
         Cost of the task: wall and CPU seconds, peak resident memory of its process, process id. No truth
         depends on these.
     objects
-        Of a run in an object store: what is known of each object of the outputs. Else empty.
+        What is known of each file: of the outputs that are folders, in an object store of all outputs.
     """
 
     stage: str
@@ -51,8 +51,17 @@ def receipt_path(run: Path, stage: str, task_id: str) -> Path:
 
 
 def write_receipt(run: Path, receipt: Receipt) -> None:
-    """Write a receipt; the last act of a task."""
+    """Write a receipt; the last act of a task. It adds what is known of the files of folders."""
+    if not receipt.objects:
+        files = (file for path in receipt.outputs for file in files_below(run / path))
+        known = {f.relative_to(run).as_posix(): (f.stat().st_size, sha256_file(f), "") for f in files}
+        receipt = replace(receipt, objects=known)
     write_json(receipt_path(run, receipt.stage, receipt.id), asdict(receipt))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder; none of what is a file, or is not there."""
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
@@ -61,7 +70,7 @@ def read_receipt(run: Path, stage: str, task_id: str) -> Receipt | None:
     One that names an output outside of the run folder is none: no task of ours wrote it.
     """
     try:
-        found = Receipt(**json.loads(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
+        found = Receipt(**parse_json(receipt_path(run, stage, task_id).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
     if not isinstance(found.outputs, dict) or not all(inside(path) for path in found.outputs):
@@ -110,8 +119,20 @@ Verifier = Callable[[Path, str, str], "Receipt | None"]
 def verified(run: Path, stage: str, task_id: str) -> Receipt | None:
     """Return the receipt of a task if every output that it names is there and has its digest, else None."""
     receipt = read_receipt(run, stage, task_id)
-    if receipt is None:
-        return None
-    if all(output_digest(run, path) == digest for path, digest in receipt.outputs.items()):
-        return receipt
-    return None
+    try:
+        whole = receipt is not None and all(_as_it_was(run, receipt, path) for path in receipt.outputs)
+    except OSError as error:
+        if passing(error):
+            raise
+        return None  # a link to nowhere, a folder in place of a file
+    return receipt if whole else None
+
+
+def _as_it_was(run: Path, receipt: Receipt, path: str) -> bool:
+    """Compare an output with its receipt: the bytes of a folder's files, where they are known."""
+    known = {p: k for p, k in receipt.objects.items() if p.startswith(f"{path}/")}
+    if not known:
+        return output_digest(run, path) == receipt.outputs[path]
+    if {file.relative_to(run).as_posix() for file in files_below(run / path)} != known.keys():
+        return False
+    return all(sha256_file(run / p) == digest for p, (_, digest, _) in known.items())

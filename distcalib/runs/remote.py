@@ -240,16 +240,23 @@ def on_copy(remote: RemoteTask) -> dict[str, Any]:
             _take_receipt(copy, task.stage, one)
         copy.fetch(remote.needs)
         outputs: dict[str, str] = {}
+        kept: dict[str, Receipt] = {}
+
+        def keep_finished() -> None:
+            for one in receipts_of(task):
+                receipt = None if one in kept else read_receipt(copy.folder, task.stage, one)
+                if receipt is not None:
+                    kept[one] = copy.keep(receipt)
+
         try:
-            with _kept_meanwhile(copy, getattr(task, "unfinished", "")):
+            # A task of many areas has a receipt of each: what is finished of one that is lost stands.
+            with _kept_meanwhile(copy, getattr(task, "unfinished", "")), _meanwhile(keep_finished):
                 done = Receipt(**remote.function(task))
             outputs = done.outputs
-            objects: dict[str, Known] = {}
-            for one in receipts_of(task):
-                receipt = read_receipt(copy.folder, task.stage, one)
-                if receipt is None:
-                    raise RunError(f"{task.stage} {task.id[:12]}: it left no receipt")
-                objects |= copy.keep(receipt).objects
+            keep_finished()
+            if len(kept) < len(receipts_of(task)):
+                raise RunError(f"{task.stage} {task.id[:12]}: it left no receipt")
+            objects = {path: known for r in kept.values() for path, known in r.objects.items()}
             if folder := getattr(task, "unfinished", ""):
                 # Not before its outputs are there: until then a task that is lost goes on from these.
                 for name in steadily(copy.store, f"listing {folder}", partial(copy.store.sizes, folder)):
@@ -288,19 +295,31 @@ def _kept_meanwhile(copy: Copy, folder: str) -> Iterator[None]:
         if inside(name):
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             steadily(store, f"reading {folder}/{name}", partial(store.get, f"{folder}/{name}", here / name))
-    stop, kept = threading.Event(), dict[Path, int]()
+    kept: dict[Path, int] = {}
 
     def keep() -> None:
-        while not stop.wait(_LOOK):
-            for file in here.rglob("[!.]*"):
-                # Gone meanwhile, or not to be written: the task goes on, and the next look tries again.
-                with suppress(Exception):
-                    changed = file.stat().st_mtime_ns
-                    if file.is_file() and kept.get(file) != changed:
-                        store.put(file, file.relative_to(copy.folder).as_posix())
-                        kept[file] = changed
+        for file in here.rglob("[!.]*"):
+            with suppress(Exception):  # it may be gone meanwhile
+                changed = file.stat().st_mtime_ns
+                if file.is_file() and kept.get(file) != changed:
+                    store.put(file, file.relative_to(copy.folder).as_posix())
+                    kept[file] = changed
 
-    thread = threading.Thread(target=keep, name="checkpoints", daemon=True)
+    with _meanwhile(keep):
+        yield
+
+
+@contextmanager
+def _meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Do something every few seconds in a thread of its own; where it fails, the next look tries again."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(_LOOK):
+            with suppress(Exception):
+                act()
+
+    thread = threading.Thread(target=look, name="keeping", daemon=True)
     thread.start()
     try:
         yield
@@ -309,7 +328,7 @@ def _kept_meanwhile(copy: Copy, folder: str) -> Iterator[None]:
         thread.join()
 
 
-#: Seconds between two looks for a new checkpoint.
+#: Seconds between two looks for what a task has made meanwhile.
 _LOOK = 5.0
 
 

@@ -21,11 +21,11 @@ from distcalib.fit.replicates import (
     scaled_weights,
 )
 from distcalib.fit.spec import FitSpec
-from distcalib.matrix.calibration import CalibrationMatrix
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.model import Microdata
 from distcalib.runs.fitting import fit_arguments
 from distcalib.runs.folder import stored_plan
+from distcalib.runs.reading import read_matrix, read_weights
 from distcalib.storage import publish, writable
 
 NOTE = (
@@ -86,8 +86,9 @@ def write_replicates(
     plan = stored_plan(source)
     if plan is None or not (source / "fit" / "weights.npy").is_file():
         raise InputError("has no weights", place=source, expected="the folder of a run that has been fitted")
-    matrix = CalibrationMatrix.load(source)
-    columns, weights = matrix.columns, np.load(source / "fit" / "weights.npy")
+    matrix = read_matrix(source)
+    columns = matrix.columns
+    weights = read_weights(source / "fit" / "weights.npy", len(columns))
     donors, facts = _donors(plan, certain)
     perturbation = CALIBRATED_PERTURBATION if calibrate else 1.0
     facts = {"note": NOTE, **facts, "seed": seed, "calibrated": calibrate, "perturbation": perturbation}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from distcalib.config import ClusterConfig, RunConfig
 from distcalib.digest import digest_arrays, digest_of
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibError, InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import AreaFiles, area_work, files_of
@@ -69,6 +69,8 @@ class Run:
         self._stack = ExitStack()
         self._executor: Executor | None = None
         self._used: set[str] = set()
+        # The error of the stage that failed, for the last event names the stage.
+        self._failed: tuple[BaseException | None, str] = None, ""
 
     def _repr_html_(self) -> str:
         from distcalib.runs.status import run_html
@@ -149,32 +151,43 @@ class Run:
             self._executor = None
             self.events = Events(home.folder / EVENTS, [*self.subscribers, home.heard])
             self._stack.enter_context(self.events.beating())
-            plan = prepared.plan
-            if self.force is not None:
-                home.forget(self.force)
-                if STAGES.index(self.force) <= STAGES.index("fit"):
-                    home.remove(["fit/frontier.csv"])  # judged another fit
-            elif self._finished(prepared):
-                manifest = read_manifest(home.folder) or {}
-                self.events.emit("nothing_to_do", files=len(manifest["files"]))
-                return manifest
-            home.remove([MANIFEST, SUMS, TRACE, REPORT])
-            began = time.perf_counter()
-            sweep(home.folder)
-            names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
-            home.keep(names[:1])  # the plan first: a run that has one can be taken up
-            home.keep(names[1:])
-            self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
-            summary = self._stages(prepared, until)
-            if summary is None:
-                self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
-                return {"name": plan.run.name, "plan": plan.digest(), "until": until}
-            summary["seconds"] = round(time.perf_counter() - began, 1)
-            home.keep_only(self._used)
-            write_manifest(home.folder, summary, home.files(), home.facts)
-            home.keep([MANIFEST])
-            self.events.emit("done", seconds=summary["seconds"])
-            return read_manifest(home.folder) or {}
+            try:
+                return self._carry_out(prepared, until)
+            except BaseException as error:
+                failed, stage = self._failed
+                with suppress(OSError, DistcalibError):  # what cannot be told is raised all the same
+                    self.events.emit("failed", **self._told(error, stage if failed is error else ""))
+                raise
+            finally:
+                self._failed = None, ""
+
+    def _carry_out(self, prepared: Prepared, until: str | None) -> dict[str, Any]:
+        home, plan = self.home, prepared.plan
+        if self.force is not None:
+            home.forget(self.force)
+            if STAGES.index(self.force) <= STAGES.index("fit"):
+                home.remove(["fit/frontier.csv"])  # judged another fit
+        elif self._finished(prepared):
+            manifest = read_manifest(home.folder) or {}
+            self.events.emit("nothing_to_do", files=len(manifest["files"]))
+            return manifest
+        home.remove([MANIFEST, SUMS, TRACE, REPORT])
+        began = time.perf_counter()
+        sweep(home.folder)
+        names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
+        home.keep(names[:1])  # the plan first: a run that has one can be taken up
+        home.keep(names[1:])
+        self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+        summary = self._stages(prepared, until)
+        if summary is None:
+            self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))
+            return {"name": plan.run.name, "plan": plan.digest(), "until": until}
+        summary["seconds"] = round(time.perf_counter() - began, 1)
+        home.keep_only(self._used)
+        write_manifest(home.folder, summary, home.files(), home.facts)
+        home.keep([MANIFEST])
+        self.events.emit("done", seconds=summary["seconds"])
+        return read_manifest(home.folder) or {}
 
     def _stages(self, prepared: Prepared, until: str | None) -> dict[str, Any] | None:
         """Carry the stages out; return the summary, or None where `until` ends them earlier."""
@@ -328,13 +341,16 @@ class Run:
         try:
             yield
         except BaseException as error:
-            # An error of the start may name a key or certificate, and no event does.
-            cause = "" if stage == _START else str(error) or type(error).__name__
-            cause = cause.replace(str(self.home.folder), self.home.shown)
+            self._failed = error, stage
             seconds = round(time.perf_counter() - began, 2)
-            self.events.emit("stage_failed", stage=stage, seconds=seconds, cause=cause)
+            self.events.emit("stage_failed", seconds=seconds, **self._told(error, stage))
             raise
         self.events.emit("stage_done", stage=stage, seconds=round(time.perf_counter() - began, 2))
+
+    def _told(self, error: BaseException, stage: str) -> dict[str, str]:
+        # An error of the start may name a key or certificate, and no event does.
+        cause = "" if stage == _START else str(error) or type(error).__name__
+        return {"stage": stage, "cause": cause.replace(str(self.home.folder), self.home.shown)}
 
     def _start_executor(self) -> Executor:
         if self._executor is None:

@@ -15,9 +15,9 @@ from scipy import sparse
 from distcalib.config import FitConfig
 from distcalib.config.schema import read_settings
 from distcalib.errors import InputError
-from distcalib.matrix.calibration import CalibrationMatrix
 from distcalib.runs.fitting import LABELS, fit_arguments
 from distcalib.runs.folder import stored_plan
+from distcalib.runs.reading import read_matrix
 
 if TYPE_CHECKING:
     from distcalib.fit.problem import FitProblem
@@ -95,7 +95,7 @@ class RunFit:
         place = f"{folder / 'plan.json'}: run"
         section = f"fits.{name}" if name else "fit"
         config = read_settings(FitConfig, {**stored[name], **(changes or {})}, place, section)
-        matrix = CalibrationMatrix.load(folder)
+        matrix = read_matrix(folder)
         for file, table in (("targets.parquet", matrix.targets), ("columns.parquet", matrix.columns)):
             lacks = [column for column in _NEEDED[file] if column not in table]
             if lacks:

@@ -22,6 +22,7 @@ from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import files_of
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.plan import read_source
+from distcalib.runs.reading import read_weights
 from distcalib.runs.stored import stored_config
 from distcalib.runs.tasks import read_assignment
 from distcalib.simulation.takeup import read_rates
@@ -89,7 +90,7 @@ def stack_run(
     )
     more = {**config.areas.others, **_named(others)}
     config = config.changed(areas=replace(config.areas, only=only, others=more))
-    return _write(Path(output), placing, np.load(path), config, written)
+    return _write(Path(output), placing, read_weights(path, placing.assignment.n_columns), config, written)
 
 
 def stack_weights(

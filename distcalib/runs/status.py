@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.notebook import facts_html
 from distcalib.runs.folder import STAGES
 from distcalib.runs.home import EVENTS, open_home
+from distcalib.storage import parse_json
 
 #: Seconds beyond its slowest task after which a run that says nothing has probably lost its coordinator.
 SILENT = 120.0
@@ -109,7 +109,9 @@ class RunStatus:
     warnings
         Said while it ran.
     ended
-        ``done``, ``stopped`` (as asked), or empty.
+        ``done``, ``stopped`` (as asked), ``failed``, or empty.
+    cause
+        Why it failed.
     """
 
     folder: str
@@ -124,6 +126,7 @@ class RunStatus:
     splits: int = 0
     warnings: list[str] = field(default_factory=list)
     ended: str = ""
+    cause: str = ""
 
     def state(self, now: float) -> str:
         """Return one of planned, running, silent, stopped, failed, done."""
@@ -140,15 +143,15 @@ class RunStatus:
         """Take in the next event of the run."""
         kind, when = event["event"], float(event["time"])
         if kind == "start":
-            self.began, self.stages, self.ended = when, [], ""
+            self.began, self.stages, self.ended, self.cause = when, [], "", ""
             self.columns, self.warnings, self.splits = event["columns"], [], 0
             self.attempts += 1
         self.heard = when
         if kind == "stage":
             reused = int(event["reused"])
             self.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
-        elif kind in ("done", "stopped"):
-            self.ended = kind
+        elif kind in ("done", "stopped", "failed"):
+            self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
             self.ended = "done"  # by the attempt before, whose stages stand
         elif kind == "workers":
@@ -184,6 +187,7 @@ class RunStatus:
             "name": self.name,
             "plan": self.plan,
             "state": self.state(now),
+            "cause": self.cause,
             "attempts": self.attempts,
             "seconds_since_event": None if self.heard is None else round(now - self.heard, 1),
             "workers": self.workers,
@@ -228,7 +232,7 @@ class Watch:
         self._offset += len(whole) + (1 if whole else 0)
         for line in whole.splitlines():
             try:
-                self.status.take(json.loads(line))
+                self.status.take(parse_json(line))
             except (ValueError, KeyError, TypeError):
                 continue  # what a killed process left of a line; it carries no truth
         return self.status

@@ -11,7 +11,7 @@ from distcalib.config.schema import read_settings
 from distcalib.config.settings import CHANGES, merged, nested, of_file
 from distcalib.errors import InputError, RunError
 from distcalib.runs.home import open_home
-from distcalib.runs.manifest import damaged, read_manifest
+from distcalib.runs.manifest import MANIFEST, damaged, read_manifest
 
 
 def stored_config(folder: str | Path, changes: Mapping[str, object] | None = None) -> RunConfig:
@@ -39,12 +39,19 @@ def finished_config(folder: Path, changes: Mapping[str, object] | None = None) -
     config, manifest = stored_config(folder, changes), read_manifest(folder)
     if manifest is None:
         raise InputError(
-            "is not finished: it has no manifest", place=folder, expected="`distcalib run` to finish it"
+            "is not finished: it has no manifest that can be read",
+            place=folder,
+            expected="`distcalib run` to finish it",
         )
     wrong = damaged(folder, manifest)
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise RunError(f"{folder}: missing, or not as the manifest says: {', '.join(wrong[:5])}{more}")
     # The last call may have been for a part of the areas, and their names stand in the manifest.
-    proven = tuple(Path(file).stem for file in manifest["areas"]["proven"])
+    try:
+        proven = tuple(Path(str(file)).stem for file in manifest["areas"]["proven"])
+    except (KeyError, TypeError):
+        raise InputError(
+            "does not say which areas are proven", place=folder / MANIFEST, expected="as a run writes it"
+        ) from None
     return config.changed(areas=replace(config.areas, only=proven))

@@ -45,7 +45,11 @@ def list_targets(source: str | Path, changes: Mapping[str, object] | None = None
             raise InputError("holds no plan.json", place=folder, expected="the folder of a run")
         if changes:
             raise InputError("cannot change what a run has done", place="--set", value=next(iter(changes)))
-        parts = [pd.read_parquet(folder / f"{name}.parquet") for name in ("targets", "excluded")]
+        try:
+            parts = [pd.read_parquet(folder / f"{name}.parquet") for name in ("targets", "excluded")]
+        except (OSError, ValueError) as error:
+            words = f"has no tables of targets that can be read ({error})"
+            raise InputError(words, place=folder, expected="those that a run writes") from None
     else:
         if text in presets() or folder.suffix in (".yaml", ".yml"):
             config = RunConfig.load(text, changes)

@@ -142,6 +142,14 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; `ValueError` where it is none, also one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the sha256 of a file's bytes, or of a folder's names and files."""
     target = Path(path)
@@ -156,7 +164,7 @@ def sha256_file(path: str | Path) -> str:
 
 def folder_bytes(folder: str | Path) -> int:
     """Return the bytes of all files below a folder; 0 when there is none."""
-    return sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
 
 
 def need_space(folder: str | Path, needed: int) -> None:

@@ -108,10 +108,10 @@ def open_store(to: str | Path, place: str = "TO") -> Store:
             expected="AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or a profile, and a URL without them",
         )  # fmt: skip
     if scheme not in ("s3", "memory"):
-        words = f"{scheme}://..."
         raise InputError(
-            "cannot compare and replace in one act", place=place, value=words, expected=SUPPORTED
-        )
+            "names a store where distcalib cannot compare and replace in one act, so writers could not be "
+            "kept apart", place=place, value=f"{scheme}://...", expected=SUPPORTED,
+        )  # fmt: skip
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     plain = all(re.fullmatch(r"[A-Za-z0-9=._-]+", part) and part.strip(".") for part in parts)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) or not plain:

@@ -1,6 +1,6 @@
 """Runs under chaos: workers lost at random, the scheduler and the coordinator killed, storage that fails.
 
-    python tests/runs/chaos.py [SETTINGS] [--seeds 20] [--first 0] [--workers 2]
+    python tests/runs/chaos.py [SETTINGS] [--seeds 20] [--first 0] [--workers 2] [--keep FOLDER]
 
 `SETTINGS` is a preset or file, by default `tiny`. One undisturbed run gives the digests; then there is one
 run a seed. In each, 30 % of the times that a task is handed out its worker is lost by SIGKILL, at a random
@@ -8,7 +8,7 @@ moment of the task or when it is done; 2 % of distcalib's writes fail with EIO, 
 the coordinator and the scheduler are each killed once, when some random number of tasks was begun. What was
 killed is started again. A run has to end with the digests of the undisturbed one, without a task that was
 worked on after its receipt was written. A line of a table says what happened; the exit code is 1 where a
-run fails.
+run fails. With `--keep` the undisturbed run of an earlier call is used again, so seeds can be done in parts.
 
 The scheduler is a process of its own (`dask scheduler`) and the coordinator is `distcalib run` with `kind:
 address`; workers come from a fork server of this process, so the rules engine is loaded once for all seeds.
@@ -185,26 +185,29 @@ def chaos(mine: Cluster, settings: str, folder: Path, reference: Path, seed: int
     # More are begun than there are tasks, so both moments come.
     left = {"coordinator": draw.randrange(1, tasks), "scheduler": draw.randrange(1, tasks)}
     process = None
-    while process is None or process.poll() != 0:
-        if process is None or process.poll() is not None:
-            if process is not None and process.poll() != -9:
-                story.ended.append(folder.with_suffix(".log").read_text().strip().splitlines()[-1])
-            process = coordinator(mine, settings, folder)
-            story.starts += 1
-        begun = len(mine.home.said("begun"))
-        for who in [who for who, at in left.items() if begun >= at]:
-            del left[who]
-            if who == "coordinator":
-                process.kill()
-                process.wait()
-            else:
-                mine.kill()
-                mine.start()
-        if time.monotonic() - began > AT_MOST or len(story.ended) > 5:
-            story.wrong.append(f"not done after {time.monotonic() - began:.0f} s: {story.ended}")
+    try:
+        while process is None or process.poll() != 0:
+            if process is None or process.poll() is not None:
+                if process is not None and process.poll() != -9:
+                    story.ended.append(folder.with_suffix(".log").read_text().strip().splitlines()[-1])
+                process = coordinator(mine, settings, folder)
+                story.starts += 1
+            begun = len(mine.home.said("begun"))
+            for who in [who for who, at in left.items() if begun >= at]:
+                del left[who]
+                if who == "coordinator":
+                    process.kill()
+                    process.wait()
+                else:
+                    mine.kill()
+                    mine.start()
+            if time.monotonic() - began > AT_MOST or len(story.ended) > 5:
+                story.wrong.append(f"not done after {time.monotonic() - began:.0f} s: {story.ended}")
+                break
+            time.sleep(0.02)
+    finally:
+        if process is not None:
             process.kill()
-            break
-        time.sleep(0.02)
     process.wait()
     story.seconds = time.monotonic() - began
     story.begun, story.writes = (len(mine.home.said(word)) for word in ("begun", "failed"))
@@ -255,6 +258,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="folder for runs and logs; default: a temporary one")
     options = parser.parse_args()
     failed = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing of the cluster is left behind
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         home = options.keep or Path(scratch)
         (home / "cluster").mkdir(parents=True, exist_ok=True)

@@ -134,6 +134,16 @@ def test_settings(settings, tmp_path):
     refused(run(str(settings), tmp_path / "out"), tmp_path / "out", "run.yaml", "'n_clone'", "'n_clones'")
 
 
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", "a/b", "''"])
+def test_a_name_that_leads_out_of_the_folder_of_runs(settings, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    settings.write_text(settings.read_text().replace("name: small", f"name: {name}"))
+    before = sorted(tmp_path.iterdir())
+    result = CliRunner().invoke(main, ["run", str(settings), "--dry-run"])
+    refused(result, tmp_path / "runs", "run.yaml: name", "names no folder in runs/")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_cluster(settings, tmp_path):
     (tmp_path / "cluster.yaml").write_text("kind: serail\n")
     result = run(str(settings), tmp_path / "out", "--cluster", str(tmp_path / "cluster.yaml"))

@@ -1,4 +1,4 @@
-"""A whole run in an S3 store that fails 2 % of writes, its coordinator killed in between."""
+"""A whole run in an S3 store that fails 2 % of writes, its coordinator terminated and killed in between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 from s3_server import s3_at, s3_variables
@@ -34,22 +36,32 @@ def s3(monkeypatch):
         yield
 
 
+def start(settings: Path, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "distcalib.cli", "run", str(settings), "--output", URL, "--workers", "2"]
+    with open(log, "a") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+
+
 def test_a_run_in_a_store_ends_where_one_in_a_folder_does(small_run, small_settings, s3, tmp_path):
     store = object_store(URL)
     store.fs.makedirs("counties", exist_ok=True)
-    command = [sys.executable, "-m", "distcalib.cli", "run", str(small_settings), "--output", URL]
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(
-            [*command, "--workers", "2"], stdout=log, stderr=log, start_new_session=True
-        )
-    until = time.monotonic() + 600
-    while len(store.sizes("receipts/simulate")) < 2:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < until
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = store.sizes("receipts")
+    log = tmp_path / "log"
+    finished: dict[str, tuple[int, str]] = {}
+    for number, code in ((signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+        process = start(small_settings, log)
+        until = time.monotonic() + 600
+        while len(store.sizes("receipts/simulate")) <= len(finished):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, number)
+        assert process.wait(timeout=120) == code, log.read_text()
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
+        assert finished.items() <= store.sizes("receipts").items(), "a finished task was done again"
+        finished = store.sizes("receipts")
+        assert json.loads(store.read(".lease.json"))["released"] == (number == signal.SIGTERM)
+    assert f"interrupted; what is finished stays in {URL}" in log.read_text()
     assert store.stat("manifest.json") is None
 
     config, seen = RunConfig.load(small_settings), []
@@ -66,6 +78,7 @@ def test_a_run_in_a_store_ends_where_one_in_a_folder_does(small_run, small_setti
     for path, facts in manifest["files"].items():
         assert store.sha256(path) == facts["sha256"], path
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    assert secret not in log.read_bytes()
     for path in store.sizes():
         data = store.read(path)
         assert secret not in data, path

@@ -294,6 +294,11 @@ def test_a_file_that_changes_after_its_proof_gets_no_manifest(copy, config, monk
         with pytest.raises(RunError, match=r"1 files changed .* \(areas/mappings/WY-01\.csv\); run again"):
             run.execute()
     assert not (copy / "manifest.json").exists()
+    # It failed in no stage, and says so all the same.
+    said = [e["event"] for e in read_events(copy) if e["event"] != "alive"]
+    assert said[-2:] == ["stage_done", "failed"]
+    text = page(RunTables.read(copy))
+    assert "1 files changed or are gone since they were written (areas/mappings/WY-01.csv)" in text
     run.execute()
     assert mapping.read_bytes() == whole
     assert facts(copy)["files"]["areas/mappings/WY-01.csv"]["bytes"] == len(whole)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +25,7 @@ from distcalib.runs.events import Events
 from distcalib.runs.execute import SerialExecutor
 from distcalib.runs.home import Home, open_home
 from distcalib.runs.lease import LEASE, Holder, Lease
-from distcalib.runs.receipts import Receipt, read_receipt, write_receipt
+from distcalib.runs.receipts import Receipt, output_digest, verified, write_receipt
 from distcalib.runs.remote import Copy, object_store
 from distcalib.runs.status import Watch
 from distcalib.runs.tasks import Inputs, finished
@@ -279,6 +281,42 @@ def test_checkpoints_outlive_their_worker(memory, monkeypatch):
     assert store.sizes("fit") == {}
 
 
+def test_areas_that_a_lost_task_had_finished_are_not_written_again(url, monkeypatch):
+    monkeypatch.setattr(remote, "_LOOK", 0.01)
+    store, wrote = object_store(url), []
+
+    @dataclass(frozen=True)
+    class Pack(Small):
+        receipts: tuple[str, ...] = ("wy", "mt", "vt")
+
+    def write_all(task, lost: bool):
+        run = Path(task.inputs.run)
+        for one in task.receipts:
+            if verified(run, task.stage, one) is None:
+                wrote.append(one)
+                path = f"areas/states/{one}.h5"
+                write(run, {path: one.encode()})
+                write_receipt(run, Receipt(task.stage, one, {path: str(output_digest(run, path))}))
+            if lost and one == "mt":
+                until = time.monotonic() + 20
+                while len(store.sizes("receipts")) < 2 and time.monotonic() < until:
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+        return asdict(Receipt(task.stage, task.id, {f"areas/states/{one}.h5": "" for one in task.receipts}))
+
+    home = begun(url)
+    with pytest.raises(KeyboardInterrupt):
+        list(home.run(SerialExecutor(), partial(write_all, lost=True), [Pack(INPUTS, "a")], None, None))
+    assert wrote == ["wy", "mt"]
+    shutil.rmtree(remote._mine.pop().folder)  # another host
+    list(home.run(SerialExecutor(), partial(write_all, lost=False), [Pack(INPUTS, "a")], None, None))
+    assert wrote == ["wy", "mt", "vt"]
+    assert {path: store.read(f"areas/states/{path}") for path in store.sizes("areas/states")} == {
+        f"{one}.h5": one.encode() for one in wrote
+    }
+    assert home.verified(home.folder, "simulate", "wy").outputs.keys() == {"areas/states/wy.h5"}
+
+
 def test_receipts_in_a_store_lead_nowhere_else(memory):
     home = begun(memory)
     carry_out(home, "a")
@@ -432,11 +470,6 @@ def test_a_store_with_other_things_is_refused_and_nothing_is_written(settings, m
     with pytest.raises(InputError, match=rf"{memory}: the output folder is not empty"):
         Run(RunConfig.load(settings), memory).prepare()
     assert list(store.sizes()) == ["precious.txt"]
-
-
-def test_a_receipt_of_a_folder_says_nothing_of_objects(tmp_path):
-    write_receipt(tmp_path, Receipt("areas", "abc", {}))
-    assert read_receipt(tmp_path, "areas", "abc").objects == {}
 
 
 # -- what looks at a run from elsewhere ----------------------------------------------------------------------
