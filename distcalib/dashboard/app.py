@@ -9,20 +9,47 @@ from typing import Any
 
 import panel as pn
 
+from distcalib.dashboard.calibrating import Choice, calibrating_tab, tuning_tab
+from distcalib.dashboard.checking import checking_tab
+from distcalib.dashboard.loading import loading_tab
+from distcalib.dashboard.results import comparing_tab, results_tab
 from distcalib.dashboard.run_view import compare_view, run_view
+from distcalib.dashboard.session import Session, alert
 from distcalib.errors import DistcalibError
+from distcalib.runs.jobs import Jobs
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
+"""
 
 
-def page(runs: Mapping[str, Path]) -> Any:
+def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
     """Return the page of a new session.
 
     Parameters
     ----------
     runs
         Label -> run folder, of those that the command line named; a session can open no others.
+    jobs
+        The queue that all sessions share.
+    most_upload
+        Bytes of a file.
     """
-    tabs = pn.Tabs(("Runs", runs_tab(runs)), dynamic=True, sizing_mode="stretch_width")
-    return pn.Column("# distcalib", tabs, sizing_mode="stretch_width", max_width=1200)
+    session, choice = Session(jobs, most_upload), Choice()
+    pn.state.on_session_destroyed(lambda _: session.end())
+    tabs = [
+        ("1 Data", loading_tab(session)),
+        ("2 Check", checking_tab(session)),
+        ("3 Calibrate", calibrating_tab(session, choice)),
+        ("Tune", tuning_tab(session, choice)),
+        ("4 Results", results_tab(session)),
+        ("5 Compare", comparing_tab(session)),
+    ]
+    tabs.insert(0 if runs else len(tabs), ("Runs", runs_tab(runs)))
+    return pn.Column(
+        pn.pane.HTML("<h1>distcalib</h1>"), pn.Tabs(*tabs, sizing_mode="stretch_width"),
+        sizing_mode="stretch_width", max_width=1180, styles={"margin": "0 auto", "padding": "0 .5rem 3rem"},
+    )  # fmt: skip
 
 
 def runs_tab(runs: Mapping[str, Path]) -> Any:
@@ -55,8 +82,8 @@ def _view(runs: Mapping[str, Path], first: str, second: str) -> Any:
     elif first:
         view = lambda: run_view(runs[first])  # noqa: E731
     else:
-        return pn.pane.Markdown("")
+        return pn.pane.Markdown("Choose a run.")
     try:
         return view()
     except DistcalibError as error:
-        return pn.pane.Alert(str(error), alert_type="danger")
+        return alert(str(error))

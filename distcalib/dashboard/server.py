@@ -66,9 +66,30 @@ def find_runs(folders: Sequence[Path], parents: Sequence[Path]) -> dict[str, Pat
 
 
 def serve(
-    runs: dict[str, Path], *, address: str, port: int, show: bool, told: Callable[[str], object] = print
+    runs: dict[str, Path],
+    *,
+    address: str,
+    port: int,
+    show: bool,
+    most_upload: int,
+    workers: int,
+    memory: str,
+    told: Callable[[str], object] = print,
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM, then end the workers too.
+
+    Parameters
+    ----------
+    runs
+        Label -> run folder; see `find_runs`.
+    address, port, show
+        Where to listen (0: any free port), and whether to open a browser.
+    most_upload
+        Bytes of an uploaded file.
+    workers, memory
+        Processes that calibrate, and the memory of each.
+    told
+        Called with the address once it answers.
 
     Raises
     ------
@@ -82,29 +103,34 @@ def serve(
             "needs panel and bokeh, which are not installed", place="distcalib dashboard",
             expected="pip install 'distcalib[dashboard]'",
         ) from None  # fmt: skip
-    from distcalib.dashboard.app import page
+    from distcalib.dashboard.app import STYLE, page
+    from distcalib.dashboard.upload import LARGEST_MESSAGE
+    from distcalib.runs.jobs import open_jobs
 
-    pn.extension("tabulator")
+    pn.extension("tabulator", raw_css=[STYLE])
+    port = port or _free_port(address)
     try:
-        port = port or _free_port(address)
-        server: Any = pn.serve(
-            {"/": lambda: page(runs)}, address=address, port=port, title="distcalib", show=show, start=False,
-            verbose=False, websocket_origin=[f"{address}:{port}", f"localhost:{port}"],
-        )  # fmt: skip
+        socket.create_server((address, port)).close()
     except OSError as error:
         raise InputError(
-            f"cannot be listened on ({error.strerror})",
-            place="--port",
-            value=port,
+            f"cannot be listened on ({error.strerror})", place="--port", value=port,
             expected="a free port; 0: any",
-        ) from None
-    loop = server.io_loop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
-    server.start()
-    told(f"http://{address}:{server.port}/ (Ctrl-C ends it)")
-    loop.start()
-    server.stop()
+        ) from None  # fmt: skip
+    told(f"starting {workers} worker{'s' if workers > 1 else ''}")
+    with open_jobs(workers, memory) as jobs:
+        server: Any = pn.serve(
+            {"/": lambda: page(runs, jobs, most_upload)}, address=address, port=port, title="distcalib",
+            show=show, start=False, verbose=False, websocket_max_message_size=LARGEST_MESSAGE,
+            websocket_origin=[f"{address}:{port}", f"localhost:{port}"],
+        )  # fmt: skip
+        loop = server.io_loop
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+        server.start()
+        told(f"http://{address}:{server.port}/  (Ctrl-C ends it)")
+        loop.start()
+        server.stop()
+    told("ended")
 
 
 def _free_port(address: str) -> int:
