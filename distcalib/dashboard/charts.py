@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Span
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
@@ -47,7 +47,7 @@ def weights_histogram(ratio: NDArray[np.float64]) -> Any:
     counts, _ = np.histogram(ratio, edges)
     made = _figure("Weights: how far they moved", "final over initial weight", "records", x_axis_type="log")
     made.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=NOW, line_color="white")
-    made.add_layout(Span(location=1, dimension="height", line_color="#1b1f24", line_dash="dashed"))
+    made.vspan(x=[1.0], line_color="#1b1f24", line_dash="dashed")
     made.y_range.start = 0
     return made
 

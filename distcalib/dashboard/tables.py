@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -126,16 +127,20 @@ def _csv(file: Path, name: str) -> pd.DataFrame:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             header = next(csv.reader(opened), [])
             _check_header([cell.strip() for cell in header], name)
-        table = pd.read_csv(file, encoding="utf-8-sig", skipinitialspace=True, low_memory=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                file, encoding="utf-8-sig", skipinitialspace=True, low_memory=False, index_col=False
+            )
+    except pd.errors.ParserWarning:
+        raise InputError(
+            "has rows with more cells than the header", place=name, value=len(header),
+            expected="one name in the header for each column",
+        ) from None  # fmt: skip
     except UnicodeDecodeError as error:
         raise InputError(f"is not text in UTF-8 (byte {error.start})", place=name, expected=KINDS) from None
     except (csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise InputError(f"cannot be read as CSV ({_line(error)})", place=name, expected=KINDS) from None
-    if not isinstance(table.index, pd.RangeIndex):
-        raise InputError(
-            "has rows with more cells than the header", place=name, value=len(header),
-            expected="one name in the header for each column",
-        )  # fmt: skip
     _check_size(len(table), header, name)
     table.columns = [cell.strip() for cell in header]
     return table

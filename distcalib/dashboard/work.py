@@ -163,7 +163,7 @@ def tune(
             say({"step": done, "error": getattr(answer, "error", None)})
             yield answer
 
-    how = {"lower_bound": settings.lower, "upper_bound": settings.upper, "selector": "gates"}
+    how: dict[str, Any] = {"lower_bound": settings.lower, "upper_bound": settings.upper, "selector": "gates"}
     with _heard():
         return tune_hyperparameters(
             problem.weights, problem.targets["value"].to_numpy(), problem.X.T, *between,

@@ -84,7 +84,18 @@ class Page:
         return self.wait(lambda: self.run(script, selector, text, number), f"{selector} {text!r}")
 
     def press(self, selector: str, text: str = "", number: int = 0) -> None:
-        self.driver.execute_script("arguments[0].click()", self.find(selector, text, number))
+        from selenium.common.exceptions import WebDriverException
+
+        def click() -> bool:
+            found = self.find(selector, text, number)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+            try:
+                found.click()
+            except WebDriverException:  # it was drawn anew, or something lies above it for a moment
+                return False
+            return True
+
+        self.wait(click, f"{selector} {text!r} to press")
 
     def tab(self, name: str) -> None:
         self.press(".bk-tab", name)
