@@ -18,8 +18,17 @@ from distcalib.dashboard.session import Session, alert
 from distcalib.errors import DistcalibError
 from distcalib.runs.jobs import Jobs
 
+#: As wide as a phone where it is one; without it browsers of phones lay pages out for a desk.
+_TEMPLATE = """
+{% extends base %}
+{% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}
+{% block contents %}<main><h1>distcalib</h1>{{ embed(roots.page) }}</main>{% endblock %}
+"""
+_WRAP = ".bk-header { flex-wrap: wrap; height: auto; }"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
+main { max-width: 1180px; margin: 0 auto; padding: 0 .5rem 3rem; }
+h1 { font-size: 1.5rem; margin: .8rem .6rem; }
 """
 
 
@@ -46,10 +55,9 @@ def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
         ("5 Compare", comparing_tab(session)),
     ]
     tabs.insert(0 if runs else len(tabs), ("Runs", runs_tab(runs)))
-    return pn.Column(
-        pn.pane.HTML("<h1>distcalib</h1>"), pn.Tabs(*tabs, sizing_mode="stretch_width"),
-        sizing_mode="stretch_width", max_width=1180, styles={"margin": "0 auto", "padding": "0 .5rem 3rem"},
-    )  # fmt: skip
+    made = pn.Template(_TEMPLATE)
+    made.add_panel("page", pn.Tabs(*tabs, sizing_mode="stretch_width", stylesheets=[_WRAP]))
+    return made
 
 
 def runs_tab(runs: Mapping[str, Path]) -> Any:

@@ -140,7 +140,7 @@ def tuning_tab(session: Session, choice: Choice) -> Any:
     high = w.FloatInput(name="Largest penalty", value=1e-1, start=0, width=130)
     trials = w.IntInput(name="Trials", value=10, start=1, end=500, width=100)
     folds = w.IntInput(name="Folds", value=3, start=2, end=20, width=100)
-    epochs = w.IntInput(name="Epochs", value=100, start=1, end=100_000, width=100)
+    epochs = w.IntInput(name="Epochs", value=200, start=1, end=100_000, width=100)
     use = w.Button(name="Use the chosen penalty in Calibrate", visible=False)
     progress = pn.indicators.Progress(
         name="Progress", value=0, max=100, sizing_mode="stretch_width", visible=False

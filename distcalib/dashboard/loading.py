@@ -15,7 +15,7 @@ from distcalib.dashboard.example import SURVEY, TARGETS, example
 from distcalib.dashboard.problem import template, weight_columns
 from distcalib.dashboard.session import Session, alert
 from distcalib.dashboard.tables import read_table
-from distcalib.dashboard.tabulated import show
+from distcalib.dashboard.tabulated import line, show
 from distcalib.dashboard.upload import Upload
 from distcalib.errors import DistcalibError
 
@@ -115,7 +115,7 @@ def loading_tab(session: Session) -> Any:
         f"At most {session.most_upload / 2**20:,.0f} MiB a file; files stay in this session and go with it."
     )
     about = pn.widgets.StaticText(value="12,000 households and official figures of 2024, by state")
-    half: dict[str, Any] = {"min_width": 280, "styles": {"flex": "1"}}
+    half: dict[str, Any] = {"min_width": 280, "styles": {"flex": "1 1 280px"}}
     return pn.Column(
         pn.FlexBox(button, about, align_items="center"),
         pn.FlexBox(
@@ -129,4 +129,4 @@ def loading_tab(session: Session) -> Any:
 
 def _told(name: str, table: pd.DataFrame) -> Any:
     text = f"{name}: {len(table):,} rows, {table.shape[1]} columns"
-    return pn.Column(pn.pane.Str(text), show(table.head(5), rows=5), sizing_mode="stretch_width")
+    return pn.Column(line(text), show(table.head(5), rows=5), sizing_mode="stretch_width")

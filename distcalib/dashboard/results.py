@@ -13,7 +13,7 @@ import panel as pn
 from distcalib.dashboard import charts
 from distcalib.dashboard.problem import Problem
 from distcalib.dashboard.session import Session, alert
-from distcalib.dashboard.tabulated import facts, show, texts
+from distcalib.dashboard.tabulated import facts, line, show, texts
 from distcalib.dashboard.work import Outcome
 
 RECORDS = 50
@@ -146,14 +146,14 @@ def _drill(problem: Problem, outcome: Outcome) -> list[Any]:
 
         table.param.watch(chosen, "selection")
         chosen_records[:] = []
-        chosen_targets[:] = [pn.pane.Str(f"Targets of {of}: choose one to see the records behind it"), table]
+        chosen_targets[:] = [line(f"Targets of {of}: choose one to see the records behind it"), table]
 
     def fill_records(row: int) -> None:
         table = supporters(problem, outcome, row)
         behind = problem.X.indices[problem.X.indptr[row] : problem.X.indptr[row + 1]]
         number = np.count_nonzero(outcome.weights[behind])
         text = f"{problem.names[row]}: the {len(table):,} records that give most, of {number:,}"
-        chosen_records[:] = [pn.pane.Str(text), show(table, percent=("share",))]
+        chosen_records[:] = [line(text), show(table, percent=("share",))]
 
     first = show(groups, percent=("median_before", "median", "largest", "within_5_percent"), pick=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ def serve(
         socket.create_server((address, port)).close()
     except OSError as error:
         raise InputError(
-            f"cannot be listened on ({error.strerror})", place="--port", value=port,
+            f"cannot be listened on ({os.strerror(error.errno or 0)})", place="--port", value=port,
             expected="a free port; 0: any",
         ) from None  # fmt: skip
     told(f"starting {workers} worker{'s' if workers > 1 else ''}")

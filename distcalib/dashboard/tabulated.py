@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import panel as pn
 
 _NUMBER = {"type": "money", "precision": False, "thousand": ","}
 ROWS = 12
+_LINE = ":host { font: 600 14px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }"
 _WRAPPED = "table td, table th { white-space: normal; overflow-wrap: anywhere; text-align: left !important; }"
 
 
@@ -62,6 +64,11 @@ def show(
         text_align={c: "right" for c in table if table[c].dtype.kind in "fiu"},
         titles={c: str(c).replace("_", " ") for c in table},
     )  # fmt: skip
+
+
+def line(text: str) -> Any:
+    """Return a line of text above a table, shown as it is."""
+    return pn.pane.HTML(html.escape(text), sizing_mode="stretch_width", stylesheets=[_LINE])
 
 
 def facts(told: dict[str, str]) -> Any:

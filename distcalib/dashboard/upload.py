@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,16 +79,16 @@ class Upload(pn.custom.JSComponent):
         """Let `loaded` be called with each whole file and what it is called, `failed` with what is wrong."""
         taken = _Taken(folder, most)
 
-        def take(message: Any) -> None:
+        def take(event: Any) -> None:
             try:
-                whole = taken.take(message)
+                whole = taken.take(event.data)
             except InputError as error:
                 self.answer = {"id": taken.id, "trouble": str(error)}
                 failed(error)
                 return
             self.answer = {"id": taken.id, "start": taken.written}
             if whole is not None:
-                pn.state.execute(lambda: loaded(whole, taken.name))
+                pn.state.execute(partial(loaded, whole, taken.name))
 
         self.on_msg(take)
         return self

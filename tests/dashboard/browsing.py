@@ -71,10 +71,13 @@ class Page:
         return self.run(script, selector)
 
     def text(self) -> str:
-        """All that can be read."""
-        return "\n".join(
-            self.texts(".bk-panel-models-markup-HTML, .bk-clearfix, .said, .bk-tab, pre, td, .tabulator-cell")
-        )
+        """All that can be read, without what is hidden."""
+        script = """
+        const told = all(document, "*").filter(n => !["STYLE", "SCRIPT"].includes(n.tagName) && seen(n))
+          .flatMap(n => [...n.childNodes].filter(c => c.nodeType === 3).map(c => c.textContent.trim()))
+        const before = all(document, ".said").filter(seen).map(n => getComputedStyle(n, "::before").content + n.innerText)
+        return told.concat(before).filter(t => t).join("\\n")"""
+        return self.run(script)
 
     def find(self, selector: str, text: str = "", number: int = 0) -> Any:
         script = (
@@ -102,6 +105,14 @@ class Page:
 
     def button(self, name: str) -> None:
         self.press("button, a.bk-btn", name)
+
+    def figure(self, column: str) -> list[float]:
+        """What the browser's own copy of a column of a figure's source holds."""
+        script = """
+        for (const view of Object.values(Bokeh.documents).flatMap(d => [...d._all_models.values()]))
+          if (view.type === "ColumnDataSource" && view.data[arguments[0]]) return [...view.data[arguments[0]]]
+        return []"""
+        return self.run(script, column)
 
     def upload(self, number: int, file: Path) -> None:
         script = "return all(document, 'input[type=file]')[arguments[0]]"
