@@ -240,6 +240,7 @@ def tune_hyperparameters(
     *,
     n_folds: int = 5,
     max_iter: int = 200,
+    target_names: Iterable[object] | None = None,
     excluded_targets: Iterable[str] = (),
     seed: int = 0,
     storage: str | Path | None = None,
@@ -251,7 +252,7 @@ def tune_hyperparameters(
 
     Parameters
     ----------
-    weights, targets, estimate_matrix, excluded_targets, seed, **settings
+    weights, targets, estimate_matrix, target_names, excluded_targets, seed, **settings
         As in `Calibration`.
     lambda_min, lambda_max
         Range that is searched, on a logarithmic scale.
@@ -271,7 +272,7 @@ def tune_hyperparameters(
         One row a trial: trial, l0_lambda, error (held out: mean of min(abs. relative error, 1)), std_error,
         records, folds, state, note, lowest (least error) and chosen.
     """
-    p = read_table(weights, targets, estimate_matrix, None, excluded_targets)
+    p = read_table(weights, targets, estimate_matrix, target_names, excluded_targets)
     if not 0 < lambda_min < lambda_max:
         value = (lambda_min, lambda_max)
         raise InputError("bad range", place="lambda_min, lambda_max", value=value, expected="0 < min < max")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -80,6 +81,7 @@ def calibrate_dense(
     tolerance: float = 1e-8,
     max_iter: int = 200,
     names: Sequence[str] | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> DenseFit:
     """Calibrate design weights so that ``X @ weights`` equals the targets.
 
@@ -111,6 +113,9 @@ def calibrate_dense(
         Most Newton steps.
     names
         Names of the targets for errors.
+    progress
+        Called before each Newton step with stage (``newton``), epoch (steps so far) and loss (the sum of
+        squared relative misses); has no influence on the result.
 
     Returns
     -------
@@ -145,7 +150,7 @@ def calibrate_dense(
         limits=(low, high),
         distance=METHODS[method](low, high),
     )
-    point, steps = _newton(dual, tolerance, max_iter)
+    point, steps = _newton(dual, tolerance, max_iter, progress)
     if not point.worst <= tolerance:
         verdict = feasibility(mass, t, (low, high))
         if not verdict.feasible:
@@ -211,11 +216,15 @@ class _Dual:
         return bool(float(np.sum(most)) < wanted - 1e-9 * size)
 
 
-def _newton(dual: _Dual, tolerance: float, max_iter: int) -> tuple[_Point, int]:
+def _newton(
+    dual: _Dual, tolerance: float, max_iter: int, progress: Callable[[dict[str, Any]], None] | None
+) -> tuple[_Point, int]:
     """Minimise the dual from multipliers of 0; stop when met, refuted, stalled, or out of steps."""
     point = dual.at(np.zeros(len(dual.goal)))
     polish, best, waited = 0, np.inf, 0
     for step in range(max_iter):
+        if progress is not None:
+            progress({"stage": "newton", "epoch": step, "loss": float(np.sum(point.miss**2))})
         met = point.worst <= tolerance
         if met and (polish == POLISH or point.worst == 0.0):
             return point, step

@@ -1,0 +1,90 @@
+"""The second tab: what stands against the targets before any fit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import panel as pn
+
+from distcalib.dashboard.problem import Problem
+from distcalib.dashboard.session import Session, alert
+from distcalib.dashboard.tabulated import facts, show
+from distcalib.errors import DistcalibError
+
+
+def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
+    """Return facts, the columns of the survey with missing values, and one row a target.
+
+    The last has what `Calibration.target_analysis` says: the design total, how many records contribute, what
+    weights within the default bounds can give, and findings.
+    """
+    survey = problem.survey
+    missing = survey.isna().sum()
+    missing = missing[missing > 0].rename_axis("column").reset_index(name="missing_values")
+    missing["share"] = missing["missing_values"] / len(survey)
+    found = problem.calibration()
+    table = found.target_analysis()
+    table.insert(1, "findings", table.pop("findings"))
+    table.insert(2, "group", problem.targets["group"].to_numpy())
+    start = table["initial_estimate"]
+    off = np.abs(np.divide(start - table["target"], table["target"].where(table["target"] != 0)))
+    told = {
+        "records": f"{len(survey):,}, weighted {problem.weights.sum():,.0f}",
+        "weights": problem.weight or "1 each",
+        "targets": f"{len(table):,} in {table['group'].nunique():,} groups",
+        "off by more than 10 % before calibration": f"{(off > 0.1).sum():,}",
+        "targets with a finding": f"{(table['findings'] != '').sum():,}",
+        "columns with missing values": f"{len(missing):,} of {survey.shape[1]:,}",
+    }
+    if found.problem.scale != 1:
+        told["initial weights"] = (
+            f"far from the targets: calibration multiplies them by {found.problem.scale:,.4g} first"
+        )
+    return (
+        told,
+        missing,
+        table.sort_values("findings", key=lambda c: c == "", kind="stable", ignore_index=True),
+    )
+
+
+def checking_tab(session: Session) -> Any:
+    """Return the tab."""
+    view = pn.Column(pn.pane.Markdown("Load a survey and targets first."), sizing_mode="stretch_width")
+
+    async def look(*_: Any) -> None:
+        problem = session.problem
+        if problem is None:
+            view[:] = [pn.pane.Markdown("Load a survey and targets first.")]
+            return
+        view.loading = True
+        try:
+            told, missing, table = await asyncio.to_thread(checks, problem)
+        except DistcalibError as error:
+            view[:] = [alert(str(error))]
+            return
+        finally:
+            view.loading = False
+        if session.problem is not problem:
+            return
+        parts: list[Any] = [facts(told)]
+        if len(missing):
+            parts += [
+                pn.pane.Markdown("#### Missing values"),
+                show(missing, percent=("share",), filters=False),
+            ]
+        shown = table.drop(columns=["orders_of_magnitude"])
+        parts += [
+            pn.pane.Markdown("#### Targets, those with findings first"),
+            pn.pane.Markdown(
+                "*initial estimate* is the total by the design weights; *lowest* and *highest* are what "
+                "weights between 0.02 and 50 times their first value can give."
+            ),
+            show(shown, rows=15),
+        ]
+        view[:] = parts
+
+    session.param.watch(look, "problem")
+    return view

@@ -1,0 +1,121 @@
+"""What one browser session holds: its tables, the problem they make, its calibrations; gone with it."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import panel as pn
+import param
+
+from distcalib.dashboard.problem import Problem, build, guess_weight
+from distcalib.errors import DistcalibError
+from distcalib.runs.jobs import Job, Jobs
+
+
+class Session(param.Parameterized):
+    """Tables, problem and calibrations of a session; tabs watch its parameters.
+
+    Attributes
+    ----------
+    survey, targets
+        (what it is called, table), or None.
+    weight
+        Column of the design weights; empty: 1 each.
+    problem
+        What the two make, or None.
+    trouble
+        Why they make none.
+    outcomes
+        Label -> `distcalib.dashboard.work.Outcome`, of this problem.
+    """
+
+    survey = param.Parameter()
+    targets = param.Parameter()
+    weight = param.String()
+    problem = param.Parameter()
+    trouble = param.String()
+    outcomes = param.Dict(default={})
+
+    def __init__(self, jobs: Jobs, most_upload: int) -> None:
+        super().__init__()
+        self.jobs, self.most_upload = jobs, most_upload
+        self.folder = Path(tempfile.mkdtemp(prefix="distcalib-session-"))
+        self.mine: list[Job] = []
+        self._made = 0
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Job:
+        """Begin a job of this session on the saved problem."""
+        job = self.jobs.submit(function, self.problem_folder, *arguments)
+        self.mine.append(job)
+        return job
+
+    @property
+    def problem_folder(self) -> Path:
+        """Where the problem lies for workers."""
+        return self.folder / f"problem-{self._made}"
+
+    async def set_survey(self, name: str, table: pd.DataFrame) -> None:
+        """Take a survey; the weight is guessed."""
+        self.param.update(survey=(name, table), weight=guess_weight(table) or "")
+        await self.join()
+
+    async def set_targets(self, name: str, table: pd.DataFrame) -> None:
+        """Take targets."""
+        self.targets = (name, table)
+        await self.join()
+
+    async def join(self) -> None:
+        """Make the problem of the tables that are there, and forget the calibrations of another."""
+        if self.survey is None or self.targets is None:
+            self.param.update(problem=None, outcomes={}, trouble="")
+            return
+        (survey_name, survey), (targets_name, targets) = self.survey, self.targets
+        made = self._made + 1
+        folder = self.folder / f"problem-{made}"
+
+        def work() -> Problem:
+            problem = build(survey, targets, self.weight or None, survey_name, targets_name)
+            problem.calibration()
+            problem.save(folder)
+            return problem
+
+        try:
+            problem = await asyncio.to_thread(work)
+        except DistcalibError as error:
+            self.param.update(problem=None, outcomes={}, trouble=str(error))
+            return
+        self._made = made
+        self.param.update(problem=problem, outcomes={}, trouble="")
+
+    def end(self) -> None:
+        """Stop what runs, and remove every file."""
+        for job in self.mine:
+            self.jobs.cancel(job)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def alert(text: str, kind: str = "danger") -> Any:
+    """Return a message; the text is shown as it is, never as markup."""
+    return pn.pane.HTML(
+        f'<div class="said {kind}" role="alert">{html.escape(text)}</div>', sizing_mode="stretch_width",
+        stylesheets=[ALERTS],
+    )  # fmt: skip
+
+
+#: Blue, orange and vermilion of Okabe and Ito, told apart by the colour-blind; the sign before says it too.
+ALERTS = """
+.said { padding: .5rem .8rem; border-left: 4px solid #0072b2; background: #f0f6fb; overflow-wrap: anywhere;
+  font: 14px/1.5 system-ui, sans-serif; }
+.danger { border-color: #d55e00; background: #fdf3ec; }
+.danger::before { content: "Error: "; font-weight: 600; }
+.good::before { content: "Ready: "; font-weight: 600; }
+.warning { border-color: #e69f00; background: #fdf8ea; }
+.warning::before { content: "Note: "; font-weight: 600; }
+"""

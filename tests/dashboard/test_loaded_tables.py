@@ -1,0 +1,187 @@
+"""What people upload: read by content, or refused with a word on what is wrong and what would be right."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distcalib.dashboard.problem import COUNT, Problem, build, guess_weight, template
+from distcalib.dashboard.tables import household_table, read_table
+from distcalib.dashboard.upload import _Taken
+from distcalib.errors import InputError
+from distcalib.microdata import Microdata
+
+SURVEY = pd.DataFrame(
+    {"weight": [10.0, 20.0, 30.0, 40.0], "state": ["CA", "NY", "CA", "TX"], "age_group": [1, 2, 2, 1],
+     "persons": [1, 2, 3, 4], "income": [5.0, 0.0, 7.0, np.nan]}
+)  # fmt: skip
+
+
+def of(content: bytes, tmp_path: Path, name: str = "mine.csv") -> pd.DataFrame:
+    file = tmp_path / "upload-1"
+    file.write_bytes(content)
+    return read_table(file, name)
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    out = io.BytesIO()
+    table.to_parquet(out)
+    return out.getvalue()
+
+
+def test_csv_and_parquet_give_the_same_table(tmp_path):
+    text = SURVEY.to_csv(index=False).encode()
+    pd.testing.assert_frame_equal(of(text, tmp_path), of(parquet(SURVEY), tmp_path, "mine.parquet"))
+    pd.testing.assert_frame_equal(of(b"\xef\xbb\xbf" + text, tmp_path), of(text, tmp_path))
+    assert of(text, tmp_path)["state"].tolist() == ["CA", "NY", "CA", "TX"]
+
+
+def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file: Path, tmp_path):
+    table = of(small_file.read_bytes(), tmp_path, "small.h5")
+    assert len(table) == small.count()
+    assert table["persons"].sum() == small.count("person")
+    assert table[["persons_under_20", "persons_20_to_64", "persons_65_plus"]].sum(axis=1).eq(table["persons"]).all()
+    assert table["state_fips"].tolist() == small.column("state_fips").tolist()
+    rent = small.column("pre_subsidy_rent").sum(dtype=np.float64)
+    assert household_table(small)["pre_subsidy_rent"].sum() == pytest.approx(rent)
+    assert guess_weight(table) == "household_weight"
+
+
+ARCHIVE = io.BytesIO()
+np.savez(ARCHIVE, weight=np.ones(3))
+XLSX = io.BytesIO()
+zipfile.ZipFile(XLSX, "w").close()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (pickle.dumps({"weight": [1]}), "pickle"),
+        (ARCHIVE.getvalue(), "zip archive"),
+        (XLSX.getvalue(), "zip archive"),
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\x00\x00", "gzip"),
+        (b"\x00\x01\x02\x03\x04", "is not text"),
+        ("a,b\n1,é\n".encode("latin-1"), "UTF-8"),
+        (b"weight,weight\n1,2\n", "names two columns; got 'weight'"),
+        (b"weight,\n1,2\n", "column 2 has no name"),
+        (b"weight;state\n1;CA\n", "commas"),
+        (b"weight,state\n", "has no rows"),
+        (b"a,b\n1,2,3\n4,5,6\n", "more cells than the header"),
+        (b"a,b\n1,2\n4,5,6\n", "cannot be read as CSV"),
+        (b"PAR1 and then nothing", "cannot be read as Parquet"),
+        (b"\x89HDF\r\n\x1a\n and then nothing", "cannot be read as HDF5"),
+        (parquet(pd.DataFrame({"x": [[1, 2], [3]]})), "the column is of the type list"),
+        (parquet(pd.DataFrame({"x": [b"\x80\x04N."]})), "the column is of the type"),
+    ],
+)  # fmt: skip
+def test_what_is_no_table_is_refused_by_name(content, words, tmp_path):
+    with pytest.raises(InputError, match=words) as caught:
+        of(content, tmp_path, "theirs.csv")
+    assert "theirs.csv" in str(caught.value)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_targets_are_sums_over_the_rows_that_meet_every_condition():
+    targets = pd.DataFrame(
+        {"variable": ["persons", "persons", "count", "count", "income"],
+         "state": [None, "CA", "CA", None, "CA"],
+         "age_group": [np.nan, np.nan, 2, 1, np.nan],
+         "value": [1000, 200, 50, 60, 300], "group": ["a", "a", None, "b", "b"]}
+    )  # fmt: skip
+    problem = build(SURVEY, targets, "weight", "s.csv", "t.csv")
+    expected = [[1, 2, 3, 4], [1, 0, 3, 0], [0, 0, 1, 0], [1, 0, 0, 1], [5, 0, 7, 0]]
+    assert problem.X.toarray().tolist() == expected
+    assert problem.names == ["persons", "persons state=CA", "count state=CA age_group=2", "count age_group=1",
+                             "income state=CA"]  # fmt: skip
+    assert problem.targets["group"].tolist() == ["a", "a", "count", "b", "b"]
+    assert problem.weights.tolist() == [10, 20, 30, 40]
+    assert build(SURVEY, targets, None, "s.csv", "t.csv").weights.tolist() == [1, 1, 1, 1]
+
+
+def test_a_problem_is_the_same_in_another_process(tmp_path):
+    targets = pd.DataFrame({"variable": ["persons", COUNT], "value": [100.0, 10.0]})
+    problem = build(SURVEY, targets, "weight", "s.csv", "t.csv")
+    problem.save(tmp_path / "p")
+    loaded = Problem.load(tmp_path / "p")
+    assert (loaded.X != problem.X).nnz == 0
+    assert loaded.weights.tolist() == problem.weights.tolist()
+    pd.testing.assert_frame_equal(loaded.targets, problem.targets)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"variable": ["persns"], "value": [1]}, "t.csv: variable, row 2: is no column of s.csv; got 'persns'.*'persons'"),
+        ({"variable": ["state"], "value": [1]}, "is a column of text; got 'state'"),
+        ({"variabel": ["persons"], "value": [1]}, "lacks the column 'variable'; .*it has variabel, value"),
+        ({"variable": ["persons"], "value": ["many"]}, "t.csv: value, row 2: is no number; got 'many'"),
+        ({"variable": ["persons"], "value": [1], "stat": ["CA"]}, "got 'stat'.*did you mean 'state'"),
+        ({"variable": ["persons"], "value": [1], "state": ["CAL"]}, "t.csv: state, row 2: no record.*got 'CAL'.*'CA'"),
+        ({"variable": ["persons"], "value": [1], "age_group": [7]}, "no record of the survey.*one of 1, 2"),
+        ({"variable": ["persons", "persons"], "value": [1, 2]}, "row 3: is the same target as a row before it"),
+        ({"variable": ["income"], "value": [1]}, "s.csv: income, row 5: 1 values are missing"),
+    ],
+)  # fmt: skip
+def test_wrong_targets_get_the_place_the_value_and_the_nearest_choice(rows, words):
+    with pytest.raises(InputError, match=words):
+        build(SURVEY, pd.DataFrame(rows), "weight", "s.csv", "t.csv")
+
+
+def test_a_weight_must_be_one():
+    targets = pd.DataFrame({"variable": ["persons"], "value": [1.0]})
+    for column in ("income", "state"):
+        with pytest.raises(InputError, match="cannot be the weight"):
+            build(SURVEY, targets, column, "s.csv", "t.csv")
+
+
+def test_a_table_to_start_from_has_the_totals_that_the_survey_has():
+    start = template(SURVEY, "weight")
+    assert dict(zip(start["variable"], start["value"], strict=True)) == {
+        "count": 100, "age_group": 150, "persons": 300, "income": 260
+    }  # fmt: skip
+    assert build(SURVEY.fillna(0), start, "weight", "s.csv", "t.csv").X.shape == (4, 4)
+
+
+def parts(name: str, content: bytes, size: int, number: int = 1) -> list[dict]:
+    return [
+        {"id": number, "name": name, "start": at, "size": len(content), "data": content[at : at + size]}
+        for at in range(0, len(content), size)
+    ]
+
+
+def test_a_file_in_parts_is_whole_in_a_place_of_our_own(tmp_path):
+    taken = _Taken(tmp_path, 100)
+    answers = [taken.take(part) for part in parts("../../etc/passwd", b"x" * 95, 10)]
+    assert answers[:-1] == [None] * 9
+    assert answers[-1].parent == tmp_path
+    assert answers[-1].read_bytes() == b"x" * 95
+    assert [file.name for file in tmp_path.iterdir()] == [answers[-1].name]
+
+
+@pytest.mark.parametrize("claimed", [95, 1000])
+def test_more_than_allowed_is_refused_whatever_the_browser_claims(claimed, tmp_path):
+    taken = _Taken(tmp_path, 100)
+    with pytest.raises(InputError, match=r"big.csv: is too large.*at most 0.0 MiB"):
+        for part in parts("big.csv", b"x" * 1000, 30):
+            taken.take({**part, "size": claimed})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_in_another_order_are_refused(tmp_path):
+    taken = _Taken(tmp_path, 100)
+    first, second, third = parts("a.csv", b"x" * 30, 10)
+    taken.take(first)
+    with pytest.raises(InputError, match="another order"):
+        taken.take(third)
+    with pytest.raises(InputError, match="another order"):
+        taken.take(second)
+    with pytest.raises(InputError, match="no part"):
+        taken.take({"name": "a.csv"})
+    assert list(tmp_path.iterdir()) == []
