@@ -11,7 +11,7 @@ from rich.console import Console
 from distcalib.errors import DistcalibError, InputError
 from distcalib.report import run_sections as parts
 from distcalib.report.fit_plots import frontier_svg
-from distcalib.report.map_data import MapVariable, map_variables
+from distcalib.report.map_data import DARK, FILLS, MapVariable, map_variables
 from distcalib.report.outlines import outline_map
 from distcalib.report.pages import render, share_text
 from distcalib.report.run_tables import RunTables
@@ -109,6 +109,8 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "frontier": table,
         "frontier_plot": Markup(frontier_svg(tables.frontier, "")) if table and table.rows else "",
         "map": _map(shapes, drawn, variables),
+        "fills": FILLS,
+        "dark": DARK,
         "outlines": geojson is not None,
         "districts": parts.districts(tables),
         "checks": parts.checks(tables),
