@@ -15,8 +15,13 @@ LEVELS = ("national", "state", "district")
 SHARES = ("within_1", "to_5", "to_10", "beyond")
 
 
-def levels(tables: RunTables) -> pd.DataFrame:
-    """Return how the fitted targets of a run that has a fit are met, by level.
+def levels(targets: pd.DataFrame) -> pd.DataFrame:
+    """Return how the fitted targets of a run are met, by level.
+
+    Parameters
+    ----------
+    targets
+        Rows of ``fit/diagnostics.csv``: status, geo_level, abs_rel_error, within_tolerance.
 
     Returns
     -------
@@ -24,8 +29,7 @@ def levels(tables: RunTables) -> pd.DataFrame:
         level (first ``all``), targets, within_tolerance (share), median (absolute relative error), and the
         shares `SHARES`, which sum to 1.
     """
-    assert tables.targets is not None
-    fitted = tables.targets[tables.targets["status"] == "fit"]
+    fitted = targets[targets["status"] == "fit"]
     error = fitted["abs_rel_error"]
     rows = []
     for name in ("all", *LEVELS):
@@ -37,8 +41,15 @@ def levels(tables: RunTables) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["level", "targets", "within_tolerance", "median", *SHARES])
 
 
-def groups(tables: RunTables) -> pd.DataFrame:
-    """Return how the targets of a run that has a fit are met, by status and group.
+def groups(targets: pd.DataFrame, causes: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return how the targets of a run are met, by status and group.
+
+    Parameters
+    ----------
+    targets
+        Rows of ``fit/diagnostics.csv``.
+    causes
+        ``fit/groups.csv``.
 
     Returns
     -------
@@ -47,10 +58,9 @@ def groups(tables: RunTables) -> pd.DataFrame:
         within_10, within_tolerance (shares), median (absolute relative error), missed and causes (fitted
         groups only); fitted ones first, the nation first.
     """
-    assert tables.targets is not None
-    table = accuracy_of(tables.targets).assign(missed=np.nan, causes="")
-    if tables.groups is not None:
-        by = tables.groups.set_index("group_id")
+    table = accuracy_of(targets).assign(missed=np.nan, causes="")
+    if causes is not None:
+        by = causes.set_index("group_id")
         is_fit = table["status"] == "fit"
         table["missed"] = table["group_id"].map(by["missed"]).where(is_fit)
         table["causes"] = table["group_id"].map(by["causes"]).where(is_fit).fillna("")

@@ -97,7 +97,7 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
     """How the targets are met, by level and by group; None before the fit."""
     if tables.targets is None or not tables.fitted:
         return None
-    found, table = figures.levels(tables), figures.groups(tables)
+    found, table = figures.levels(tables.targets), figures.groups(tables.targets, tables.groups)
     shares = found[list(figures.SHARES)].to_numpy().tolist()
     heads = found[["level", "targets", "within_tolerance", "median"]].itertuples(index=False, name=None)
     levels = [(*head, share) for head, share in zip(heads, shares, strict=True)]
@@ -246,7 +246,8 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
                 "high": ratio.max() if len(own) > 1 else np.nan,
                 "margin": (judged == "yes").mean() if len(judged) else np.nan,
                 "files": own["from_files"].sum(min_count=len(own)), "official": own["value"].sum(),
-                "note": own["note"].iloc[0], "order": figures.LEVELS.index(level) if level in figures.LEVELS else 9,
+                "note": own["note"].iloc[0],
+                "order": figures.LEVELS.index(level) if level in figures.LEVELS else 9,
             }
         )  # fmt: skip
     summed = pd.DataFrame(rows).sort_values(["order", "what"], kind="stable")
