@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from distcalib.errors import InputError
 from distcalib.report.run_tables import RunTables
 
@@ -57,6 +59,11 @@ def new_figure(title: str, **more: Any) -> figure:
     from bokeh.plotting import figure
 
     return figure(title=title, **{"width": 720, "tools": "pan,wheel_zoom,box_zoom,reset,save", **more})
+
+
+def data_of(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns of a table as a figure's data."""
+    return {name: table[name].to_numpy() for name in table}
 
 
 def row_of(charts: list[figure]) -> Row:

@@ -84,11 +84,9 @@ def draw_map(shown: MapVariable, districts: list[int]) -> figure:
         "ink": ["#ffffff" if letter in DARK else "#1b1f24" for letter in letters],
     }
     chart = new_figure(
-        shown.label, width=960, height=690, match_aspect=True, toolbar_location=None,
+        shown.label, width=960, height=780, match_aspect=True, toolbar_location=None,
         x_range=(-0.5, at.right + 0.5), y_range=(at.bottom + 0.5, -0.5), tools="tap",
     )  # fmt: skip
-    about = f"{shown.about} ({at.note})" if at.note else shown.about
-    chart.add_layout(models().Title(text=about, text_font_style="italic"), "above")
     chart.axis.visible, chart.grid.visible, chart.outline_line_color = False, False, None
     tiles = chart.rect("x", "y", "size", "size", source=source, fill_color="fill", line_color="#8c959f",
                        line_width=0.5, name="districts", nonselection_fill_alpha=1.0,
@@ -108,7 +106,11 @@ def draw_map(shown: MapVariable, districts: list[int]) -> figure:
         ])
         for letter, words in shown.legend
     ]  # fmt: skip
-    legend = models().Legend(items=items, orientation="horizontal", border_line_color=None, ncols=5)
+    legend = models().Legend(
+        items=items, orientation="horizontal", border_line_color=None, ncols=5, location="center_left"
+    )
     chart.add_layout(legend, "above")
+    about = f"{shown.about} ({at.note})" if at.note else shown.about
+    chart.add_layout(models().Title(text=about, text_font_style="italic"), "above")
     hover(chart, [("", "@district"), ("", "@text")], [tiles])
     return chart

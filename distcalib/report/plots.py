@@ -20,6 +20,7 @@ from distcalib.errors import InputError
 from distcalib.report import figures
 from distcalib.report.charts import bins, ticks
 from distcalib.report.figure_parts import (
+    data_of,
     formatted,
     hover,
     lacks,
@@ -86,7 +87,7 @@ def fit(run: Source | pd.DataFrame, by: str = "level") -> figure:
         height=110 + 22 * len(table), x_axis_label="share of the targets",
     )  # fmt: skip
     chart.hbar_stack(
-        list(figures.SHARES), y="name", height=0.8, color=list(_OF_SHARE), source=dict(table.items()),
+        list(figures.SHARES), y="name", height=0.8, color=list(_OF_SHARE), source=data_of(table),
         legend_label=list(_SHARE_WORDS),
     )  # fmt: skip
     hover(chart, [("", "@name"), ("targets", "@targets{0,0}"), ("median error", "@median{0.00%}"),
@@ -134,10 +135,8 @@ def loss(run: Source | pd.DataFrame) -> figure:
                     y_axis_type="log", height=340)  # fmt: skip
     for number, (stage, own) in enumerate(table.groupby("stage", sort=False)):
         colour = (_BLUE, _ORANGE, "#009e73")[number % 3]
-        chart.line("epoch", "loss", source=dict(own.items()), color=colour, legend_label=str(stage), width=2)
-        chart.scatter(
-            "epoch", "loss", source=dict(own.items()), color=colour, legend_label=str(stage), size=4
-        )
+        chart.line("epoch", "loss", source=data_of(own), color=colour, legend_label=str(stage), width=2)
+        chart.scatter("epoch", "loss", source=data_of(own), color=colour, legend_label=str(stage), size=4)
     hover(chart, [("stage", "@stage"), ("epoch", "@epoch"), ("loss", "@loss{0,0.0000}"),
                    ("columns open", "@active{0,0}")])  # fmt: skip
     return chart
@@ -169,8 +168,8 @@ def frontier(run: Source | pd.DataFrame) -> Row:
                         y_axis_type="log" if title == "Loss" else "linear")  # fmt: skip
         for colour, (words, name) in zip((_BLUE, _ORANGE), lines.items(), strict=False):
             more = {"legend_label": words} if len(lines) > 1 else {}
-            chart.line("records", name, source=dict(table.items()), color=colour, width=2, **more)
-            dots = chart.scatter("records", name, source=dict(table.items()), color=colour, size=7, **more)
+            chart.line("records", name, source=data_of(table), color=colour, width=2, **more)
+            dots = chart.scatter("records", name, source=data_of(table), color=colour, size=7, **more)
             if name == "held_out_error":
                 chart.add_layout(
                     models().Whisker(base="records", lower="low", upper="high", source=dots.data_source)
@@ -233,7 +232,7 @@ def timeline(run: Source) -> figure:
                     height=130 + 18 * len(found.shown), x_range=(0.0, found.length / unit))  # fmt: skip
     for stage, own in table.groupby("stage", sort=False):
         chart.hbar(y="lane", left="left", right="right", height=0.8, color="colour",
-                   source=dict(own.items()), legend_label=str(stage))  # fmt: skip
+                   source=data_of(own), legend_label=str(stage))  # fmt: skip
     hover(chart, [("", "@words")])
     chart.ygrid.visible = False
     chart.xaxis.ticker = ticks(np.array([0.0, found.length / unit]), False)
@@ -265,7 +264,7 @@ def official(run: Source | pd.DataFrame) -> figure:
     shapes = {"fit": "circle", "check": "x"}
     names = ["what", "area", "target", "estimate", "rel_error"]
     for (level, status), own in drawn.groupby(["geo_level", "status"], sort=True):
-        chart.scatter("target", "estimate", source=dict(own[names].items()), size=5, alpha=0.6,
+        chart.scatter("target", "estimate", source=data_of(own[names]), size=5, alpha=0.6,
                       marker=shapes.get(str(status), "triangle"), color=_OF_LEVEL.get(str(level), "#4d4d4d"),
                       legend_label=f"{level}, {'fitted' if status == 'fit' else status}")  # fmt: skip
     hover(chart, [("", "@area: @what"), ("official", "@target{0,0}"), ("estimate", "@estimate{0,0}"),
@@ -304,7 +303,7 @@ def states(summary: pd.DataFrame, variable: str | None = None) -> figure:
         y_range=mine["state"].tolist(), height=120 + 16 * len(mine), y_axis_label="rules of",
         x_axis_label=f"{name}, weighted total{unit}",
     )  # fmt: skip
-    chart.hbar(y="state", right="total", height=0.8, source=dict(mine.items()), color=_BLUE)
+    chart.hbar(y="state", right="total", height=0.8, source=data_of(mine), color=_BLUE)
     chart.ygrid.visible = False
     hover(chart, [("state", "@state"), ("total", "@total{0,0}"), ("mean a household", "@mean{0,0.00}"),
                    ("households with some", "@share{0.0%}")])  # fmt: skip
