@@ -78,6 +78,8 @@ def fit(run: Source | pd.DataFrame, by: str = "level") -> figure:
         table["name"] = table["geo_level"] + ": " + table["group"] + np.where(
             table["status"] == "fit", "", " (not fitted)"
         )  # fmt: skip
+        twice = table["name"].duplicated(keep=False)
+        table["name"] += np.where(twice, ", group " + table["group_id"].astype(str), "")
         within = table[["within_1", "within_5", "within_10"]].to_numpy()
         edges = np.column_stack([np.zeros(len(table)), within, np.ones(len(table))])
         table[list(figures.SHARES)] = np.diff(edges, axis=1)
