@@ -63,6 +63,7 @@ def write_made_run(
     n = households * clones
     people = table["population"].to_numpy(np.float64)
     columns = pd.DataFrame({"column": np.arange(n), "household_id": np.arange(n) % households})
+    columns["clone"] = columns["column"] // households
     columns["cd_geoid"] = rng.choice(table["cd_geoid"].to_numpy(), n, p=people / people.sum())
     columns["state_fips"] = columns["cd_geoid"] // 100
     columns["initial_weight"] = people.sum() / 2.5 / n * rng.lognormal(0, 0.8, n)
