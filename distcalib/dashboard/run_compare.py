@@ -11,7 +11,7 @@ import panel as pn
 from markupsafe import escape
 
 from distcalib.dashboard.run_districts import map_view
-from distcalib.dashboard.run_parts import CHANGE, COUNT, SHARE, grid, html, pages
+from distcalib.dashboard.run_parts import CHANGE, COUNT, SHARE, WRAP, grid, html, pages
 from distcalib.report.comparison import Comparison, compare_runs
 from distcalib.report.comparison_page import difference_maps, largest, runs_in_words
 
@@ -71,7 +71,7 @@ def _summary(found: Comparison) -> Any:
         html("<h3>Fit</h3>"), grid(found.summary[found.summary["difference"] != 0], _SUMMARY),
         html("<h3>Groups of targets that both fit</h3>"), grid(found.groups, _GROUPS),
         html("<h3>Findings of one run only</h3>"),
-        grid(findings, {"in": ("in", ""), "kind": ("kind", ""), "text": ("finding", "")}),
+        grid(findings, {"in": ("in", ""), "kind": ("kind", ""), "text": ("finding", WRAP)}),
         sizing_mode="stretch_width",
     )  # fmt: skip
 

@@ -29,8 +29,8 @@ TARGET = {
 }  # fmt: skip
 _DONOR = {
     "household_id": ("donor (household)", "0"), "records": ("records", COUNT),
-    "districts": ("districts", COUNT), "weight": ("weight", FIGURE), "contribution": ("contribution", COUNT),
-    "share": ("share", "0.00%"),
+    "districts": ("districts", COUNT), "weight": ("weight", FIGURE),
+    "contribution": ("contribution", COUNT), "share": ("share", "0.00%"),
 }  # fmt: skip
 _RECORD = {
     "household_id": ("donor (household)", "0"), "clone": ("clone", "0"), "district": ("district", ""),
@@ -77,7 +77,7 @@ def _targets(tables: RunTables, group: pd.Series | None) -> Any:
 
 
 def target_grid(tables: RunTables, targets: pd.DataFrame, title: str) -> Any:
-    """Return targets, the largest error first, and a place below for what carries the one that is clicked.
+    """Return targets, fitted and missed ones first, and a place for what carries the one that is clicked.
 
     Parameters
     ----------
@@ -88,7 +88,10 @@ def target_grid(tables: RunTables, targets: pd.DataFrame, title: str) -> Any:
     title
         In words.
     """
-    targets = targets.sort_values("abs_rel_error", ascending=False, kind="stable")
+    fitted = targets["status"] == "fit"
+    targets = targets.assign(fitted=fitted).sort_values(
+        ["fitted", "abs_rel_error"], ascending=False, kind="stable"
+    )
     shown = targets.assign(within_tolerance=targets["within_tolerance"].map({True: "yes", False: "no"}))
     below = pn.Column(sizing_mode="stretch_width")
 

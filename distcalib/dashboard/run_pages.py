@@ -7,7 +7,7 @@ from typing import Any
 
 import panel as pn
 
-from distcalib.dashboard.run_parts import COUNT, FIGURE, RATIO, SHARE, grid, html, plot, words
+from distcalib.dashboard.run_parts import COUNT, FIGURE, RATIO, SHARE, WRAP, grid, html, plot, words
 from distcalib.report import plots
 from distcalib.report.drill import target_list
 from distcalib.report.pages import area_name
@@ -87,11 +87,11 @@ def official_page(tables: RunTables) -> Any:
         check = check.assign(ratio=check["estimate"] / check["target"].where(check["target"] != 0))
         more |= {"estimate": ("estimate", COUNT), "ratio": ("ratio", RATIO)}
     parts += [html(f"<h3>{len(check):,} figures compared, not fitted</h3>"),
-              grid(check, columns | more | {"reason": ("why it is not fitted", "")},
+              grid(check, columns | more | {"reason": ("why it is not fitted", WRAP)},
                    search=tuple(columns))]  # fmt: skip
     left = tables.excluded
     if left is not None and len(left):
-        shown = {"name": ("figure", ""), "geo_level": ("level", ""), "reason": ("reason", "")}
+        shown = {"name": ("figure", ""), "geo_level": ("level", ""), "reason": ("reason", WRAP)}
         parts += [html(f"<h3>{len(left):,} figures not used</h3>"), grid(left, shown, search=tuple(shown))]
     return pn.Column(*parts, sizing_mode="stretch_width")
 
@@ -115,7 +115,7 @@ def downloads_page(tables: RunTables) -> Any:
     """Weights, tables and area files as they lie in the run folder."""
     there = [name for name in FILES if inside(tables.folder, name)]
     lacks = [name for name in FILES if name not in there]
-    rows = [pn.Row(download(tables.folder, name), words(FILES[name])) for name in there]
+    rows = [pn.FlexBox(download(tables.folder, name), words(FILES[name])) for name in there]
     areas = sorted(path.relative_to(tables.folder).as_posix() for path in tables.folder.glob("areas/*/*.h5"))
     parts = [html("<h3>Tables and weights</h3>"), *rows]
     if lacks:

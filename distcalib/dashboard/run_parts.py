@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pandas as pd
 import panel as pn
-from bokeh.models import Model, NumberFormatter
+from bokeh.models import Model, NumberFormatter, Row
 from markupsafe import escape
 
 from distcalib.errors import DistcalibError
 
-#: Formats of numbers in tables.
+_LOG = logging.getLogger(__name__)
+#: Formats of columns in tables: a text that is wrapped, and numbers.
+WRAP = "wrap"
 COUNT, FIGURE, SHARE, CHANGE, RATIO = "0,0", "0,0.[00]", "0.0%", "+0.00%", "0.000"
 STYLE = """
 table { border-collapse: collapse; font-size: 13px; margin: .4rem 0; }
@@ -36,7 +39,7 @@ def html(text: str) -> Any:
 
 def words(text: str) -> Any:
     """Return a text as it is, never markup."""
-    return html(f"<p>{escape(text)}</p>")
+    return html(str(escape(text)))
 
 
 def facts(title: str, rows: Mapping[str, object]) -> Any:
@@ -46,10 +49,10 @@ def facts(title: str, rows: Mapping[str, object]) -> Any:
 
 
 def plot(figure: Model) -> Any:
-    """Return a Bokeh object as wide as the page."""
-    for one in figure.select({"type": Model}):
-        if hasattr(one, "sizing_mode") and hasattr(one, "title"):
-            one.update(sizing_mode="stretch_width", min_width=280)
+    """Return a Bokeh figure as wide as the page, or those of a row beside or below each other."""
+    if isinstance(figure, Row):
+        return pn.FlexBox(*(pn.pane.Bokeh(one) for one in figure.children))
+    figure.update(sizing_mode="stretch_width", min_width=280)
     return pn.pane.Bokeh(figure, sizing_mode="stretch_width")
 
 
@@ -58,7 +61,7 @@ def grid(
     columns: Mapping[str, tuple[str, str]],
     *,
     search: tuple[str, ...] = (),
-    chosen: Callable[[int], Any] | None = None,
+    chosen: Callable[[int], Awaitable[None]] | None = None,
     rows: int = 12,
 ) -> Any:
     """Return a table of which the browser gets one page at a time.
@@ -68,27 +71,33 @@ def grid(
     table
         Its rows; the index is replaced.
     columns
-        Of each column shown its heading, and its format: one of numbers, or empty for text.
+        Of each column shown its heading, and its format: one of numbers, `WRAP`, or empty for a text.
     search
         Columns that can be searched for a part of their text.
     chosen
-        Called with the position in `table` of a row that was clicked.
+        Awaited with the position in `table` of a row that was clicked.
     rows
         Of a page.
     """
     shown = table[list(columns)].reset_index(drop=True)
-    numbers = {name for name, (_, form) in columns.items() if form}
+    wrapped = [name for name, (_, form) in columns.items() if form == WRAP]
+    numbers = [name for name, (_, form) in columns.items() if form not in ("", WRAP)]
+    formats: dict[str, Any] = {n: NumberFormatter(format=columns[n][1], nan_format="") for n in numbers}
+    formats |= {name: {"type": "textarea"} for name in wrapped}
     made = pn.widgets.Tabulator(
         shown, show_index=False, disabled=True, pagination="remote", page_size=rows,
-        sizing_mode="stretch_width", layout="fit_data_stretch", selectable=1 if chosen else False,
+        sizing_mode="stretch_width", layout="fit_data_fill", selectable=1 if chosen else False,
         titles={name: title for name, (title, _) in columns.items()},
-        formatters={n: NumberFormatter(format=columns[n][1], nan_format="") for n in numbers},
-        text_align=dict.fromkeys(numbers, "right"),
+        formatters=formats, widths=dict.fromkeys(wrapped, 380), text_align=dict.fromkeys(numbers, "right"),
         header_filters={name: {"type": "input", "func": "like", "placeholder": "search"} for name in search},
         theme="simple",
     )  # fmt: skip
     if chosen is not None:
-        made.on_click(lambda event: chosen(event.row))
+
+        async def clicked(event: Any) -> None:
+            await chosen(event.row)
+
+        made.on_click(clicked)  # type: ignore[arg-type]
     return made
 
 
@@ -106,7 +115,15 @@ def attempted(make: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return make(*arguments)
     except DistcalibError as error:
-        return pn.pane.Alert(str(escape(str(error))), alert_type="warning")
+        return alert(str(error))
+    except Exception as error:
+        _LOG.exception("a page cannot be made")
+        return alert(f"This cannot be shown ({type(error).__name__}); the server's log says more.")
+
+
+def alert(text: str) -> Any:
+    """Return a text that says what is wrong."""
+    return html(f'<div class="state failed">{escape(text)}</div>')
 
 
 def pages(makers: Mapping[str, Callable[[], Any]]) -> Any:

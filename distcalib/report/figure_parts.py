@@ -58,7 +58,9 @@ def new_figure(title: str, **more: Any) -> figure:
     models()
     from bokeh.plotting import figure
 
-    return figure(title=title, **{"width": 720, "tools": "pan,wheel_zoom,box_zoom,reset,save", **more})
+    made = figure(title=title, **{"width": 720, "tools": "pan,wheel_zoom,box_zoom,reset,save", **more})
+    made.toolbar.logo = None
+    return made
 
 
 def data_of(table: pd.DataFrame) -> dict[str, Any]:

@@ -265,7 +265,8 @@ def official(run: Source | pd.DataFrame) -> figure:
         chart.line(ends, ends, color="#4d4d4d", line_dash="dashed")
     shapes = {"fit": "circle", "check": "x"}
     names = ["what", "area", "target", "estimate", "rel_error"]
-    for (level, status), own in drawn.groupby(["geo_level", "status"], sort=True):
+    groups = sorted(drawn.groupby(["geo_level", "status"]), key=lambda group: group[0][1] != "fit")
+    for (level, status), own in groups:
         chart.scatter("target", "estimate", source=data_of(own[names]), size=5, alpha=0.6,
                       marker=shapes.get(str(status), "triangle"), color=_OF_LEVEL.get(str(level), "#4d4d4d"),
                       legend_label=f"{level}, {'fitted' if status == 'fit' else status}")  # fmt: skip
