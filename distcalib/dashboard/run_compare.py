@@ -13,7 +13,7 @@ from markupsafe import escape
 from distcalib.dashboard.run_districts import map_view
 from distcalib.dashboard.run_parts import CHANGE, COUNT, SHARE, WRAP, grid, html, pages
 from distcalib.report.comparison import Comparison, compare_runs
-from distcalib.report.comparison_page import difference_maps, largest, runs_in_words
+from distcalib.report.comparison_page import by_group, difference_maps, largest, runs_in_words
 
 _SETTING = {"setting": ("setting", ""), "a": ("A", ""), "b": ("B", "")}
 _SUMMARY = {"figure": ("figure", ""), "a": ("A", "0,0.[0000]"), "b": ("B", "0,0.[0000]"),
@@ -69,7 +69,7 @@ def _summary(found: Comparison) -> Any:
         html(f"<table>{runs}</table><p>A change is B less A, as a share of A.</p><ul>{notes}</ul>"),
         html("<h3>Settings, inputs and versions that differ</h3>"), grid(found.settings, _SETTING),
         html("<h3>Fit</h3>"), grid(found.summary[found.summary["difference"] != 0], _SUMMARY),
-        html("<h3>Groups of targets that both fit</h3>"), grid(found.groups, _GROUPS),
+        html("<h3>Groups of targets that both fit</h3>"), grid(by_group(found.groups), _GROUPS),
         html("<h3>Findings of one run only</h3>"),
         grid(findings, {"in": ("in", ""), "kind": ("kind", ""), "text": ("finding", WRAP)}),
         sizing_mode="stretch_width",

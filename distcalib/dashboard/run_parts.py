@@ -79,6 +79,8 @@ def grid(
     rows
         Of a page.
     """
+    if table.empty:
+        return words("None.")
     shown = table[list(columns)].reset_index(drop=True)
     wrapped = [name for name, (_, form) in columns.items() if form == WRAP]
     numbers = [name for name, (_, form) in columns.items() if form not in ("", WRAP)]

@@ -103,7 +103,7 @@ def sections(found: Comparison, most: int) -> list[Section]:
         section("Findings that appeared or are gone", new, (("", "what", str), ("", "text", str)), most),
         section("Fit", summary, (("figure", "figure", str), *figures), most, numbers=1),
         section("Targets that both runs fit: shares within 5 % and within tolerance, median error",
-                _by_group(found.groups), accuracy, most, numbers=1),
+                by_group(found.groups), accuracy, most, numbers=1),
         section("Targets whose status or value differs", moved,
                 (("target", "name", str), ("status", "changed", str),
                  ("official: A", "target_a", amount_text), ("B", "target_b", amount_text)), most, numbers=2),
@@ -135,7 +135,7 @@ def difference_maps(found: Comparison) -> tuple[list[int], list[MapVariable]]:
     parts.append(found.totals.assign(what=found.totals["variable"], group="Totals of the files"))
     bare = found.targets["name"].str.partition("/")[2]
     parts.append(found.targets.assign(what=bare, group="Estimates of targets"))
-    table = pd.concat([part[part["geo_level"] == "district"] for part in parts])
+    table = pd.concat([part[part["geo_level"] == "district"] for part in parts], ignore_index=True)
     geoids = {name: District.parse(name).geoid for name in table["area"].unique()}
     districts = sorted(geoids.values())
     table = table[table["relative"].notna()].assign(geoid=table["area"].map(geoids))
@@ -147,7 +147,7 @@ def difference_maps(found: Comparison) -> tuple[list[int], list[MapVariable]]:
     return districts, out
 
 
-def _by_group(groups: pd.DataFrame) -> pd.DataFrame:
+def by_group(groups: pd.DataFrame) -> pd.DataFrame:
     """Name the groups, those first whose share within tolerance, then whose median error moved most."""
     domain = (" by " + groups["domain"]).where(groups["domain"] != "", "")
     named = groups.assign(group=groups["geo_level"] + " " + groups["variable"] + domain)
