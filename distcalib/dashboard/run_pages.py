@@ -121,15 +121,11 @@ def downloads_page(tables: RunTables) -> Any:
     if lacks:
         parts.append(words("Not there: " + ", ".join(lacks)))
     if areas:
-        menu = pn.widgets.AutocompleteInput(
-            name="File of an area", options=areas, value=areas[0], restrict=True, min_characters=1,
-            case_sensitive=False, search_strategy="includes",
-        )  # fmt: skip
+        menu = pn.widgets.Select(name="File of an area", options=areas, width=330)
         button = pn.Column(download(tables.folder, areas[0]))
 
         def change(*_: Any) -> None:
-            if menu.value in areas:
-                button[:] = [download(tables.folder, menu.value)]
+            button[:] = [download(tables.folder, menu.value)]
 
         menu.param.watch(change, "value")
         parts += [html(f"<h3>Datasets ({len(areas):,} files, PolicyEngine HDF5)</h3>"), menu, button]
