@@ -63,12 +63,13 @@ def map_view(variables: list[MapVariable], districts: list[int], menu: Any = Non
 
     def draw(*_: Any) -> None:
         figure = draw_map(measure.value, districts)
-        figure.update(sizing_mode="scale_width", max_width=1100)
         held["source"] = source = next(r for r in figure.renderers if r.name == "districts").data_source
         if menu is not None:
             source.selected.on_change("indices", tapped)
             mark()
-        place[:] = [pn.pane.Bokeh(figure, sizing_mode="scale_width", min_width=600)]
+        # Not as min_width, which all that is around the figure would take over: it scrolls on a phone.
+        figure.update(sizing_mode="scale_width", max_width=960, stylesheets=[":host { min-width: 640px; }"])
+        place[:] = [pn.pane.Bokeh(figure, sizing_mode="stretch_width")]
 
     def tapped(_: str, __: Any, indices: list[int]) -> None:
         if indices:
@@ -84,7 +85,9 @@ def map_view(variables: list[MapVariable], districts: list[int], menu: Any = Non
     if menu is not None:
         menu.param.watch(mark, "value")
     widgets = [measure] if menu is None else [measure, menu]
-    wide = pn.Column(place, sizing_mode="stretch_width", styles={"overflow-x": "auto"})
+    wide = pn.Column(
+        place, sizing_mode="stretch_width", styles={"overflow-x": "auto", "contain": "inline-size"}
+    )
     return pn.Column(pn.FlexBox(*widgets), wide, sizing_mode="stretch_width")
 
 

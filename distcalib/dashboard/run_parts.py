@@ -22,6 +22,7 @@ STYLE = """
 table { border-collapse: collapse; font-size: 13px; margin: .4rem 0; }
 th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #d8dee4; vertical-align: top;
   overflow-wrap: anywhere; }
+th { overflow-wrap: normal; }
 h3 { font-size: 1rem; margin: 1rem 0 .2rem; }
 .state { border-left: 5px solid #0b5cad; background: #f3f6f9; padding: .5rem .9rem; }
 .state.failed, .state.unfinished, .state.stopped { border-color: #b04a00; background: #fdf3ea; }
@@ -51,7 +52,10 @@ def facts(title: str, rows: Mapping[str, object]) -> Any:
 def plot(figure: Model) -> Any:
     """Return a Bokeh figure as wide as the page, or those of a row beside or below each other."""
     if isinstance(figure, Row):
-        return pn.FlexBox(*(pn.pane.Bokeh(one) for one in figure.children))
+        for one in figure.children:
+            one.update(sizing_mode="stretch_width", stylesheets=[":host { min-width: 320px; }"])
+        panes = [pn.pane.Bokeh(one, sizing_mode="stretch_width") for one in figure.children]
+        return pn.Row(*panes, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
     figure.update(sizing_mode="stretch_width", min_width=280)
     return pn.pane.Bokeh(figure, sizing_mode="stretch_width")
 

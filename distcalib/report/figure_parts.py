@@ -81,9 +81,10 @@ def hover(chart: figure, lines: list[tuple[str, str]], renderers: list[Any] | No
     chart.add_tools(models().HoverTool(tooltips=lines, renderers=renderers or "auto"))
 
 
-def legend_above(chart: figure) -> None:
-    """Put the legend above the figure."""
+def legend_above(chart: figure, columns: int) -> None:
+    """Put the legend above the figure, in so few columns that it fits a narrow page."""
     legend = chart.legend[0]
+    legend.ncols = columns
     legend.orientation, legend.border_line_color, legend.padding = "horizontal", None, 2
     chart.add_layout(legend, "above")
 

@@ -86,7 +86,7 @@ def fit(run: Source | pd.DataFrame, by: str = "level") -> figure:
     table = table[::-1]  # from the bottom
     chart = new_figure(
         "Targets by absolute relative error", y_range=table["name"].tolist(), x_range=(0.0, 1.0),
-        height=110 + 22 * len(table), x_axis_label="share of the targets",
+        height=135 + 22 * len(table), x_axis_label="share of the targets",
     )  # fmt: skip
     chart.hbar_stack(
         list(figures.SHARES), y="name", height=0.8, color=list(_OF_SHARE), source=data_of(table),
@@ -94,7 +94,7 @@ def fit(run: Source | pd.DataFrame, by: str = "level") -> figure:
     )  # fmt: skip
     hover(chart, [("", "@name"), ("targets", "@targets{0,0}"), ("median error", "@median{0.00%}"),
                   ("within tolerance", "@within_tolerance{0.0%}")])  # fmt: skip
-    legend_above(chart)
+    legend_above(chart, 2)
     return percent(chart)
 
 
@@ -120,7 +120,7 @@ def errors(run: Source | pd.DataFrame) -> figure:
                      color=[_OF_LEVEL[level] for level in names], legend_label=names)  # fmt: skip
     hover(chart, [("error", "@left{0%} to @right{0%}"), *[(name, f"@{name}{{0,0}}") for name in names]])
     chart.y_range.start = 0
-    legend_above(chart)
+    legend_above(chart, 3)
     return percent(chart)
 
 
@@ -231,14 +231,14 @@ def timeline(run: Source) -> figure:
     table["colour"] = table["stage"].map(COLOURS).fillna("#4d4d4d")
     table[["left", "right"]] = table[["begin", "end"]] / unit
     chart = new_figure("Tasks by worker process", y_range=found.shown[::-1], x_axis_label=word, width=900,
-                    height=130 + 18 * len(found.shown), x_range=(0.0, found.length / unit))  # fmt: skip
+                    height=170 + 18 * len(found.shown), x_range=(0.0, found.length / unit))  # fmt: skip
     for stage, own in table.groupby("stage", sort=False):
         chart.hbar(y="lane", left="left", right="right", height=0.8, color="colour",
                    source=data_of(own), legend_label=str(stage))  # fmt: skip
     hover(chart, [("", "@words")])
     chart.ygrid.visible = False
     chart.xaxis.ticker = ticks(np.array([0.0, found.length / unit]), False)
-    legend_above(chart)
+    legend_above(chart, 3)
     return chart
 
 
@@ -273,8 +273,8 @@ def official(run: Source | pd.DataFrame) -> figure:
     hover(chart, [("", "@area: @what"), ("official", "@target{0,0}"), ("estimate", "@estimate{0,0}"),
                    ("error", "@rel_error{+0.00%}")])  # fmt: skip
     if chart.legend:
-        chart.legend.click_policy, chart.legend.ncols = "hide", 3
-        legend_above(chart)
+        chart.legend.click_policy = "hide"
+        legend_above(chart, 2)
     return chart
 
 
