@@ -170,7 +170,7 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w in float64, shape (n targets,)."""
+        """Return X.w, float64, shape (n targets,), each in its target's unit; `weights`: (n columns,)."""
         return self.X.astype(np.float64) @ np.asarray(weights, dtype=np.float64)
 
     def impossible(self) -> pd.DataFrame:

@@ -166,7 +166,7 @@ class RunFit:
         return build_problem(self.X, self.values, self.spec(), **arrays)
 
     def within(self, estimate: Float, gross: Float) -> NDArray[np.bool_]:
-        """Say which targets an estimate (n_targets,) meets; `gross` is the sum of |x| w of each."""
+        """Say which targets an estimate (n_targets,) meets; `gross` is the sum of ``|x| w`` of each."""
         from distcalib.fit.diagnostics import relative_error
 
         return np.asarray(np.abs(relative_error(estimate, self.values, gross)) <= self.tolerance)
