@@ -68,7 +68,7 @@ class FitSpec:
         First penalty for a record budget K of n columns, in units of (starting loss / n) (n / K)^2; the best
         of those tried for budgets of 3 to 95 percent.
     scale_floor
-        A target's error is divided by ``max(|target|, scale_floor * sum |x| initial weight)``, so that targets of
+        A target's error is divided by ``max(|target|, scale_floor * sum |x| initial weight)``: targets of
         zero, or far below what the microdata hold, neither divide by zero nor drown the others.
     lower_bound, upper_bound
         Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial
