@@ -178,7 +178,7 @@ class CalibrationMatrix:
         return self.targets.reset_index(drop=True)[~self.achievable].rename_axis("row")
 
     def hardest(self, n: int = 5) -> pd.DataFrame:
-        """Return the achievable targets with the smallest row sum for their value, the hardest first.
+        """Return the `n` achievable targets with the smallest row sum for their value, the hardest first.
 
         A target of 0 has no such ratio and is left out.
 

@@ -117,7 +117,7 @@ class Microdata:
         return read_hdf5(path, period)
 
     def write(self, path: str | Path) -> None:
-        """Write a PolicyEngine HDF5 file, complete or not at all; equal content gives equal bytes."""
+        """Write a PolicyEngine HDF5 file to `path`, complete or not at all; equal data give equal bytes."""
         from distcalib.microdata.hdf5 import write_hdf5
 
         write_hdf5(self, path)

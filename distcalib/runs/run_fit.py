@@ -172,7 +172,9 @@ class RunFit:
         return np.asarray(np.abs(relative_error(estimate, self.values, gross)) <= self.tolerance)
 
     def folds(self, k: int, by: str, seed: int) -> NDArray[np.int64]:
-        """Divide the targets into blocked folds (`distcalib.fit.folds.blocked_folds`), (n_targets,).
+        """Divide the targets into `k` blocked folds; return the fold of each, int64 (n_targets,).
+
+        `by` (place or family) and `seed` are those of `distcalib.fit.folds.blocked_folds`.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The pages against a real run: its files, what changes redo, and every command that is cheap to carry out."""
+"""The pages against a real run: its files, what changes redo, and each command that is cheap to carry out."""
 
 from __future__ import annotations
 
