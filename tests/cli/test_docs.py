@@ -114,6 +114,15 @@ def test_settings_of_the_docs_are_valid(page, code, tmp_path):
     read_settings(kind, said, page)
 
 
+@pytest.mark.parametrize("page", TEXTS)
+def test_no_row_of_a_table_loses_a_cell(page):
+    cells = 0
+    for line in re.sub(r"^ *```.*?^ *```", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL).splitlines():
+        found = len(re.split(r"(?<!\\)\|", line.strip())) if line.strip().startswith("|") else 0
+        assert found in (cells, 0) or cells == 0, line
+        cells = found
+
+
 # A path of the repository, with or without a test in it; or `::test`, of the file that was named last.
 _PATH = re.compile(
     r"(?<![\w./-])((?:tests|benchmarks|deploy|docs|distcalib|notebooks|peer)/[\w./-]*\w)?(?:::(test_\w+))?(?=\W|$)"
