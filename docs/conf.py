@@ -17,7 +17,7 @@ import distcalib  # noqa: E402
 project = "distcalib"
 release = version = distcalib.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-nitpicky = False
+smartquotes = False  # --strict is no dash
 default_role = "code"
 show_warning_types = True
 

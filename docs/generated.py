@@ -34,7 +34,7 @@ def _command(command: click.Command, name: str, level: int) -> Iterator[str]:
     context = click.Context(command, info_name=name, help_option_names=["-h", "--help"])
     yield f"{'#' * level} {name}\n"
     yield f"```\n{' '.join([name, *command.collect_usage_pieces(context)])}\n```\n"
-    yield f"{cleandoc(command.help or '')}\n"
+    yield cleandoc(command.help or "").replace("\b", "").strip() + "\n"
     rows = [p.get_help_record(context) for p in command.get_params(context) if isinstance(p, click.Option)]
     rows = [row for row in rows if row is not None and not row[0].startswith("-h,")]
     if rows:
