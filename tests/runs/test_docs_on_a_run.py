@@ -147,6 +147,7 @@ def changes() -> list:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stage"), changes())
 def test_a_change_of_a_setting_is_told_as_the_page_says(small_run, small_settings, name, stage):
     value = CHANGES[name]
