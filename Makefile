@@ -8,7 +8,7 @@ PROCESSES ?= 2
 SHARED := -n $(PROCESSES) --dist loadfile
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
-.PHONY: setup demo test test-full lint bench peer peer-bench clean
+.PHONY: setup demo test test-full lint docs bench peer peer-bench clean
 
 setup: $(STAMP)
 
@@ -29,10 +29,14 @@ test-full: $(STAMP)
 	$(BIN)/python -m pytest $(SHARED) -m "(slow or slurm or browser or postgres) and not gpu"
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check distcalib tests benchmarks peer deploy
-	$(BIN)/ruff check distcalib tests benchmarks peer deploy
+	$(BIN)/ruff format --check distcalib tests benchmarks peer deploy docs/*.py
+	$(BIN)/ruff check distcalib tests benchmarks peer deploy docs/*.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/ as a site in build/docs; a warning is an error, and no network is needed.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/docs
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
@@ -52,4 +56,4 @@ peer-bench: $(STAMP)
 	$(BIN)/python benchmarks/peer_matrix.py --peer $(PEER_PYTHON) --database $(PEER_DATABASE)
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs build/docs .pytest_cache .mypy_cache .ruff_cache

@@ -133,7 +133,8 @@ class SecurityConfig:
 class ClusterConfig(FromFile):
     """Where a run is executed; nothing here changes what it produces.
 
-    Read one with `ClusterConfig.load`; the fields are documented in ``cluster.yaml``.
+    Read one with `ClusterConfig.load`. The fields are the settings of a cluster file; ``cluster.yaml`` has
+    each with its default and meaning.
     """
 
     file: ClassVar[str] = "cluster settings"

@@ -213,7 +213,8 @@ class VerifyConfig:
 class RunConfig(FromFile):
     """Everything that decides what a run produces; equal settings and inputs give equal outputs.
 
-    Read one with `RunConfig.load`; the fields are documented in ``distcalib/config/presets/demo.yaml``.
+    Read one with `RunConfig.load`. The fields are the settings of a run; ``distcalib config show demo
+    --docs`` prints each with its default and meaning.
     """
 
     name: str = setting("run", "name of the run, for people")

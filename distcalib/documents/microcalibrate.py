@@ -176,9 +176,9 @@ class Calibration:
         Returns
         -------
         DataFrame
-            One row a target: target_name, target, initial_estimate, orders_of_magnitude (log10 |target /
-            initial estimate|), households (that contribute), effective_households (Kish, by |amount| x
-            weight), lowest and highest (what weights within their bounds can give), and findings, in words:
+            One row a target: target_name, target, initial_estimate, orders_of_magnitude (``log10 |target /
+            initial estimate|``), households (that contribute), effective_households (Kish, by ``|amount| x
+            weight``), lowest and highest (what weights within their bounds can give), and findings, in words:
 
             - *unreachable*: no household contributes, or none with the sign of the target;
             - *beyond bounds*: outside lowest to highest;

@@ -85,7 +85,7 @@ class MatrixTracer:
         return len(self.household_ids)
 
     def get_row_info(self, row_idx: int) -> dict[str, Any]:
-        """Return what a row is.
+        """Return what the row `row_idx` (from 0) is.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class MatrixTracer:
         return self._rows.iloc[_within(row_idx, len(self._rows), "row_idx")].to_dict()
 
     def get_column_info(self, col_idx: int) -> dict[str, Any]:
-        """Return what a column is: column_index, cd_geoid, household_id, household_index."""
+        """Return what the column `col_idx` is: column_index, cd_geoid, household_id, household_index."""
         column = _within(col_idx, self.X_sparse.shape[1], "col_idx")
         district, household = divmod(column, self.n_households)
         return {
@@ -111,13 +111,16 @@ class MatrixTracer:
         }
 
     def lookup_matrix_cell(self, row_idx: int, col_idx: int) -> dict[str, Any]:
-        """Return a cell: value, row (as `get_row_info`), column (as `get_column_info`)."""
+        """Return the cell at `row_idx`, `col_idx`.
+
+        A dict of value (float, in the target's unit), row (as `get_row_info`), column (as `get_column_info`).
+        """
         row, column = self.get_row_info(row_idx), self.get_column_info(col_idx)
         value = float(self.X_sparse[row["row_index"], column["column_index"]])
         return {"value": value, "row": row, "column": column}
 
     def get_household_column_positions(self, household_id: int) -> dict[str, int]:
-        """Return the columns of a household: district -> column."""
+        """Return the columns of the household `household_id`: district -> column."""
         place, ids = "household_id", self.household_ids
         number = _whole(household_id, place, "an id such as " + ", ".join(map(str, ids[:3])), ids)
         found = np.flatnonzero(ids == number)
@@ -126,13 +129,13 @@ class MatrixTracer:
         return {cd: i * self.n_households + int(found[0]) for i, cd in enumerate(self.cds)}
 
     def get_group_rows(self, group_id: int) -> pd.DataFrame:
-        """Return the rows of a group of targets (see `create_target_groups`), as in `get_row_info`."""
+        """Return the rows of the group `group_id` (see `create_target_groups`), as in `get_row_info`."""
         labels = self._groups[1]
         group = _within(group_id, len(labels), "group_id", labels)
         return self._rows[self._groups[0] == group].reset_index(drop=True)
 
     def trace_household_targets(self, household_id: int) -> pd.DataFrame:
-        """Return every nonzero cell of a household, by column and row.
+        """Return every nonzero cell of the household `household_id`, by column and row.
 
         Returns
         -------

@@ -159,21 +159,24 @@ def refitted_weights(
 
 
 def standard_error(estimates: ArrayLike, replicates: ArrayLike, perturbation: float = 1.0) -> Float:
-    """Return sqrt(mean over replicates of (replicate - estimate)^2) / perturbation.
+    """Return ``sqrt(mean over replicates of (replicate - estimate)^2) / perturbation``.
 
     Parameters
     ----------
     estimates
         Estimates with the weights themselves, any shape.
     replicates
-        The same estimates with each replicate's weights, shape (number of replicates, *estimates.shape).
+        The same estimates with each replicate's weights, shape ``(number of replicates, *estimates.shape)``.
     perturbation
         That of the replicates, as ``replicates.parquet`` states it.
 
     Returns
     -------
     ndarray of float64, the shape of `estimates`
+        In the unit of the estimates.
 
+    Examples
+    --------
     >>> float(standard_error(10.0, [9.0, 11.0]))
     1.0
     """

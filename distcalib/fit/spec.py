@@ -45,7 +45,7 @@ class FitSpec:
         records and no penalty is given, the loss is squared and no engine of the gates is named.
     loss, loss_knee
         Penalty of a relative error e: ``"squared"`` e^2, ``"huber"`` e^2 up to the knee (0.1) and a line from
-        there, ``"capped_mape"`` min(|e|, knee) (1).
+        there, ``"capped_mape"`` ``min(|e|, knee)`` (1).
     records
         Exact number of columns that the selection keeps; None: those whose gate is open at the end.
     lambda_l0
@@ -68,7 +68,7 @@ class FitSpec:
         First penalty for a record budget K of n columns, in units of (starting loss / n) (n / K)^2; the best
         of those tried for budgets of 3 to 95 percent.
     scale_floor
-        A target's error is divided by max(|target|, scale_floor * sum |x| initial weight), so that targets of
+        A target's error is divided by ``max(|target|, scale_floor * sum |x| initial weight)``: targets of
         zero, or far below what the microdata hold, neither divide by zero nor drown the others.
     lower_bound, upper_bound
         Of the ratio of a final weight to its mass-scaled initial weight (initial weight times the initial

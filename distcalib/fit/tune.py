@@ -102,8 +102,8 @@ def tune(
         `distcalib.fit.folds.blocked_folds` gives them.
     space
         Any of `SPACE` -> (least, most), or None for the default range. None: lambda_l0 and ridge.
-    n_trials
-        Trials in all, those of a stored study included.
+    n_trials, seed
+        Trials in all, those of a stored study included; seed of the search.
     storage
         Where the study is kept, so that the same call goes on with it: an Optuna URL (``sqlite:///study.db``)
         or the path of a journal file. One process at a time. None: in memory.

@@ -108,6 +108,11 @@ def assign_random_geography(
     agi, area_agi, household_weight, pinned_state
         See `Chances.of`.
 
+    Returns
+    -------
+    GeographyAssignment
+        n_records x n_clones columns; clones of a household are in different districts while these last.
+
     Warns
     -----
     UserWarning

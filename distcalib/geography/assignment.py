@@ -71,7 +71,10 @@ class GeographyAssignment:
         return np.arange(self.n_columns) // self.n_records
 
     def finest(self, columns: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Return the smallest known place: the block, or county x 10^10 where only the county is known."""
+        """Return the smallest known place of some `columns` (None: of all), int64.
+
+        The census block, or county x 10^10 where only the county is known.
+        """
         at = slice(None) if columns is None else np.asarray(columns)
         county = self.county_fips[at].astype(np.int64) * 10**10
         return np.where(self.block_geoid[at] > 0, self.block_geoid[at], county)
@@ -95,7 +98,10 @@ class GeographyAssignment:
         return digest_arrays(arrays)
 
     def frame(self, household_id: ArrayLike) -> pd.DataFrame:
-        """Return the table that a run stores as ``columns.parquet``, one row a column."""
+        """Return the table that a run stores as ``columns.parquet``, one row a column.
+
+        `household_id` has the id of each household of the microdata, shape (n_records,).
+        """
         ids = np.asarray(household_id, dtype=np.int64)
         return pd.DataFrame(
             {
@@ -152,14 +158,25 @@ class GeographyAssignment:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a ``geography_assignment.npz``; see `distcalib.geography.saved.save_assignment`."""
+        """Write a ``geography_assignment.npz`` to `path`, complete or not at all.
+
+        Arrays: block_geoid (U15) and county_fips (U5), empty where unknown; cd_geoid (U4); state_fips
+        (int64); n_records and n_clones (shape (1,)); with a crosswalk its codes too.
+        """
         from distcalib.geography.saved import save_assignment
 
         save_assignment(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> GeographyAssignment:
-        """Read a ``geography_assignment.npz``; see `distcalib.geography.saved.load_assignment`."""
+        """Read a ``geography_assignment.npz`` from `path`, also one that PolicyEngine's pipeline wrote.
+
+        Raises
+        ------
+        InputError
+            Names file and key: an array that is missing or too short, a code or district that does not exist,
+            a block, county or district that does not lie where the others say.
+        """
         from distcalib.geography.saved import load_assignment
 
         return load_assignment(path)

@@ -170,7 +170,7 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w in float64, shape (n targets,)."""
+        """Return X.w, float64, shape (n targets,), each in its target's unit; `weights`: (n columns,)."""
         return self.X.astype(np.float64) @ np.asarray(weights, dtype=np.float64)
 
     def impossible(self) -> pd.DataFrame:
@@ -178,7 +178,7 @@ class CalibrationMatrix:
         return self.targets.reset_index(drop=True)[~self.achievable].rename_axis("row")
 
     def hardest(self, n: int = 5) -> pd.DataFrame:
-        """Return the achievable targets with the smallest row sum for their value, the hardest first.
+        """Return the `n` achievable targets with the smallest row sum for their value, the hardest first.
 
         A target of 0 has no such ratio and is left out.
 

@@ -96,13 +96,28 @@ class Microdata:
 
     @classmethod
     def read(cls, path: str | Path, period: int | None = None) -> Microdata:
-        """Read and validate a PolicyEngine HDF5 file; see `distcalib.microdata.hdf5.read_hdf5`."""
+        """Read a PolicyEngine HDF5 file and check that it is sound.
+
+        Parameters
+        ----------
+        path
+            HDF5 file with ``{variable}/{period}`` datasets, or with one dataset ``{variable}`` each, which
+            are then of `period`.
+        period
+            Year to take as the microdata's own; None: the latest year of ``household_weight``.
+
+        Raises
+        ------
+        InputError
+            When the file is missing, truncated, not HDF5 or a pandas HDFStore, when ids or links are missing,
+            repeated or dangling, and when a column has the wrong length, NaN, or (weights) negative values.
+        """
         from distcalib.microdata.hdf5 import read_hdf5
 
         return read_hdf5(path, period)
 
     def write(self, path: str | Path) -> None:
-        """Write a PolicyEngine HDF5 file; see `distcalib.microdata.hdf5.write_hdf5`."""
+        """Write a PolicyEngine HDF5 file to `path`, complete or not at all; equal data give equal bytes."""
         from distcalib.microdata.hdf5 import write_hdf5
 
         write_hdf5(self, path)
@@ -122,7 +137,13 @@ class Microdata:
         }
 
     def column(self, variable: str) -> Array:
-        """Return a column of the microdata's own period, shape (n of its entity,)."""
+        """Return a column of the microdata's own period, shape (n of its entity,), in the variable's unit.
+
+        Raises
+        ------
+        InputError
+            When there is no such column; names the nearest.
+        """
         path = f"{variable}/{self.period}"
         for table in self.values.values():
             if path in table:

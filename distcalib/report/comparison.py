@@ -146,6 +146,16 @@ class Comparison:
 def compare_runs(run_a: str | Path, run_b: str | Path) -> Comparison:
     """Compare two finished runs; areas, targets and variables that one lacks are said to be in the other.
 
+    Parameters
+    ----------
+    run_a, run_b
+        Run folders with a manifest. A change is B less A, as a share of A.
+
+    Returns
+    -------
+    Comparison
+        A DataFrame for each kind of difference.
+
     Raises
     ------
     InputError

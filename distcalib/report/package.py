@@ -63,7 +63,12 @@ class CalibrationPackage:
 
 
 def read_package(path: str | Path) -> CalibrationPackage:
-    """Read ``calibration_package.pkl`` without unpickling it.
+    """Read ``calibration_package.pkl`` at `path` without unpickling it.
+
+    Returns
+    -------
+    CalibrationPackage
+        Matrix, targets, weights and places.
 
     Raises
     ------

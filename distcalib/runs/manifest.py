@@ -72,7 +72,14 @@ def run_files(run: Path) -> list[str]:
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
-    """Return the manifest, or None when there is none that can be read."""
+    """Return the manifest of a run folder, or None when there is none that can be read.
+
+    Returns
+    -------
+    dict
+        plan, matrix and weights (digests), versions, inputs, code, fit and fits (summaries), verification,
+        warnings, areas, totals, seconds, and files: path -> sha256 and bytes.
+    """
     try:
         found: dict[str, Any] = parse_json((run / MANIFEST).read_text(encoding="utf-8"))
         whole = all(inside(path) and facts.keys() for path, facts in found["files"].items())

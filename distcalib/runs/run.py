@@ -89,6 +89,11 @@ class Run:
     def prepare(self) -> Prepared:
         """Make the plan, or take up the stored one of the folder. Nothing is written.
 
+        Returns
+        -------
+        Prepared
+            plan, and the tables that it was made from: targets, columns, assignment, rates.
+
         Raises
         ------
         InputError

@@ -166,13 +166,15 @@ class RunFit:
         return build_problem(self.X, self.values, self.spec(), **arrays)
 
     def within(self, estimate: Float, gross: Float) -> NDArray[np.bool_]:
-        """Say which targets an estimate (n_targets,) meets; `gross` is the sum of |x| w of each."""
+        """Say which targets an estimate (n_targets,) meets; `gross` is the sum of ``|x| w`` of each."""
         from distcalib.fit.diagnostics import relative_error
 
         return np.asarray(np.abs(relative_error(estimate, self.values, gross)) <= self.tolerance)
 
     def folds(self, k: int, by: str, seed: int) -> NDArray[np.int64]:
-        """Divide the targets into blocked folds (`distcalib.fit.folds.blocked_folds`), (n_targets,).
+        """Divide the targets into `k` blocked folds; return the fold of each, int64 (n_targets,).
+
+        `by` (place or family) and `seed` are those of `distcalib.fit.folds.blocked_folds`.
 
         Raises
         ------

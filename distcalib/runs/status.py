@@ -245,7 +245,13 @@ def _place(event: dict[str, Any]) -> str:
 
 
 def read_status(folder: str | Path) -> RunStatus:
-    """Return how far the run of a folder is; see `Watch`."""
+    """Return how far the run of a folder is, from its plan and events alone.
+
+    Raises
+    ------
+    InputError
+        When the folder holds no run.
+    """
     return Watch(folder).read()
 
 

@@ -99,7 +99,22 @@ def without_password(source: str | Path) -> str:
 
 
 def write_database_file(table: pd.DataFrame, path: str | Path) -> None:
-    """Write targets as a new SQLite file, complete or not at all; see `write_database`."""
+    """Write targets as a new SQLite file, complete or not at all.
+
+    Parameters
+    ----------
+    table
+        One row a target, as for `distcalib.targets.writing.write_database`; that of
+        `distcalib.targets.sources.bundled_targets` is such a table.
+    path
+        The file; one that is there is replaced.
+
+    Raises
+    ------
+    InputError
+        For constraints that cannot hold together, an unknown variable, and two targets of one variable,
+        period, stratum and reform.
+    """
 
     def write(temporary: Path) -> None:
         engine = create_engine(URL.create("sqlite", database=str(temporary)))

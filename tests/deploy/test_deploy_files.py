@@ -63,6 +63,7 @@ def test_scripts_parse(script: Path) -> None:
 
 
 PAGES = ["docs/slurm.md", "docs/kubernetes.md", "deploy/README.md"]
+PAGES += [f"docs/how-to/{name}.md" for name in ("slurm", "kubernetes", "hosts")]
 PAGES += [f"deploy/{kind}/README.md" for kind in ("hosts", "slurm", "kubernetes")]
 
 

@@ -12,6 +12,18 @@ from distcalib.cli import main
 
 _INLINE = re.compile(r"`((?:\S*/)?distcalib [^`]+)`")
 _PLACEHOLDERS = re.compile(r"\.\.\.")
+# A fence may stand in a list, indented.
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w{}-]*)[^\n]*\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL
+)
+_SHELLS = ("", "bash", "sh", "console", "shell")
+
+
+def fenced(markdown: str) -> Iterator[tuple[str, str]]:
+    """Return the fenced code of a page: its language and its text, without the indent of the fence."""
+    for found in _FENCE.finditer(markdown):
+        lines = found["code"].splitlines()
+        yield found["language"], "\n".join(line.removeprefix(found["indent"]) for line in lines) + "\n"
 
 
 def command_lines(markdown: str) -> Iterator[str]:
@@ -20,18 +32,19 @@ def command_lines(markdown: str) -> Iterator[str]:
     A line that ends in a backslash goes on in the next; what stands behind ``#`` is a comment. Code of
     another language (a fence with a name that is no shell's) is left out.
     """
-    text = re.sub(
-        r"^```(?!\s*$|bash|sh|console|shell)\w.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL
-    )
-    text = text.replace("\\\n", " ")
-    for block in re.findall(r"^```.*?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
-        yield from (line.strip() for line in block.splitlines() if _is_command(line))
-    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for language, code in fenced(markdown):
+        if language in _SHELLS:
+            yield from (line.strip() for line in _joined(code).splitlines() if _is_command(line))
+    outside = _joined(_FENCE.sub("", markdown))
     for line in outside.splitlines():
         if line.startswith("    ") and _is_command(line):
             yield line.strip()
         else:
             yield from _INLINE.findall(line)
+
+
+def _joined(text: str) -> str:
+    return text.replace("\\\n", " ")
 
 
 def _is_command(line: str) -> bool:
