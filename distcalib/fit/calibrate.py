@@ -66,6 +66,7 @@ class FitResult:
         told["effective sample size"] = f"{s['effective_sample_size']:,.0f}"
         told["engine, seed"] = f"{s['engine']}, {s['seed']}"
         shares = pd.DataFrame({"targets": name, **s[name]} for name in ("before", "fitted", "held_out"))
+        shares = shares.set_index("targets").map("{:.1%}".format, na_action="ignore").reset_index()
         return facts_html("FitResult", told, shares)
 
 

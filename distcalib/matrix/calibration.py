@@ -170,8 +170,18 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w in float64, shape (n targets,)."""
-        return self.X.astype(np.float64) @ np.asarray(weights, dtype=np.float64)
+        """Return X.w in float64, shape (n targets,), of one weight a column; of a table of weights, a column each.
+
+        Raises
+        ------
+        InputError
+            For another number of weights.
+        """
+        given = np.asarray(weights, dtype=np.float64)
+        if given.ndim not in (1, 2) or len(given) != self.X.shape[1]:
+            expected = f"one a column: ({self.X.shape[1]},)"
+            raise InputError("has another shape", place="weights", value=str(given.shape), expected=expected)
+        return self.X.astype(np.float64) @ given
 
     def impossible(self) -> pd.DataFrame:
         """Return the targets that no column contributes to, with their row numbers as index."""

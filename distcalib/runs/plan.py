@@ -139,8 +139,9 @@ class Plan:
         return told_of(self.run, self.facts)
 
     def _repr_html_(self) -> str:
-        more = {"warnings": "\n".join(self.warnings)} if self.warnings else {}
-        return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **more})
+        time = {"processors": f"about {self.facts['cpu_seconds'] / 3600:.1f} hours of one, without the fit"}
+        table = pd.DataFrame({"warnings": list(self.warnings)}) if self.warnings else None
+        return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **time}, table)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, with its digest."""
