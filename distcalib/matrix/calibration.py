@@ -170,7 +170,7 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w in float64, shape (n targets,), of one weight a column; of a table of weights, a column each.
+        """Return X.w in float64, shape (n targets,), of one weight a column; or of several sets, (n columns, k).
 
         Raises
         ------

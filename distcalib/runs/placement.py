@@ -141,13 +141,13 @@ def design_weights(
     weights, notes, mend = source.weights, [], "`design_weights: equal` lets all households begin alike"
     if nothing := int(np.count_nonzero(weights == 0)):
         notes.append(
-            f"{nothing:,} of {source.count():,} households have weight 0, and no fit can give them another: {mend}"
+            f"{nothing:,} of {source.count():,} households have weight 0, and a fit leaves them there: {mend}"
         )
     persons = float(weights[source.household_of["person"]].sum())
     if not 1 / FAR <= persons / population <= FAR:
         notes.append(
-            f"the weights of the microdata stand for {persons:,.0f} persons, the districts have {population:,.0f}; "
-            f"weights stay between fit.lower_bound and fit.upper_bound times their design weight: {mend}"
+            f"the weights of the microdata stand for {persons:,.0f} persons, and the nation has "
+            f"{population:,.0f}; a fit stays within fit.lower_bound and fit.upper_bound times them: {mend}"
         )
     return weights, notes
 

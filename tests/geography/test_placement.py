@@ -93,7 +93,7 @@ def test_equal_design_weights_give_every_household_a_chance_and_the_population(s
     assert "stand for" in notes[1]
     assert all("`design_weights: equal`" in note for note in notes)
     equal = RunConfig(n_clones=2, design_weights="equal")
-    assignment, weights, notes = place_clones(equal, extended, districts())
+    _, weights, notes = place_clones(equal, extended, districts())
     assert notes == []
     assert (weights > 0).all()
     persons = np.bincount(small.household_of["person"])[np.arange(600) % 300]
