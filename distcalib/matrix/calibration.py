@@ -170,7 +170,7 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w in float64, shape (n targets,), of one weight a column; or of several sets, (n columns, k).
+        """Return X.w in float64, (n targets,), of one weight a column; or of several sets, (n columns, k).
 
         Raises
         ------
