@@ -139,7 +139,9 @@ class Plan:
         return told_of(self.run, self.facts)
 
     def _repr_html_(self) -> str:
-        time = {"processors": f"about {self.facts['cpu_seconds'] / 3600:.1f} hours of one, without the fit"}
+        cpu = self.facts["cpu_seconds"]
+        long = f"{cpu / 3600:.1f} hours" if cpu >= 3600 else f"{cpu / 60:.0f} minutes"
+        time = {"processors": f"about {long} of one, without the fit"}
         table = pd.DataFrame({"warnings": list(self.warnings)}) if self.warnings else None
         return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **time}, table)
 
