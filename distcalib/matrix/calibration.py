@@ -282,9 +282,13 @@ def _origin_of_run(plan: Path) -> Origin:
     from distcalib.microdata.bundled_data import bundled_path
 
     held = json.loads(plan.read_text(encoding="utf-8"))
-    run = held["run"]
+    run, own = (
+        held["run"],
+        plan.with_name("microdata.h5"),
+    )  # of a trial, or of a run whose workers share no folder
+    named = str(bundled_path()) if run["microdata"] == "bundled" else run["microdata"]
     return Origin(
-        microdata=str(bundled_path()) if run["microdata"] == "bundled" else run["microdata"],
+        microdata=str(own) if own.is_file() else named,
         microdata_digest=held["inputs"]["microdata"],
         period=run["period"],
         seed=run["seed"],
