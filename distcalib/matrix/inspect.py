@@ -313,7 +313,7 @@ def html(matrix: CalibrationMatrix) -> str:
         {
             "row": np.arange(min(5, n_rows)),
             "target": names.astype(str).iloc[:5].to_numpy(),
-            "value": matrix.targets["value"].iloc[:5].map("{:,.10g}".format).to_numpy(),
+            "value": matrix.targets["value"].iloc[:5].round(2).map("{:,.15g}".format).to_numpy(),
             "nonzeros": np.diff(matrix.X.indptr)[:5],
         }
     )

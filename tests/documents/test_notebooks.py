@@ -136,7 +136,16 @@ def test_the_fifth_notebook_reads_what_the_fourth_left(cluster, monkeypatch):
     monkeypatch.chdir(home)
     names = execute(NOTEBOOKS / "05_reading_the_files.ipynb")
     districts, page = names["districts"], home / "notebook_data" / "reading" / "poverty.html"
-    assert districts.index.tolist() == ["AK-01", "DC-01", "HI-01", "HI-02", "MT-01", "MT-02", "VT-01", "WY-01"]
+    assert districts.index.tolist() == [
+        "AK-01",
+        "DC-01",
+        "HI-01",
+        "HI-02",
+        "MT-01",
+        "MT-02",
+        "VT-01",
+        "WY-01",
+    ]
     assert districts["poverty"].between(0, 1).all()
     drawn = names["poverty_map"].select_one({"name": "districts"}).data_source.data
     assert sorted(drawn["district"]) == districts.index.tolist()
