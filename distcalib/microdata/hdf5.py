@@ -132,7 +132,9 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
     }
     values: dict[str, dict[str, np.ndarray]] = {e: {} for e in ENTITIES}
     known = catalogue()
-    for path, array in raw.items():
+    for stored, array in raw.items():
+        # What never changes is stored without a year by PolicyEngine's own writers.
+        path = stored.replace("/ETERNITY", f"/{year}")
         name = path.split("/")[0]
         if name in ID_COLUMNS:
             continue

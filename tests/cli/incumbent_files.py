@@ -89,14 +89,15 @@ def write_dataset(data: Microdata, path: Path) -> None:
     weights = np.where(np.arange(data.count()) % 2, 0.0, data.weights).astype(np.float32)
     columns: dict[str, dict[str, np.ndarray]] = {}
     for entity in ENTITIES:
-        columns[f"{entity}_id"] = {"2024": data.ids[entity].astype(np.float32)}
+        columns[f"{entity}_id"] = {"2024": data.ids[entity].astype(np.int32)}
     for entity in GROUP_ENTITIES:
-        columns[f"person_{entity}_id"] = {"2024": data.ids[entity][data.links[entity]].astype(np.float32)}
+        columns[f"person_{entity}_id"] = {"2024": data.ids[entity][data.links[entity]].astype(np.int32)}
     for table in data.with_columns({"household_weight": weights}).values.values():
         for name, values in table.items():
             variable, period = name.split("/")
             columns.setdefault(variable, {})[period] = values
-    columns["county_fips"] = {"2024": np.full(data.count(), 6037, dtype=np.int32)}
+    columns["is_household_head"] = {"ETERNITY": columns["is_household_head"]["2024"]}
+    columns["county_fips"] = {"2024": np.full(data.count(), 37, dtype=np.int32)}
     columns["ssn_card_type"] = {"2024": np.full(data.count("person"), b"CITIZEN")}
     # Written by their imputations, and not known to the rules.
     columns["is_puf_clone_of_theirs"] = {"2024": np.arange(data.count()) % 2 == 1}

@@ -105,3 +105,8 @@ def test_counties_as_numbers_are_fips_codes(arrays, tmp_path, within):
     column = Microdata.read(written(tmp_path / "counties.h5", arrays)).column("county_fips")
     expected = [f"{s:02d}{n:03d}" if n else "00000" for s, n in zip(state, number, strict=True)]
     assert column.astype(str).tolist() == expected
+
+
+def test_what_never_changes_may_be_stored_without_a_year(arrays, small, tmp_path):
+    arrays["is_household_head/ETERNITY"] = arrays.pop("is_household_head/2024")
+    assert Microdata.read(written(tmp_path / "eternity.h5", arrays)).digest() == small.digest()
