@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from distcalib import CalibrationMatrix, ClusterConfig, District, Plan, Run, RunConfig, fit_weights
+from distcalib.runs.plan import Prepared
 
 
 class Cells(HTMLParser):
@@ -66,6 +67,7 @@ def test_a_plan_shows_sizes_and_warnings_escaped():
     assert "2 to fit, 2 to check, 2 excluded; 7 measures" in shown
     assert shown[-3:] == ["warnings", *warned]  # a row each, and whole
     assert "&lt;trial&gt;" in plan._repr_html_()
+    assert Prepared(plan, *(None,) * 3)._repr_html_() == plan._repr_html_()  # type: ignore[arg-type]
 
 
 def test_a_run_shows_how_far_it_is(tmp_path):

@@ -163,6 +163,9 @@ class Prepared:
     rates: pd.DataFrame | None = None
     sample: Microdata | None = None
 
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
+
 
 @cache
 def _stage_code() -> dict[str, str]:
