@@ -17,5 +17,8 @@ def facts_html(title: str, facts: Mapping[str, object], table: pd.DataFrame | No
     '<b>District</b><table><tr><th>name</th><td>&lt;CA-06&gt;</td></tr></table>'
     """
     lines = [f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items()]
-    below = "" if table is None else table.to_html(index=False, escape=True, border=0)
+    below = ""
+    if table is not None:
+        told = table.astype(object).where(table.notna(), "")  # what is not known is left empty
+        below = told.to_html(index=False, escape=True, border=0)
     return f"<b>{escape(title)}</b><table>{''.join(lines)}</table>{below}"

@@ -6,9 +6,11 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
-from distcalib import ClusterConfig, District, Plan, Run, RunConfig, fit_weights
+from distcalib import CalibrationMatrix, ClusterConfig, District, Plan, Run, RunConfig, fit_weights
+from distcalib.runs.plan import Prepared
 
 
 class Cells(HTMLParser):
@@ -50,18 +52,22 @@ def test_a_fit_shows_what_it_kept_and_how_close_it_is():
     assert f"{(result.weights > 0).sum():,} of 90 columns" in shown
     assert "8 fitted, 0 held out" in shown
     assert "within_10" in shown
+    assert "held_out" not in shown
+    assert "100.0%" in shown
 
 
 def test_a_plan_shows_sizes_and_warnings_escaped():
     names = ("households", "persons", "columns", "districts", "states", "measures", "bytes")
     facts = dict.fromkeys(names, 7) | {f"targets_{status}": 2 for status in ("fit", "check", "excluded")}
     facts |= {"tasks": {"fit": 1}, "task_bytes": {"fit": 2**30}, "far": [], "cpu_seconds": 1}
-    plan = Plan(RunConfig(name="<trial>"), {}, {}, {}, "torch", (), facts, ("a & b",))  # type: ignore[arg-type]
+    warned = ("a & b", "c" * 200)
+    plan = Plan(RunConfig(name="<trial>"), {}, {}, {}, "torch", (), facts, warned)  # type: ignore[arg-type]
     shown = cells(plan)
     assert shown[0].endswith(": <trial>")
     assert "2 to fit, 2 to check, 2 excluded; 7 measures" in shown
-    assert "a & b" in shown
+    assert shown[-3:] == ["warnings", *warned]  # a row each, and whole
     assert "&lt;trial&gt;" in plan._repr_html_()
+    assert Prepared(plan, *(None,) * 3)._repr_html_() == plan._repr_html_()  # type: ignore[arg-type]
 
 
 def test_a_run_shows_how_far_it_is(tmp_path):
@@ -77,3 +83,12 @@ def test_a_run_shows_how_far_it_is(tmp_path):
     (run.folder / "events.ndjson").write_text("".join(json.dumps(e) + "\n" for e in events))
     shown = cells(run)
     assert {"Run <i>", "serial, 1 workers", "silent", "simulate", "12"} <= set(shown)
+    assert not {"None", "nan", "NaN"} & set(shown)  # how long is left is not known yet
+
+
+def test_a_matrix_shows_values_in_figures_and_states_by_number():
+    targets = pd.DataFrame({"name": ["nation/" + "x" * 80], "value": [1_319_565_105_000.0]})
+    columns = pd.DataFrame({"record": range(13), "clone": 0, "cd_geoid": np.arange(101, 1401, 100)})
+    columns["state_fips"] = [1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16]
+    shown = cells(CalibrationMatrix(sp.csr_array(np.ones((1, 13), np.float32)), targets, columns))
+    assert {"13 districts of 13 states", "1,319,565,105,000", targets["name"][0]} <= set(shown)

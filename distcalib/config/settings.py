@@ -222,6 +222,11 @@ class RunConfig(FromFile):
     households: int | None = setting(
         None, "draw so many households of the microdata, for trials; null: all of them", least=1
     )
+    design_weights: str = setting(
+        "microdata",
+        "of the households: those of the microdata, or equal, for the population of the districts",
+        choices=("microdata", "equal"),
+    )
     period: int = setting(2024, "calendar year", least=2015, most=2035)
     n_clones: int = setting(3, "clones of each household", least=1, most=2000)
     seed: int = setting(0, "seed of every draw", least=0)

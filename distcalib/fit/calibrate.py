@@ -65,7 +65,9 @@ class FitResult:
         told["sum of weights"] = f"{s['sum_of_weights_before']:,.0f} before, {s['sum_of_weights']:,.0f} after"
         told["effective sample size"] = f"{s['effective_sample_size']:,.0f}"
         told["engine, seed"] = f"{s['engine']}, {s['seed']}"
-        shares = pd.DataFrame({"targets": name, **s[name]} for name in ("before", "fitted", "held_out"))
+        named = ("before", "fitted", *(("held_out",) if s["targets_held_out"] else ()))
+        shares = pd.DataFrame({"targets": name, **s[name]} for name in named).set_index("targets")
+        shares = shares.map("{:.1%}".format, na_action="ignore").reset_index()
         return facts_html("FitResult", told, shares)
 
 

@@ -76,7 +76,9 @@ class Columns:
             Not a sparse matrix, an empty shape, or a cell that is no finite number.
         """
         if not sp.issparse(X):
-            raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
+            raise InputError(
+                "not a scipy sparse matrix", place="X", value=type(X).__name__, expected="csr_array(X)"
+            )
         if X.ndim != 2 or 0 in X.shape or X.dtype.kind not in "biuf":
             raise InputError(
                 "wrong shape or type",

@@ -357,7 +357,9 @@ def _checked(
     X: sp.spmatrix | sp.sparray, targets: ArrayLike, design_weights: ArrayLike
 ) -> tuple[sp.csr_array, Float, Float]:
     if not sp.issparse(X):
-        raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
+        raise InputError(
+            "not a scipy sparse matrix", place="X", value=type(X).__name__, expected="csr_array(X)"
+        )
     matrix = sp.csr_array(X, dtype=np.float64, copy=True)
     matrix.sum_duplicates()
     matrix.eliminate_zeros()

@@ -238,7 +238,9 @@ class WithoutFold:
         self, X: sp.spmatrix | sp.sparray, targets: ArrayLike, folds: ArrayLike, **common: Any
     ) -> None:
         if not sp.issparse(X):
-            raise InputError("not a scipy sparse matrix", place="X", value=type(X).__name__, expected="CSR")
+            raise InputError(
+                "not a scipy sparse matrix", place="X", value=type(X).__name__, expected="csr_array(X)"
+            )
         self.X = sp.csr_array(X)  # its own cells where it is CSR: a fold's fit copies only the fold's rows
         self.targets: Float = np.asarray(targets, dtype=np.float64)
         given = np.asarray(folds)

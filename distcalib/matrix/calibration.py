@@ -170,8 +170,20 @@ class CalibrationMatrix:
         return block_digest(self.X)
 
     def estimate(self, weights: np.ndarray) -> np.ndarray:
-        """Return X.w, float64, shape (n targets,), each in its target's unit; `weights`: (n columns,)."""
-        return self.X.astype(np.float64) @ np.asarray(weights, dtype=np.float64)
+        """Return X.w in float64, (n targets,), each in its target's unit, of one weight a column.
+
+        Several sets of weights, (n columns, k), give (n targets, k).
+
+        Raises
+        ------
+        InputError
+            For another number of weights.
+        """
+        given = np.asarray(weights, dtype=np.float64)
+        if given.ndim not in (1, 2) or len(given) != self.X.shape[1]:
+            expected = f"one a column: ({self.X.shape[1]},)"
+            raise InputError("has another shape", place="weights", value=str(given.shape), expected=expected)
+        return self.X.astype(np.float64) @ given
 
     def impossible(self) -> pd.DataFrame:
         """Return the targets that no column contributes to, with their row numbers as index."""
@@ -272,9 +284,13 @@ def _origin_of_run(plan: Path) -> Origin:
     from distcalib.microdata.bundled_data import bundled_path
 
     held = json.loads(plan.read_text(encoding="utf-8"))
-    run = held["run"]
+    run, own = (
+        held["run"],
+        plan.with_name("microdata.h5"),
+    )  # of a trial, or of a run whose workers share no folder
+    named = str(bundled_path()) if run["microdata"] == "bundled" else run["microdata"]
     return Origin(
-        microdata=str(bundled_path()) if run["microdata"] == "bundled" else run["microdata"],
+        microdata=str(own) if own.is_file() else named,
         microdata_digest=held["inputs"]["microdata"],
         period=run["period"],
         seed=run["seed"],

@@ -299,12 +299,13 @@ def html(matrix: CalibrationMatrix) -> str:
     n_rows, n_columns = matrix.X.shape
     possible = matrix.achievable
     places = matrix.columns
+    states = [STATE_CODES[s] for s in sorted(places["state_fips"].unique().tolist())]
     facts = {
         "targets": f"{n_rows:,} ({int(possible.sum()):,} achievable)",
         "columns": f"{n_columns:,}: {places['record'].nunique():,} households x "
         f"{places['clone'].nunique()} clones",
         "places": f"{places['cd_geoid'].nunique()} districts of "
-        + ", ".join(STATE_CODES[s] for s in sorted(places["state_fips"].unique().tolist())),
+        + (", ".join(states) if len(states) <= 12 else f"{len(states)} states"),
         "nonzeros": f"{matrix.X.nnz:,} ({matrix.X.nnz / max(n_rows * n_columns, 1):.4%})",
     }
     names = matrix.targets["name"] if "name" in matrix.targets else matrix.targets["variable"]
@@ -312,7 +313,7 @@ def html(matrix: CalibrationMatrix) -> str:
         {
             "row": np.arange(min(5, n_rows)),
             "target": names.astype(str).iloc[:5].to_numpy(),
-            "value": matrix.targets["value"].iloc[:5].to_numpy(),
+            "value": matrix.targets["value"].iloc[:5].round(2).map("{:,.15g}".format).to_numpy(),
             "nonzeros": np.diff(matrix.X.indptr)[:5],
         }
     )

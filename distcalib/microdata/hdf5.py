@@ -132,7 +132,9 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
     }
     values: dict[str, dict[str, np.ndarray]] = {e: {} for e in ENTITIES}
     known = catalogue()
-    for path, array in raw.items():
+    for stored, array in raw.items():
+        # What never changes is stored without a year by PolicyEngine's own writers.
+        path = stored.replace("/ETERNITY", f"/{year}")
         name = path.split("/")[0]
         if name in ID_COLUMNS:
             continue
@@ -146,6 +148,8 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
             raise InputError(str(error), place=f"{file}: {path}", value=str(array.dtype)) from None
         if variable.value_type == "bool" and column.dtype != bool:
             column = _flags(column, f"{file}: {path}")
+        if name == "county_fips" and column.dtype.kind in "iu":
+            column = _counties(column, raw.get(path.replace("county", "state")))
         values[variable.entity][path] = column
     data = Microdata(period=year, ids=ids, links=links, values=values)
     validate(data, file)
@@ -160,6 +164,17 @@ def _flags(column: np.ndarray, place: str) -> np.ndarray:
             "is no flag", place=place, value=str(strange[0]), expected="true and false, or 1 and 0"
         )
     return column.astype(bool)
+
+
+def _counties(column: np.ndarray, state: np.ndarray | None) -> np.ndarray:
+    """Return counties stored as numbers, as PolicyEngine's CPS has them, as FIPS codes: bytes of five digits.
+
+    Numbers below 1000 are within their state; 0 is a county that is not known.
+    """
+    codes = column.astype(np.int64)
+    if state is not None and state.shape == codes.shape:
+        codes = np.where((codes > 0) & (codes < 1000), np.asarray(state, np.int64) * 1000 + codes, codes)
+    return np.char.zfill(codes.astype("S5"), 5)
 
 
 def unknown_columns(path: str | Path) -> list[str]:

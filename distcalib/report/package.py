@@ -298,6 +298,8 @@ def _places(made: Made, place: str) -> list[int]:
 def _block(made: Made, place: str) -> NDArray[Any]:
     if made.name in ("ArrowStringArray", "ArrowExtensionArray"):
         return _texts(made.state["_pa_array"], place)
+    if made.name == "__pyx_unpickle_NDArrayBacked":  # texts, where pyarrow is not installed
+        return inert.array(made.state[1], place)
     if made.name in ("StringArray", "NumpyExtensionArray"):
         return inert.array(made.state["_ndarray"], place)
     return inert.array(made, place)

@@ -21,6 +21,9 @@ from distcalib.targets.strata import read_strata
 
 _AGI = "adjusted_gross_income"
 
+#: Persons that the design weights stand for, over the population: beyond this factor a plan warns.
+FAR = 1.5
+
 # Inputs of the rules engine that make up most of gross income; Social Security is left out, for most of it is
 # not taxed.
 INCOME_INPUTS = (
@@ -106,6 +109,8 @@ def place_clones(
         pinned = read_pinned(wanted.pinned, source.ids["household"])
         conditions["pinned_state"] = pinned
         notes.append(f"{np.count_nonzero(pinned):,} of {len(pinned):,} households stay in one state")
+    of_households, more = design_weights(config, source, nation)
+    notes += more
     chances = Chances.of(source.count(), table, nation=nation, **conditions)
     blocks = None
     if wanted.blocks is not None:
@@ -120,7 +125,31 @@ def place_clones(
     )
     check_counties(assignment, county_fips_of_rules_engine()["county_fips"], wanted.blocks or "county table")
     assignment, more = derive(assignment, wanted.crosswalk, wanted.cbsa)
-    return assignment, initial_weights(assignment, source.weights, chances), notes + more
+    return assignment, initial_weights(assignment, of_households, chances), notes + more
+
+
+def design_weights(
+    config: RunConfig, source: Microdata, nation: pd.DataFrame
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Return the design weight of each household, (n households,), and what an analyst should know of them.
+
+    ``equal`` ones make the persons of the microdata the population of all districts.
+    """
+    population = float(nation["population"].sum())
+    if config.design_weights == "equal":
+        return np.full(source.count(), population / source.count("person")), []
+    weights, notes, mend = source.weights, [], "`design_weights: equal` lets all households begin alike"
+    if nothing := int(np.count_nonzero(weights == 0)):
+        notes.append(
+            f"{nothing:,} of {source.count():,} households have weight 0, and a fit leaves them there: {mend}"
+        )
+    persons = float(weights[source.household_of["person"]].sum())
+    if not 1 / FAR <= persons / population <= FAR:
+        notes.append(
+            f"the weights of the microdata stand for {persons:,.0f} persons, and the nation has "
+            f"{population:,.0f}; a fit stays within fit.lower_bound and fit.upper_bound times them: {mend}"
+        )
+    return weights, notes
 
 
 def income_proxy(data: Microdata) -> NDArray[np.float64]:

@@ -139,8 +139,11 @@ class Plan:
         return told_of(self.run, self.facts)
 
     def _repr_html_(self) -> str:
-        more = {"warnings": "\n".join(self.warnings)} if self.warnings else {}
-        return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **more})
+        cpu = self.facts["cpu_seconds"]
+        long = f"{cpu / 3600:.1f} hours" if cpu >= 3600 else f"{cpu / 60:.0f} minutes"
+        time = {"processors": f"about {long} of one, without the fit"}
+        table = pd.DataFrame({"warnings": list(self.warnings)}) if self.warnings else None
+        return facts_html(f"Plan {self.digest()[:12]}: {self.run.name}", {**self.told(), **time}, table)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, with its digest."""
@@ -159,6 +162,9 @@ class Prepared:
     assignment: GeographyAssignment
     rates: pd.DataFrame | None = None
     sample: Microdata | None = None
+
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_()
 
 
 @cache

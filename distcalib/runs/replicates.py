@@ -21,11 +21,11 @@ from distcalib.fit.replicates import (
     scaled_weights,
 )
 from distcalib.fit.spec import FitSpec
-from distcalib.microdata.bundled_data import bundled_path
-from distcalib.microdata.model import Microdata
 from distcalib.runs.fitting import fit_arguments
 from distcalib.runs.folder import stored_plan
+from distcalib.runs.plan import microdata_path, read_source
 from distcalib.runs.reading import read_matrix, read_weights
+from distcalib.runs.stored import stored_config
 from distcalib.storage import publish, writable
 
 NOTE = (
@@ -89,7 +89,7 @@ def write_replicates(
     matrix = read_matrix(source)
     columns = matrix.columns
     weights = read_weights(source / "fit" / "weights.npy", len(columns))
-    donors, facts = _donors(plan, certain)
+    donors, facts = _donors(source, plan["inputs"]["microdata"], certain)
     perturbation = CALIBRATED_PERTURBATION if calibrate else 1.0
     facts = {"note": NOTE, **facts, "seed": seed, "calibrated": calibrate, "perturbation": perturbation}
     position = pd.Index(donors["household_id"]).get_indexer(columns["household_id"])
@@ -157,12 +157,11 @@ def write_replicates(
     return facts
 
 
-def _donors(plan: dict[str, Any], certain: str | Path | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _donors(run: Path, digest: str, certain: str | Path | None) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return household_id, state_fips (home) and certain of every donor of a run, and their counts."""
-    named = plan["run"]["microdata"]
-    path = bundled_path() if named == "bundled" else Path(named)
-    source = Microdata.read(path, plan["run"]["period"])
-    if source.digest() != plan["inputs"]["microdata"]:
+    config = stored_config(run)
+    path, source = microdata_path(config), read_source(config)
+    if source.digest() != digest:
         raise InputError("is not the microdata that the run was made from", place=path)
     donors = pd.DataFrame(
         {"household_id": source.ids["household"], "state_fips": source.column("state_fips").astype(np.int64)}
@@ -180,7 +179,9 @@ def _donors(plan: dict[str, Any], certain: str | Path | None) -> tuple[pd.DataFr
                 words, place=file, expected="CSV with the columns household_id and certain"
             ) from None
         strange = listed - set(donors["household_id"])
-        if strange:
+        if config.households is not None:
+            listed -= strange  # a trial drew only some of them
+        elif strange:
             words = f"lists {len(strange)} households that the microdata do not hold"
             raise InputError(words, place=file, value=min(strange))
     donors["certain"] = donors["household_id"].isin(listed)

@@ -271,6 +271,8 @@ def run_html(name: str, folder: str | Path, cluster: str) -> str:
     now = time.time()
     told = read_status(folder).to_json(now)
     facts |= {"state": told["state"], "plan": told["plan"][:12], "attempts": told["attempts"]}
-    shown = ("stage", "done", "total", "seconds", "seconds_left", "slowest")
-    table = pd.DataFrame(told["stages"], columns=list(shown)) if told["stages"] else None
+    shown = ["stage", "done", "total", "reused", "seconds", "seconds_left", "slowest"]
+    table = pd.DataFrame(told["stages"], columns=shown) if told["stages"] else None
+    if table is not None:
+        table["slowest"] = table["slowest"].str.slice(0, 60)  # a task of files names them all
     return facts_html(f"Run {name}", facts, table)

@@ -6,9 +6,14 @@ import json
 import sqlite3
 from pathlib import Path
 
+import incumbent_files
+import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
+from incumbent_files import write_database, write_dataset, write_package
 
+from distcalib import CalibrationMatrix, Microdata
 from distcalib.cli import main
 from distcalib.targets.database import write_database_file
 from distcalib.targets.sources import bundled_targets
@@ -88,3 +93,68 @@ def test_a_run_needs_to_be_told_something(tmp_path, monkeypatch):
     assert missing.exit_code == 2
     assert "no_such.h5" in missing.output
     assert list(tmp_path.iterdir()) == []
+
+
+DISTRICTS = "geography.districts=[WY-01, NH-01, NH-02]"
+
+
+@pytest.fixture(scope="module")
+def incumbent(small, tmp_path_factory) -> Path:
+    """A folder of files with the structure that the incumbent's own code gives them, of 80 households."""
+    home = tmp_path_factory.mktemp("incumbent")
+    chosen = np.arange(0, small.count(), 3)[:80]
+    ids = {entity: small.ids[entity][small.rows_of(entity, chosen)[0]] for entity in small.ids}
+    write_dataset(small.take(chosen, ids), home / "source_imputed_stratified_extended_cps_2024.h5")
+    write_database(home / "policy_data.db", ["WY", "NH"])
+    (home / "target_config.yaml").write_text(incumbent_files.RULES)
+    return home
+
+
+def of_incumbent(home: Path, *more: str) -> list[str]:
+    words = ["run", "--dataset", str(home / "source_imputed_stratified_extended_cps_2024.h5")]
+    words += ["--targets", str(home / "policy_data.db"), "--target-config", str(home / "target_config.yaml")]
+    return [*words, "--set", DISTRICTS, "--set", "n_clones=2", *more]
+
+
+def test_the_plan_says_what_differs_in_their_files(incumbent):
+    done = CliRunner().invoke(main, of_incumbent(incumbent, "--dry-run", "--log-format", "json"))
+    assert done.exit_code == 0, done.output
+    plan = next(e for e in map(json.loads, done.stdout.splitlines()) if e["event"] == "plan")
+    # Ages and SNAP households of three districts; of two states SNAP dollars and households, and Medicaid.
+    assert plan["facts"]["targets_fit"] == 3 * (18 + 1) + 2 * 3
+    warned = "\n".join(plan["warnings"])
+    assert "40 of 80 households have weight 0" in warned
+    assert "1 of 8 rules of targets.rules match no target" in warned
+    assert "ignores 1 columns of the microdata: is_puf_clone_of_theirs" in warned
+
+
+@pytest.mark.slow
+def test_their_files_run_to_the_end_and_their_package_is_compared(incumbent, tmp_path):
+    folder = tmp_path / "run"
+    more = ["--set", "design_weights=equal", "--set", "fit={epochs: 20, refit_epochs: 200}", "--workers", "2"]
+    done = CliRunner().invoke(main, of_incumbent(incumbent, *more, "--output", str(folder)))
+    assert done.exit_code == 0, done.output
+    assert "verified" in done.output
+    matrix, weights = CalibrationMatrix.load(folder), np.load(folder / "fit" / "weights.npy")
+    # Records of tax files, which weigh nothing in theirs, take part.
+    assert (weights[matrix.columns["record"] % 2 == 1] > 0).any()
+    assert pd.read_csv(folder / "verify" / "targets.csv")["ok"].all()
+    # The county, district and take-up flags of their file do not count: the placement's do.
+    placed = Microdata.read(folder / "areas" / "districts" / "WY-01.h5")
+    assert set(placed.column("county_fips").astype(int) // 1000) == {56}
+
+    package = tmp_path / "calibration_package.pkl"
+    theirs = write_package(matrix, incumbent, package)
+    words = [
+        "compare",
+        str(folder),
+        str(package),
+        "--weights",
+        str(package.with_name("calibration_weights.npy")),
+    ]
+    done = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "difference")])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(tmp_path / "difference" / "targets.csv").set_index("name")
+    assert (table["in"] == "both").all()
+    expected = pd.Series(matrix.estimate(theirs), index=matrix.targets["name"])
+    np.testing.assert_allclose(table["estimate_package"], expected[table.index], rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,69 @@ def test_the_second_notebook_runs():
     assert (imputed == (targets["geo_level"].eq("district") & targets["domain_variable"].eq("aca_ptc"))).all()
     assert (targets["status"] == np.where(imputed, "check", "fit")).all()
     assert np.allclose(targets.loc[imputed, "hif"], 1)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Where the fourth notebook was executed, and its names; the fifth reads the run that it left."""
+    home = tmp_path_factory.mktemp("cluster")
+    with pytest.MonkeyPatch.context() as patched, np.errstate(all="ignore"):
+        patched.chdir(home)
+        yield home, execute(NOTEBOOKS / "04_national_on_a_cluster.ipynb")
+
+
+@pytest.mark.slow
+def test_the_fourth_notebook_runs(cluster):
+    home, names = cluster
+    assert names["nation"].facts["columns"] == 5_160_000
+    assert len(names["nation"].slices) == 285
+    # Interrupted after three of six slices, and gone on from there.
+    assert len(names["finished"]) == 3
+    assert 3 <= names["simulated"].reused < names["simulated"].total == 6
+    assert names["status"].ended == "stopped"
+    simulated = names["receipts"][names["receipts"]["stage"] == "simulate"]
+    assert len(simulated) == 6
+    assert names["proof"]["ok"].all()
+    assert names["summary"]["verification"]["largest_difference"] <= 1e-6
+    assert {"areas/national/US.h5", "areas/national/US-100.h5"} <= set(names["summary"]["files"])
+    assert np.count_nonzero(names["tried"].weights) == 150
+    assert names["found"].settings["setting"].tolist() == ["run.fit.ridge"]
+    folder = home / "notebook_data" / "cluster"
+    assert json.loads((folder / "public" / "latest.json").read_text())["version"] == names["first"].version
+    assert [entry.act for entry in names["history"]] == ["publish", "publish", "rollback"]
+    assert (folder / "difference" / "comparison.html").is_file()
+    assert not (folder / "national").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Accessing .values on a MicroSeries:UserWarning")
+def test_the_fifth_notebook_reads_what_the_fourth_left(cluster, monkeypatch):
+    home, _ = cluster
+    monkeypatch.chdir(home)
+    names = execute(NOTEBOOKS / "05_reading_the_files.ipynb")
+    districts, page = names["districts"], home / "notebook_data" / "reading" / "poverty.html"
+    assert districts.index.tolist() == [
+        "AK-01",
+        "DC-01",
+        "HI-01",
+        "HI-02",
+        "MT-01",
+        "MT-02",
+        "VT-01",
+        "WY-01",
+    ]
+    assert districts["poverty"].between(0, 1).all()
+    drawn = names["poverty_map"].select_one({"name": "districts"}).data_source.data
+    assert sorted(drawn["district"]) == districts.index.tolist()
+    assert "Bokeh" in page.read_text()
+    assert "cdn.bokeh.org" not in page.read_text()
+    # What is fitted varies less over replicates than what is not.
+    assert (names["errors"]["snap"] >= 0).all()
+    assert names["errors"]["in_poverty"].max() > names["errors"]["snap"].median()
+    assert set(names["beside"].index.get_level_values("status")) == {"fit", "check"}
+    assert names["mapping"]["column"].is_unique
+    assert names["files"][0].name == "US-100.h5"
+    assert len(names["imputed"]) == 30
 
 
 def test_the_third_notebook_runs():

@@ -67,7 +67,7 @@ def test_the_plan_says_what_the_files_lack(config):
 
 
 def test_incomes_are_off_by_default_and_move_the_top_tenth_alone(small):
-    config = RunConfig(n_clones=2)
+    config = RunConfig(n_clones=2, design_weights="equal")
     assert config.geography.agi_conditioning is False
     table = districts()
     plain, weights, notes = place_clones(config, small, table)
@@ -81,6 +81,29 @@ def test_incomes_are_off_by_default_and_move_the_top_tenth_alone(small):
     assert income[moved].min() > np.quantile(income, 0.5)
     same = ~np.tile(w.reshape(2, -1)[0] != weights.reshape(2, -1)[0], 2)
     np.testing.assert_array_equal(found.cd_geoid[same], plain.cd_geoid[same])
+
+
+def test_equal_design_weights_give_every_household_a_chance_and_the_population(small):
+    """Half of the records of an extended CPS are clones from tax files that weigh nothing."""
+    zeros = np.where(np.arange(small.count()) % 2, small.weights, 0.0)
+    extended = small.with_columns({"household_weight": zeros})
+    _, weights, notes = place_clones(RunConfig(n_clones=2), extended, districts())
+    assert np.count_nonzero(weights) == small.count()  # of 600 columns
+    assert "150 of 300 households have weight 0" in notes[0]
+    assert "stand for" in notes[1]
+    assert all("`design_weights: equal`" in note for note in notes)
+    equal = RunConfig(n_clones=2, design_weights="equal")
+    _, weights, notes = place_clones(equal, extended, districts())
+    assert notes == []
+    assert (weights > 0).all()
+    persons = np.bincount(small.household_of["person"])[np.arange(600) % 300]
+    assert np.sum(weights * persons) == pytest.approx(
+        340.1e6, rel=0.1
+    )  # as drawn, whose mean is the population
+    plan, other = (make_plan(one.changed(targets=replace(one.targets, variables=("snap",)))).plan
+                   for one in (equal, equal.changed(design_weights="microdata")))  # fmt: skip
+    assert plan.inputs["initial_weights"] != other.inputs["initial_weights"]
+    assert plan.inputs["assignment"] == other.inputs["assignment"]
 
 
 def test_the_income_proxy_adds_the_inputs_of_all_persons(small):
@@ -224,7 +247,7 @@ def test_the_note_says_whose_incomes_were_used(small, tmp_path):
         ("some", states + some, "by the AGI of districts in MT, WY and of states elsewhere"),
         ("every", every, "by the AGI of districts"),
     ):
-        config = RunConfig(n_clones=1)
+        config = RunConfig(n_clones=1, design_weights="equal")
         config = replace(
             config,
             geography=replace(config.geography, agi_conditioning=True),

@@ -94,3 +94,19 @@ def test_a_pandas_store_is_named_for_what_it_is(tmp_path, layout, form):
 def test_a_folder_names_its_files(small_file):
     with pytest.raises(InputError, match=r"is a folder; expected a file in it \(small\.h5\)"):
         Microdata.read(small_file.parent)
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_counties_as_numbers_are_fips_codes(arrays, tmp_path, within):
+    """Of the state, as the CPS numbers them, or of the nation; 0 is not known."""
+    state = arrays["state_fips/2024"].astype(np.int32)
+    number = np.arange(len(state), dtype=np.int32) % 3
+    arrays["county_fips/2024"] = number if within else np.where(number > 0, state * 1000 + number, 0)
+    column = Microdata.read(written(tmp_path / "counties.h5", arrays)).column("county_fips")
+    expected = [f"{s:02d}{n:03d}" if n else "00000" for s, n in zip(state, number, strict=True)]
+    assert column.astype(str).tolist() == expected
+
+
+def test_what_never_changes_may_be_stored_without_a_year(arrays, small, tmp_path):
+    arrays["is_household_head/ETERNITY"] = arrays.pop("is_household_head/2024")
+    assert Microdata.read(written(tmp_path / "eternity.h5", arrays)).digest() == small.digest()

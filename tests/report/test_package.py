@@ -46,6 +46,16 @@ def test_a_package_is_read_as_it_was_written(protocol, tmp_path):
     }  # fmt: skip
 
 
+def test_texts_of_a_pandas_without_pyarrow_are_read(tmp_path):
+    with pd.option_context("mode.string_storage", "python"):
+        file = dump(tmp_path / "p.pkl")
+    assert b"NDArrayBacked" in file.read_bytes()
+    assert b"pyarrow" not in file.read_bytes()
+    expected = package()["targets_df"]
+    found = read_package(file).targets.drop(columns="name")
+    pd.testing.assert_frame_equal(found, expected, check_dtype=False)
+
+
 class Harm:
     def __init__(self, file: Path) -> None:
         self.file = file
