@@ -30,7 +30,7 @@ def read_numbers(path: Path) -> NDArray[Any]:
 
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a header is read by Python's own parser, which raises all kinds of errors
         why = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise InputError(
             f"is no file of numbers{why}", place=path, expected="a .npy file of numbers"

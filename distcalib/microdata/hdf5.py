@@ -135,6 +135,8 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
     for stored, array in raw.items():
         # What never changes is stored without a year by PolicyEngine's own writers.
         path = stored.replace("/ETERNITY", f"/{year}")
+        if path != stored and path in raw:
+            continue  # the year's own
         name = path.split("/")[0]
         if name in ID_COLUMNS:
             continue
@@ -149,7 +151,10 @@ def _assemble(raw: dict[str, np.ndarray], period: int | None, file: Path) -> Mic
         if variable.value_type == "bool" and column.dtype != bool:
             column = _flags(column, f"{file}: {path}")
         if name == "county_fips" and column.dtype.kind in "iu":
-            column = _counties(column, raw.get(path.replace("county", "state")))
+            period_name = stored.split("/")[1]
+            states = (raw.get(f"state_fips/{one}") for one in (period_name, year, "ETERNITY"))
+            state = next((one for one in states if one is not None), None)
+            column = _counties(column, state, f"{file}: {stored}")
         values[variable.entity][path] = column
     data = Microdata(period=year, ids=ids, links=links, values=values)
     validate(data, file)
@@ -166,12 +171,16 @@ def _flags(column: np.ndarray, place: str) -> np.ndarray:
     return column.astype(bool)
 
 
-def _counties(column: np.ndarray, state: np.ndarray | None) -> np.ndarray:
+def _counties(column: np.ndarray, state: np.ndarray | None, place: str) -> np.ndarray:
     """Return counties stored as numbers, as PolicyEngine's CPS has them, as FIPS codes: bytes of five digits.
 
     Numbers below 1000 are within their state; 0 is a county that is not known.
     """
     codes = column.astype(np.int64)
+    strange = codes[(codes < 0) | (codes > 99_999)]
+    if strange.size:
+        expected = "FIPS codes: a state's two digits and three of the county, or these three"
+        raise InputError("is no county", place=place, value=int(strange[0]), expected=expected)
     if state is not None and state.shape == codes.shape:
         codes = np.where((codes > 0) & (codes < 1000), np.asarray(state, np.int64) * 1000 + codes, codes)
     return np.char.zfill(codes.astype("S5"), 5)

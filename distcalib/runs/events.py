@@ -21,7 +21,7 @@ Subscriber = Callable[[dict[str, Any]], None]
 #: Seconds between two signs of life.
 BEAT = 15.0
 #: Events that say nothing of what was done.
-SIGNS_OF_LIFE = frozenset({"alive", "progress"})
+SIGNS_OF_LIFE = ("alive", "progress")
 
 
 def _one_at_a_time(emit: Callable[..., None]) -> Callable[..., None]:

@@ -125,6 +125,9 @@ def require_same_plan(
     for incidental in INCIDENTAL:
         settings.pop(incidental, None)
     changed_parts = [f"{p}.{k}" for p in other for k in _differences({"": stored[p]}, {"": new[p]})]
+    # A version of this program is code, whose digests tell what it changed.
+    own = "versions.distcalib" in changed_parts
+    changed_parts = [name for name in changed_parts if name != "versions.distcalib"]
     first = min((_stage_of(k) for k in [*settings, *changed_parts]), key=STAGES.index, default=None)
     if first is not None and (force is None or STAGES.index(first) < STAGES.index(force)):
         what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()] + changed_parts
@@ -141,6 +144,9 @@ def require_same_plan(
         for s in standing
         if stored["code"].get(s) != new["code"][s]
     ]
+    if own and standing:
+        there, now = (plan["versions"].get("distcalib", "none") for plan in (stored, new))
+        changed.insert(0, f"distcalib {there} there, {now} now")
     if changed and not accept_code:
         raise RunError(
             f"{folder} was begun by other code ({'; '.join(changed)}); "
@@ -151,9 +157,10 @@ def require_same_plan(
 def _stage_of(name: str) -> str:
     """Return the first stage that depends on a setting or input."""
     section = name.split(".")[0]
-    if section in ("fit", "fits", "engines") or name in ("inputs.values", "inputs.initial_weights"):
+    if name in ("inputs.values", "inputs.initial_weights"):
         return "fit"
-    if section == "targets":  # its rows and values have digests of their own among the inputs
+    # Rows and values of the targets have digests of their own among the inputs; no cell is weighted.
+    if section in ("fit", "fits", "engines", "targets", "design_weights"):
         return "fit"
     return section if section in ("areas", "verify") else "simulate"
 

@@ -30,6 +30,12 @@ def read_matrix(run: str | Path) -> CalibrationMatrix:
             raise
         words = f"cannot be read ({type(error).__name__}: {error})"
         raise InputError(words, place=folder, expected="a matrix that was written whole") from None
+    lacks = [name for name in ("variable", "value") if name not in held.targets]
+    if lacks:
+        expected = "variable and value of each target"
+        raise InputError(
+            "lacks a column", place=folder / "targets.parquet", value=lacks[0], expected=expected
+        )
     return held
 
 
@@ -45,7 +51,7 @@ def read_weights(path: Path, columns: int) -> NDArray[np.float64]:
     try:
         # Mapped, so that what a header says is held to the size of the file before there is memory for it.
         found = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:  # a header is read by Python's own parser, which raises all kinds of errors
         raise InputError("is no file of numbers", place=path, expected=expected) from None
     if found.dtype.kind != "f" or found.shape != (columns,):
         what = f"{found.dtype} {found.shape}"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distcalib.digest import code_digest, digest_arrays, digest_of
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibError, InputError
 from distcalib.fit.replicates import (
     CALIBRATED_PERTURBATION,
     bootstrap_factors,
@@ -26,7 +26,7 @@ from distcalib.runs.folder import stored_plan
 from distcalib.runs.plan import microdata_path, read_source
 from distcalib.runs.reading import read_matrix, read_weights
 from distcalib.runs.stored import stored_config
-from distcalib.storage import publish, writable
+from distcalib.storage import parse_json, publish, writable
 
 NOTE = (
     "Replicate weights of a rescaled bootstrap of donor households within their home states (Rao, Wu and Yue "
@@ -89,6 +89,7 @@ def write_replicates(
     matrix = read_matrix(source)
     columns = matrix.columns
     weights = read_weights(source / "fit" / "weights.npy", len(columns))
+    spec = _spec(source / "fit" / "summary.json")
     donors, facts = _donors(source, plan["inputs"]["microdata"], certain)
     perturbation = CALIBRATED_PERTURBATION if calibrate else 1.0
     facts = {"note": NOTE, **facts, "seed": seed, "calibrated": calibrate, "perturbation": perturbation}
@@ -100,7 +101,6 @@ def write_replicates(
     values = fitted["value"].to_numpy(np.float64)
     told = fit_arguments(fitted, plan["run"]["fit"], plan["run"]["seed"])
     share = told["target_weights"]
-    spec = FitSpec(**json.loads((source / "fit" / "summary.json").read_text(encoding="utf-8"))["settings"])
     key = digest_of(
         {
             **facts,
@@ -155,6 +155,24 @@ def write_replicates(
         file.unlink()
     parts.rmdir()
     return facts
+
+
+def _spec(summary: Path) -> FitSpec:
+    """Return the settings that a fit was made with.
+
+    Raises
+    ------
+    InputError
+        When there is no summary, as of a fit that was stopped at its end, or none of a fit.
+    """
+    try:
+        return FitSpec(**parse_json(summary.read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, TypeError, KeyError, DistcalibError) as error:
+        raise InputError(
+            f"is no summary of a fit ({type(error).__name__}: {error})",
+            place=summary,
+            expected="a run whose fit is finished; the same `run` command goes on",
+        ) from None
 
 
 def _donors(run: Path, digest: str, certain: str | Path | None) -> tuple[pd.DataFrame, dict[str, Any]]:

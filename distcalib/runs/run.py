@@ -355,6 +355,8 @@ class Run:
     def _told(self, error: BaseException, stage: str) -> dict[str, str]:
         # An error of the start may name a key or certificate, and no event does.
         cause = "" if stage == _START else str(error) or type(error).__name__
+        if isinstance(error, KeyboardInterrupt):
+            cause = "interrupted"
         return {"stage": stage, "cause": cause.replace(str(self.home.folder), self.home.shown)}
 
     def _start_executor(self) -> Executor:
@@ -387,7 +389,7 @@ class Run:
         self.events.emit("retry", stage=task.stage, id=task.id, place=place, deaths=deaths)
 
     def _said(self, task: Any, facts: dict[str, Any]) -> None:
-        self.events.emit("progress", stage=task.stage, id=task.id, **facts)
+        self.events.emit("progress", stage=task.stage, id=task.id, said=facts)
 
     def _fit_resource(self, executor: Executor) -> str | None:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""

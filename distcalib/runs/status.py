@@ -70,7 +70,7 @@ class StageStatus:
         kind = event["event"]
         if kind == "progress":
             if event.get("stage") == self.name and self.ended is None:  # words may come late
-                self.said = {k: v for k, v in event.items() if k not in ("event", "time", "stage", "id")}
+                self.said = dict(event["said"])
         elif kind == "task":
             self.done, self.said = self.done + 1, {}
             self.peak_bytes = max(self.peak_bytes, int(event.get("peak_bytes", 0)))
@@ -150,10 +150,12 @@ class RunStatus:
         if kind == "stage":
             reused = int(event["reused"])
             self.stages.append(StageStatus(event["stage"], int(event["tasks"]), reused, when, reused))
+        elif kind == "failed" and self.ended == "done":
+            pass  # while what is finished was looked at: nothing was begun
         elif kind in ("done", "stopped", "failed"):
             self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
-            self.ended = "done"  # by the attempt before, whose stages stand
+            self.ended, self.cause = "done", ""  # by the attempt before, whose stages stand
         elif kind == "workers":
             self.workers = int(event["count"])
         elif kind == "warning":

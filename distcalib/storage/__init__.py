@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -164,7 +165,12 @@ def sha256_file(path: str | Path) -> str:
 
 def folder_bytes(folder: str | Path) -> int:
     """Return the bytes of all files below a folder; 0 when there is none."""
-    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+    total = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a link to nothing, or a temporary file that is there no more
+                total += os.path.getsize(os.path.join(at, name))
+    return total
 
 
 def need_space(folder: str | Path, needed: int) -> None:

@@ -110,3 +110,21 @@ def test_counties_as_numbers_are_fips_codes(arrays, tmp_path, within):
 def test_what_never_changes_may_be_stored_without_a_year(arrays, small, tmp_path):
     arrays["is_household_head/ETERNITY"] = arrays.pop("is_household_head/2024")
     assert Microdata.read(written(tmp_path / "eternity.h5", arrays)).digest() == small.digest()
+    arrays["is_household_head/2024"] = arrays["is_household_head/ETERNITY"]
+    arrays["is_household_head/ETERNITY"] = ~arrays["is_household_head/ETERNITY"]
+    assert Microdata.read(written(tmp_path / "both.h5", arrays)).digest() == small.digest()
+
+
+def test_counties_are_of_the_state_whatever_its_period_is_called(arrays, tmp_path):
+    state = arrays["state_fips/2024"].astype(np.int32)
+    arrays["state_fips/ETERNITY"] = arrays.pop("state_fips/2024")
+    arrays["county_fips/2024"] = np.full(len(state), 37, dtype=np.int32)
+    column = Microdata.read(written(tmp_path / "counties.h5", arrays)).column("county_fips")
+    assert column.astype(str).tolist() == [f"{s:02d}037" for s in state]
+
+
+@pytest.mark.parametrize("code", [-1, 360_610])
+def test_a_number_that_is_no_county_is_refused(arrays, tmp_path, code):
+    arrays["county_fips/2024"] = np.full(len(arrays["state_fips/2024"]), code, dtype=np.int32)
+    with pytest.raises(InputError, match=rf"counties\.h5: county_fips/2024: is no county; got {code}"):
+        Microdata.read(written(tmp_path / "counties.h5", arrays))

@@ -84,6 +84,16 @@ def claiming(path: str, length: int) -> Callable[[Path], None]:
     return change
 
 
+def headed(header: bytes) -> bytes:
+    """Return the bytes of a .npy file with a header of one's own."""
+    line = header.ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(line).to_bytes(2, "little") + line + bytes(960)
+
+
+def without(path: str, column: str) -> Callable[[Path], None]:
+    return lambda run: pd.read_parquet(run / path).drop(columns=column).to_parquet(run / path, index=False)
+
+
 def bomb_for_receipts(run: Path) -> None:
     for file in run.glob("receipts/*/*.json"):
         file.write_text(BOMB)
@@ -171,6 +181,26 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "few weights": (array(WEIGHTS, np.ones(3)), READ_WEIGHTS, "does not hold the weights of the run"),
     "weights that are no numbers": (array(WEIGHTS, np.full(120, np.nan)), READ_WEIGHTS, "what is no number"),
     "a header of a billion weights": (claiming(WEIGHTS, 10**15), READ_WEIGHTS, NUMBERS),
+    **{
+        f"a header of {header[:40]!r}": (put(WEIGHTS, headed(header)), READ_WEIGHTS, NUMBERS)
+        for header in (
+            b"((((((",
+            b"-" * 100,
+            b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d,)}" % 2**70,
+            b"{'descr': '<f8', 'fortran_order': False, 'shape': (True,)}",
+            b"{[]: 1}",
+        )
+    },
+    "targets without values": (
+        without("targets.parquet", "value"), READ_X, "targets.parquet: lacks a column; got 'value'",
+    ),
+    "no summary": (
+        lambda run: (run / SUMMARY).unlink(), ("replicates RUN --output OUT",), "is no summary of a fit",
+    ),
+    **{
+        f"a summary of {text[:20]}": (put(SUMMARY, text), ("replicates RUN --output OUT",), SUMMARY)
+        for text in (BOMB, "[]", "{}", '{"settings": {"frobnicate": 1}}', "none")
+    },
     "a link out for the weights": (linked(WEIGHTS), READ_WEIGHTS, NUMBERS),
     "a bomb for the manifest": (put("manifest.json", BOMB), READ_MANIFEST, "manifest"),
     "a manifest of files outside": (

@@ -126,12 +126,18 @@ CHANGES = {
     "verify.population": 0.5,
     "areas.others": {"North": "state in NH"}, "areas.districts": False, "areas.states": False,
     "areas.national": False, "areas.ids": "ranges",
-    "fit": {"fit.ridge": 0.5}, "fits": {"fits": {"few": {"records": 50}}},
+    "fit": {"fit.ridge": 0.5}, "design_weights": "equal", "fits": {"fits": {"few": {"records": 50}}},
     "households": 200, "n_clones": 2, "seed": 4,
     "geography": {"geography.districts": ["WY-01", "NH-01"]}, "simulation.take_up": False,
 }  # fmt: skip
 # They need files that have to be made.
-NOT_SETTINGS = {"simulation.costs", "simulation.take_up_rates", "period"}
+NOT_SETTINGS = {
+    "geography.crosswalk",
+    "geography.cbsa",
+    "simulation.costs",
+    "simulation.take_up_rates",
+    "period",
+}
 
 
 def changes() -> list:

@@ -300,6 +300,22 @@ def test_a_run_of_other_code_is_refused_with_both_digests_unless_accepted(config
     with pytest.raises(RunError, match=r"begun by other code \(fit: 000000000000 there, \w{12} now\)"):
         Run(config, folder, SERIAL).prepare()
     assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
+    other = replace(stored, versions={**stored.versions, "distcalib": "0.0.1"})
+    (folder / "plan.json").write_text(json.dumps(other.to_json()))
+    with pytest.raises(RunError, match=r"begun by other code \(distcalib 0\.0\.1 there, \S+ now\)"):
+        Run(config, folder, SERIAL).prepare()
+    assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
+
+
+def test_other_design_weights_change_the_fit_alone(config, tmp_path):
+    folder, prepared = tmp_path / "out", make_plan(config)
+    folder.mkdir()
+    write_plan(folder, prepared, replace=False)
+    with pytest.raises(InputError, match=r"design_weights.*--force fit"):
+        Run(config.changed(design_weights="equal"), folder, SERIAL).prepare()
+    (folder / "gone.tmp").symlink_to(folder / "nothing")
+    found = Run(config.changed(design_weights="equal"), folder, SERIAL, force="fit").prepare().plan
+    assert found.slices == prepared.plan.slices
 
 
 def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, small, tmp_path):

@@ -356,7 +356,7 @@ def test_the_log_says_the_way_of_every_fitted_target(small_run, folder: str):
 def test_the_fit_says_how_far_it_is(small_run):
     words = [e for e in read_events(small_run) if e["event"] == "progress"]
     assert {e["stage"] for e in words} == {"fit"}
-    epochs = [e for e in words if "epoch" in e]
+    epochs = [e["said"] for e in words if "epoch" in e["said"]]
     assert epochs
     for event in epochs:
         assert 0 <= event["epoch"] <= (event["of"] or event["epoch"]), event

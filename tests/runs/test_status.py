@@ -132,7 +132,7 @@ def test_a_run_that_gives_signs_of_life_is_not_silent_and_tells_what_was_begun_a
 def test_what_a_task_says_of_itself_is_told_until_it_ends(tmp_path):
     stage = {"event": "stage", "time": 1040.0, "stage": "fit", "tasks": 1, "reused": 0}
     said = {"doing": "gates", "fit": "", "epoch": 150, "of": 1000, "loss": 0.01234, "within_5": 0.94}
-    word = {"event": "progress", "time": 1050.0, "stage": "fit", "id": "ab", **said}
+    word = {"event": "progress", "time": 1050.0, "stage": "fit", "id": "ab", "said": said}
     late = {**word, "stage": "simulate"}
     home = folder_of(tmp_path / "run", START, SIMULATE, task(1020, 5.0), stage, word, late)
     status = Watch(home).read()
@@ -216,3 +216,15 @@ def test_the_table_of_a_planned_run_is_drawn(tmp_path):
     Console(file=out, width=110).print(shown(Watch(folder_of(tmp_path / "run")).read(), 0.0))
     assert "planned, not begun" in " ".join(out.getvalue().split())
     assert "ahead: simulate, assemble, fit, areas, verify" in out.getvalue()
+
+
+def test_what_was_done_stays_done_when_a_look_at_it_is_interrupted(tmp_path):
+    done = {"event": "done", "time": 1100.0, "seconds": 100.0}
+    failed = {"event": "failed", "time": 1200.0, "stage": "", "cause": "interrupted"}
+    home = folder_of(tmp_path / "run", START, done, failed)
+    status = Watch(home).read()
+    assert (status.state(1300.0), status.cause) == ("done", "")
+    home = folder_of(tmp_path / "other", START, {**failed, "cause": "no space"})
+    tell(home, {"event": "nothing_to_do", "time": 1300.0, "files": 3})
+    status = Watch(home).read()
+    assert (status.state(1300.0), status.cause) == ("done", "")
