@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browsing import Session, chromium, size
 from made_tables import write_made_matrix, write_made_run
+from pages_in_chromium import Session, chromium, size
 
 #: What is drawn last on a page: selector, and a text in it.
 LAST = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import FIND, Session, chromium, picture, pictures_in, size
+from pages_in_chromium import FIND, Session, chromium, picture, pictures_in, size
 
 from distcalib.report.comparison import compare_runs
 from distcalib.report.comparison_page import difference_maps
