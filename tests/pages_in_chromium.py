@@ -123,6 +123,16 @@ class Session:
                 menus = self.wait(lambda: len(self.find("select")) > 1 and self.find("select"), "menus")
                 Select(menus[menu]).select_by_visible_text(name)
 
+    def choose(self, label: str, option: str) -> None:
+        """Choose an option of the menu of a label."""
+        from selenium.webdriver.support.ui import Select
+
+        def menu() -> Any:
+            fields = [one for one in self.find(".bk-input-group", label) if one.text.startswith(label)]
+            return fields[0].find_element("css selector", "select")
+
+        Select(self.wait(menu, label)).select_by_visible_text(option)
+
     def tab(self, name: str) -> None:
         self.wait(lambda: next(t for t in self.find(".bk-tab") if t.text == name).click() is None, name)
 
