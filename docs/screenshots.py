@@ -47,7 +47,7 @@ def main(run: Path) -> None:
                 session.choose("District", "CA-12")
                 session.one("h3", "CA-12 (612)")
                 session.one(".tabulator-col", "official")
-                picture(browser, shot, "body", 1560)
+                picture(browser, shot, "body", 1425)
                 seen = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
                 keep(DOCS / "images" / "dashboard.png", [seen])
             finally:
