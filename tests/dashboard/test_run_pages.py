@@ -40,6 +40,8 @@ def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan["run"]["name"] = f"<i id=bad>{name}</i>"
         (parent / name / "plan.json").write_text(json.dumps(plan))
     begun = parent / "going on"
+    excluded = pd.read_parquet(begun / "excluded.parquet")
+    excluded.assign(reason="<i id=bad>because</i>").to_parquet(begun / "excluded.parquet", index=False)
     lines = (begun / "events.ndjson").read_text().splitlines(keepends=True)
     last = next(i for i, line in enumerate(lines) if json.loads(line).get("stage") == "areas")
     (begun / "events.ndjson").write_text("".join(lines[:last]))
@@ -188,6 +190,7 @@ def test_two_runs_stand_beside_each_other(session, runs, pictures):
     found = compare_runs(runs / "small", runs / "other")
     session.open("small", "other")
     assert "<i id=bad>other</i>" in session.one("td", "other").text
+    session.wait(lambda: "<i id=bad>other</i>" in session.rows(0)[0][2], "the setting as text")
     assert session.browser.execute_script(FIND, "#bad") == []
     session.tab("Targets")
     rows = session.wait(lambda: session.rows(0)[0][0] == "WY-01" and session.rows(0), "targets")
@@ -208,6 +211,8 @@ def test_a_run_that_goes_on_shows_what_is_there_and_is_followed(session, runs, p
     session.open("going on")
     assert "not finished" in session.one(".state").text
     assert "not done" in session.one("li", "verify/population.csv").text
+    session.tab("Other figures")
+    session.wait(lambda: session.rows(1)[0][2] == "<i id=bad>because</i>", "the reason as text")
     assert session.browser.execute_script(FIND, "#bad") == []
     session.tab("Districts")
     assert set(session.map()) == {"NH-01", "NH-02", "WY-01"}
