@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from made_tables import write_made_matrix, write_made_run
-from pages_in_chromium import Session, chromium, size
+from pages_in_chromium import Session, chromium, dashboard, size
 
 #: What is drawn last on a page: selector, and a text in it.
 LAST = {
@@ -54,19 +52,10 @@ def main() -> None:
             nonzeros = write_made_matrix(run, asked.share).nnz
             print(f"{asked.households * asked.clones:,} columns, {asked.records:,} records, "
                   f"{nonzeros:,} nonzeros")  # fmt: skip
-        command = [sys.executable, "-m", "distcalib", "dashboard", str(run), "--port", "0"]
-        with (
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
-            chromium(Path(temporary) / "profile") as browser,
-        ):
-            try:
-                assert server.stdout is not None
-                url = re.search(r"http://\S+", server.stdout.readline())
-                assert url
-                size(browser, 1200, 3000)
-                measure(Session(browser, url[0]), run.name, psutil.Process(server.pid))
-            finally:
-                server.terminate()
+        profile = Path(temporary) / "profile"
+        with dashboard(str(run)) as (url, server), chromium(profile) as browser:
+            size(browser, 1200, 3000)
+            measure(Session(browser, url), run.name, psutil.Process(server.pid))
 
 
 def measure(session: Session, run: str, server: psutil.Process) -> None:

@@ -7,8 +7,6 @@ dashboard. Chromium and chromedriver have to be there.
 from __future__ import annotations
 
 import io
-import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +15,7 @@ from PIL import Image
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
-from pages_in_chromium import Session, chromium, picture, size  # noqa: E402
+from pages_in_chromium import Session, chromium, dashboard, picture, size  # noqa: E402
 
 WIDTH = 1200
 
@@ -33,25 +31,18 @@ def main(run: Path) -> None:
             picture(browser, shot, selector, most)
             parts.append(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"))
         keep(DOCS / "images" / "report.png", parts)
-        command = [sys.executable, "-m", "distcalib", "dashboard", str(run), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout is not None
-                url = re.search(r"http://\S+", server.stdout.readline())
-                assert url
-                size(browser, WIDTH, 1560)
-                session = Session(browser, url[0])
-                session.open(run.name)
-                session.one(".cards")
-                session.tab("Districts")
-                session.choose("District", "CA-12")
-                session.one("h3", "CA-12 (612)")
-                session.one(".tabulator-col", "official")
-                picture(browser, shot, "body", 1425)
-                seen = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
-                keep(DOCS / "images" / "dashboard.png", [seen])
-            finally:
-                server.terminate()
+        with dashboard(str(run)) as (url, _):
+            size(browser, WIDTH, 1560)
+            session = Session(browser, url)
+            session.open(run.name)
+            session.one(".cards")
+            session.tab("Districts")
+            session.choose("District", "CA-12")
+            session.one("h3", "CA-12 (612)")
+            session.one(".tabulator-col", "official")
+            picture(browser, shot, "body", 1425)
+            seen = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
+            keep(DOCS / "images" / "dashboard.png", [seen])
 
 
 def keep(file: Path, parts: list[Image.Image]) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +64,22 @@ def chromium(profile: Path) -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+@contextmanager
+def dashboard(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Serve a dashboard by a process of its own, which ends as it should; give its address and the process."""
+    command = [sys.executable, "-m", "distcalib", "dashboard", *arguments, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            found = (re.search(r"http://\S+", line) for line in server.stdout)
+            url = next((one[0] for one in found if one), "")
+            assert url, "the server ended"
+            yield url, server
+        finally:
+            server.terminate()
+        assert server.wait(20) == 0
 
 
 def pictures_in(otherwise: Path) -> Path:

@@ -6,17 +6,14 @@ Screenshots are kept in the folder that DISTCALIB_SCREENSHOTS names, else in pyt
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from pages_in_chromium import FIND, Session, chromium, picture, pictures_in, size
+from pages_in_chromium import FIND, Session, chromium, dashboard, picture, pictures_in, size
 
 from distcalib.report.comparison import compare_runs
 from distcalib.report.comparison_page import difference_maps
@@ -60,24 +57,16 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(runs: Path, downloads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        command = [sys.executable, "-m", "distcalib", "dashboard", "--runs", str(runs), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout is not None
-                url = re.search(r"http://\S+", server.stdout.readline())
-                assert url
-                allow = {"behavior": "allow", "downloadPath": str(downloads)}
-                browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
-                size(browser, 1200, 1400)
-                yield Session(browser, url[0])
-                loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-                assert [name for name in browser.execute_script(loaded) if not name.startswith(url[0])] == []
-                errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-                assert [line for line in errors if "favicon" not in line["message"]] == []
-            finally:
-                server.terminate()
-                assert server.wait(20) == 0
+    profile = tmp_path_factory.mktemp("profile")
+    with dashboard("--runs", str(runs)) as (url, _), chromium(profile) as browser:
+        allow = {"behavior": "allow", "downloadPath": str(downloads)}
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+        size(browser, 1200, 1400)
+        yield Session(browser, url)
+        loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+        assert [name for name in browser.execute_script(loaded) if not name.startswith(url)] == []
+        errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+        assert [line for line in errors if "favicon" not in line["message"]] == []
 
 
 @pytest.fixture(scope="module")
