@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-MADE = Path(__file__).parent.parent / "tests" / "report"
+MADE = Path(__file__).parent.parent / "tests"
 
 _WRITE = """
 import json, resource, sys, time

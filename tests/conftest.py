@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from s3_server import s3_at, s3_variables
 
+from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.microdata import Microdata, bundled_microdata
 
 SMALL = 300
@@ -75,3 +76,11 @@ def s3_environment(s3_server: str) -> Iterator[None]:
         for name, value in s3_variables(s3_server).items():
             patched.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def small_run(small_settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small real run, on two worker processes, shared by the tests that look at it."""
+    folder = tmp_path_factory.mktemp("runs") / "two-workers"
+    Run(RunConfig.load(small_settings), folder, ClusterConfig(workers=2)).execute()
+    return folder

@@ -9,6 +9,7 @@ import click
 import distcalib
 from distcalib.cli.compare import compare
 from distcalib.cli.config import config
+from distcalib.cli.dashboard import dashboard
 from distcalib.cli.data import data
 from distcalib.cli.doctor import doctor
 from distcalib.cli.fit import fit_of_run, fit_tune
@@ -50,7 +51,7 @@ def main() -> None:
 
 for _command in (
     run, plan, status, verify, report, compare, publish, promote, rollback, publications, stack, fit_of_run,
-    matrix, targets, data, doctor, config, replicates,
+    matrix, targets, data, doctor, config, replicates, dashboard,
 ):  # fmt: skip
     main.add_command(_command)
 main.add_command(fit_tune, "tune")

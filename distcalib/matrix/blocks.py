@@ -24,7 +24,7 @@ import zarr
 from scipy import sparse
 
 from distcalib.digest import digest_arrays
-from distcalib.errors import RunError, StorageError
+from distcalib.errors import InputError, RunError, StorageError
 from distcalib.storage import passing, persistently, temporary_beside
 
 # Nonzeros a chunk: 4 MiB of values.
@@ -109,6 +109,36 @@ def read_block(path: str | Path) -> sparse.csr_array:
         group, shape, indptr = _open(path)
         data, indices = (np.asarray(group[name][:]) for name in ("data", "indices"))
     return _csr(data, indices, indptr, shape)
+
+
+def read_rows(path: str | Path, rows: Sequence[int]) -> sparse.csr_array:
+    """Read some rows of a group written by `write_block`: of its values only the chunks that hold them.
+
+    Returns
+    -------
+    csr_array
+        float32, shape (len(rows), n columns), in the order asked for.
+
+    Raises
+    ------
+    RunError
+        When the group is missing, incomplete or of another encoding.
+    InputError
+        For a row that it has not.
+    """
+    with _readable(path):
+        group, (n_rows, n_columns), indptr = _open(path)
+        for row in rows:
+            if not 0 <= row < n_rows:
+                expected = f"0 to {n_rows - 1}"
+                raise InputError("no such row", place=path, value=row, expected=expected)
+        spans = [slice(int(indptr[row]), int(indptr[row + 1])) for row in rows]
+        data, indices = (
+            np.concatenate([np.zeros(0, kind), *(group[name][span] for span in spans)])
+            for name, kind in (("data", np.float32), ("indices", np.int32))
+        )
+    ends = np.cumsum([0, *(span.stop - span.start for span in spans)])
+    return _csr(data, indices, ends, (len(rows), n_columns))
 
 
 def assemble(paths: Sequence[str | Path]) -> sparse.csr_array:

@@ -66,17 +66,14 @@ def histogram(values: NDArray[np.float64], title: str, axis: str, marks: Sequenc
     marks
         Values with a dashed line, such as bounds.
     """
-    positive = values[np.isfinite(values) & (values > 0)]
+    counts, ends, edges = bins(values)
     (width, height), (left, top, right, bottom) = _HISTOGRAM, _MARGINS
     out = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
         f'<text x="{left}" y="16" font-weight="bold">{escape(title)}</text>'
     ]
-    if not len(positive):
+    if not len(counts):
         return "".join([*out, f'<text x="{left}" y="{height / 2}">nothing above zero</text></svg>'])
-    logs = np.log10(positive)
-    ends = logs.min() - 0.02, logs.max() + 0.02
-    counts, edges = np.histogram(logs, bins=_BINS, range=ends)
     base, most = height - bottom, int(counts.max())
 
     def x(log: float) -> float:
@@ -117,6 +114,25 @@ def histogram(values: NDArray[np.float64], title: str, axis: str, marks: Sequenc
     middle = left + (width - left - right) / 2
     out.append(f'<text x="{middle:.1f}" y="{height - 8}" text-anchor="middle">{escape(axis)}</text></svg>')
     return "".join(out)
+
+
+def bins(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], tuple[float, float], NDArray[np.float64]]:
+    """Count the values above zero in equal bins of their logarithm.
+
+    Returns
+    -------
+    counts, ends, edges
+        int64 (n bins,), the first and last edge, and the edges float64 (n bins + 1,), as log10; empty where
+        no value is above zero.
+    """
+    logs = np.log10(values[np.isfinite(values) & (values > 0)])
+    if not len(logs):
+        return np.zeros(0, np.int64), (0.0, 0.0), np.zeros(0)
+    ends = float(logs.min() - 0.02), float(logs.max() + 0.02)
+    counts, edges = np.histogram(logs, bins=_BINS, range=ends)
+    return counts, ends, edges
 
 
 def ticks(bounds: NDArray[np.float64], logarithmic: bool) -> list[float]:

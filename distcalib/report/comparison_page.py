@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distcalib.geography.district import District
 from distcalib.report.comparison import Comparison
+from distcalib.report.map_data import MapVariable, own_variable
 from distcalib.report.pages import (
     Section,
     amount_text,
@@ -27,12 +30,14 @@ ON_PAGE, ON_TERMINAL = 40, 8
 
 def page(found: Comparison) -> str:
     """Return the page of a comparison."""
-    return render("comparison.html", runs=_runs(found), notes=found.notes, sections=sections(found, ON_PAGE))
+    return render(
+        "comparison.html", runs=runs_in_words(found), notes=found.notes, sections=sections(found, ON_PAGE)
+    )
 
 
 def print_comparison(found: Comparison, output: Path, console: Console) -> None:
     """Print the biggest movers of each kind, what could not be compared, and where the whole of it is."""
-    for name, words in _runs(found):
+    for name, words in runs_in_words(found):
         console.print(f"{name}: {words}", highlight=False, markup=False)
     for part in sections(found, ON_TERMINAL):
         shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -50,7 +55,8 @@ def print_comparison(found: Comparison, output: Path, console: Console) -> None:
     console.print(f"{output / 'comparison.html'}: the page, beside the tables", highlight=False, markup=False)
 
 
-def _runs(found: Comparison) -> list[tuple[str, str]]:
+def runs_in_words(found: Comparison) -> list[tuple[str, str]]:
+    """Return A and B, each with its folder, name, plan and records."""
     out = []
     for name, run in (("A", found.a), ("B", found.b)):
         digest, records = run.plan["digest"][:12], run.summary["records_kept"]
@@ -97,29 +103,51 @@ def sections(found: Comparison, most: int) -> list[Section]:
         section("Findings that appeared or are gone", new, (("", "what", str), ("", "text", str)), most),
         section("Fit", summary, (("figure", "figure", str), *figures), most, numbers=1),
         section("Targets that both runs fit: shares within 5 % and within tolerance, median error",
-                _by_group(found.groups), accuracy, most, numbers=1),
+                by_group(found.groups), accuracy, most, numbers=1),
         section("Targets whose status or value differs", moved,
                 (("target", "name", str), ("status", "changed", str),
                  ("official: A", "target_a", amount_text), ("B", "target_b", amount_text)), most, numbers=2),
-        section("Fitted targets whose estimate moved most", _largest(fitted, "relative"), estimates, most,
+        section("Fitted targets whose estimate moved most", largest(fitted, "relative"), estimates, most,
                 numbers=1),
-        section("Totals of the nation", _largest(nation, "relative"), (place[1], *amount), most, numbers=1),
-        section("Totals of areas that moved most, relative to themselves", _largest(areas, "relative"),
+        section("Totals of the nation", largest(nation, "relative"), (place[1], *amount), most, numbers=1),
+        section("Totals of areas that moved most, relative to themselves", largest(areas, "relative"),
                 (*place, *amount), most, numbers=2),
-        section("Totals of areas that moved most, relative to the nation", _largest(areas, "share"),
+        section("Totals of areas that moved most, relative to the nation", largest(areas, "share"),
                 (*place, *amount[:2], share), most, numbers=2),
-        section("Weights: effective sample sizes that moved most", _largest(found.weights, "relative"), size,
+        section("Weights: effective sample sizes that moved most", largest(found.weights, "relative"), size,
                 most, numbers=1),
         section("Files that differ", found.files, (("file", "path", str), ("in", "in", str)), most),
     ]  # fmt: skip
 
 
-def _largest(table: pd.DataFrame, column: str) -> pd.DataFrame:
+def largest(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the rows of which a column is not zero, the largest first."""
     size = table[column].abs()
     return table.assign(size=size)[size > 0].sort_values("size", ascending=False, kind="stable")
 
 
-def _by_group(groups: pd.DataFrame) -> pd.DataFrame:
+def difference_maps(found: Comparison) -> tuple[list[int], list[MapVariable]]:
+    """Return the districts of either run, and of each figure of both the change B less A, relative to A.
+
+    First the effective sample size, then the totals of the files, then the estimates of targets.
+    """
+    parts = [found.weights.assign(what="Effective sample size", group="Weights")]
+    parts.append(found.totals.assign(what=found.totals["variable"], group="Totals of the files"))
+    bare = found.targets["name"].str.partition("/")[2]
+    parts.append(found.targets.assign(what=bare, group="Estimates of targets"))
+    table = pd.concat([part[part["geo_level"] == "district"] for part in parts], ignore_index=True)
+    geoids = {name: District.parse(name).geoid for name in table["area"].unique()}
+    districts = sorted(geoids.values())
+    table = table[table["relative"].notna()].assign(geoid=table["area"].map(geoids))
+    out = []
+    for (group, what), rows in table.groupby(["group", "what"], sort=False):
+        values = rows.drop_duplicates("geoid", keep="last").set_index("geoid")["relative"].reindex(districts)
+        shown = own_variable(str(what), values.to_numpy(np.float64), signed=True)
+        out.append(replace(shown, group=str(group), about="B less A, as a share of A"))
+    return districts, out
+
+
+def by_group(groups: pd.DataFrame) -> pd.DataFrame:
     """Name the groups, those first whose share within tolerance, then whose median error moved most."""
     domain = (" by " + groups["domain"]).where(groups["domain"] != "", "")
     named = groups.assign(group=groups["geo_level"] + " " + groups["variable"] + domain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -21,9 +21,17 @@ Float = NDArray[np.float64]
 _SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 _ERRORS = (-0.2, -0.1, -0.05, -0.01, 0.01, 0.05, 0.1, 0.2)
 _SIGNED, _ORDERED, _NONE = "ABCDEFGHI", "abcdefg", "x"
+#: Colours of the classes: cividis from low to high, blue to orange from too low to too high, white.
+FILLS = {
+    "a": "#00204c", "b": "#223d6c", "c": "#565c6c", "d": "#7b7b78", "e": "#a69c75", "f": "#d3c065",
+    "g": "#ffe945", "A": "#08519c", "B": "#3182bd", "C": "#6baed6", "D": "#bdd7e7", "E": "#f0f0f0",
+    "F": "#fdd0a2", "G": "#fdae6b", "H": "#e6550d", "I": "#a63603", "x": "#ffffff",
+}  # fmt: skip
+#: Classes whose colour is so dark that what is written on it is white.
+DARK = "abcdABI"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapVariable:
     """A variable of the map.
 
@@ -33,6 +41,8 @@ class MapVariable:
         Where it stands in the menu, and its name.
     about
         What the figure is, in words.
+    values
+        float64 (n districts,); NaN without a figure.
     classes
         One letter a district: a-g from low to high, A-I from too low to too high, x without a figure.
     texts
@@ -44,13 +54,10 @@ class MapVariable:
     group: str
     label: str
     about: str
+    values: Float
     classes: str
     texts: list[str]
     legend: list[tuple[str, str]]
-
-    def to_json(self) -> dict[str, object]:
-        """Return it as JSON values."""
-        return asdict(self)
 
 
 def map_variables(tables: RunTables, districts: list[int]) -> list[MapVariable]:
@@ -70,6 +77,14 @@ def map_variables(tables: RunTables, districts: list[int]) -> list[MapVariable]:
         *_of_targets(tables, districts),
         *_of_totals(tables, districts),
     ]
+
+
+def own_variable(label: str, values: Float, signed: bool = False) -> MapVariable:
+    """Return figures of one's own, float64 (n districts,), as a variable; signed ones are relative errors."""
+    if signed:
+        return _errors("", label, "relative error", values, [change_text(v) for v in values])
+    return _amounts("", label, "classes of equal numbers of districts", values,
+                    [figure_text(v) for v in values], figure_text)  # fmt: skip
 
 
 def district_table(tables: RunTables) -> pd.DataFrame:
@@ -295,4 +310,5 @@ def _variable(
         letters[i] if np.isfinite(v) else _NONE for i, v in zip(at.tolist(), values.tolist(), strict=True)
     ]
     shown = legend + ([(_NONE, "no figure")] if _NONE in classes else [])
-    return MapVariable(group, label, about, "".join(classes), [t or "no figure" for t in texts], shown)
+    said = [t or "no figure" for t in texts]
+    return MapVariable(group, label, about, values, "".join(classes), said, shown)

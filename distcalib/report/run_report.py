@@ -11,7 +11,7 @@ from rich.console import Console
 from distcalib.errors import DistcalibError, InputError
 from distcalib.report import run_sections as parts
 from distcalib.report.fit_plots import frontier_svg
-from distcalib.report.map_data import MapVariable, map_variables
+from distcalib.report.map_data import DARK, FILLS, MapVariable, map_variables
 from distcalib.report.outlines import outline_map
 from distcalib.report.pages import render, share_text
 from distcalib.report.run_tables import RunTables
@@ -88,10 +88,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
     shapes = tile_map(tables.districts) if geojson is None else outline_map(geojson, tables.districts)
     drawn = sorted(shapes.shapes)
     variables = map_variables(tables, drawn)
-    stage, cause = tables.failure
-    words = _STATES[tables.state]
-    if cause == KeyboardInterrupt.__name__:
-        words, cause = "interrupted", "The same command goes on from what is finished."
+    words, cause = state_words(tables)
     table = parts.frontier(tables)
     values: dict[str, Any] = {
         "name": tables.plan["run"]["name"],
@@ -99,7 +96,7 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "plan": tables.plan["digest"],
         "bundled": tables.plan["run"]["microdata"] == "bundled",
         "state": tables.state,
-        "state_words": words + (f" in {stage}" if stage else ""),
+        "state_words": words,
         "cause": cause,
         "asked": parts.asked(tables),
         "fit": parts.fit(tables),
@@ -109,6 +106,8 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "frontier": table,
         "frontier_plot": Markup(frontier_svg(tables.frontier, "")) if table and table.rows else "",
         "map": _map(shapes, drawn, variables),
+        "fills": FILLS,
+        "dark": DARK,
         "outlines": geojson is not None,
         "districts": parts.districts(tables),
         "checks": parts.checks(tables),
@@ -118,14 +117,31 @@ def page(tables: RunTables, geojson: str | Path | None = None) -> str:
         "costs": parts.cost_table(tables),
         "provenance": parts.provenance(tables),
         "warnings": parts.warnings(tables),
-        "headline": _headline(tables),
+        "headline": headline(tables),
         "verification": (tables.manifest or {}).get("verification"),
     }
     # Last: reading fills it.
     return render("report.html", **values, missing=sorted(tables.missing))
 
 
-def _headline(tables: RunTables) -> list[tuple[str, str]]:
+def overview(tables: RunTables) -> str:
+    """Return HTML of what a run was to do, how far it is, its figures and its warnings; texts are escaped."""
+    words, cause = state_words(tables)
+    values = {"name": tables.plan["run"]["name"], "state": tables.state, "state_words": words, "cause": cause}
+    values |= {"asked": parts.asked(tables), "headline": headline(tables), "warnings": parts.warnings(tables)}
+    return render("overview.html", **values, missing=sorted(tables.missing))
+
+
+def state_words(tables: RunTables) -> tuple[str, str]:
+    """Return in words how far a run is, and where it failed why."""
+    stage, cause = tables.failure
+    words = _STATES[tables.state]
+    if cause == KeyboardInterrupt.__name__:
+        words, cause = "interrupted", "The same command goes on from what is finished."
+    return words + (f" in {stage}" if stage else ""), cause
+
+
+def headline(tables: RunTables) -> list[tuple[str, str]]:
     """Return figures that a reader sees first, each with its words."""
     out = []
     if tables.targets is not None and tables.fitted:

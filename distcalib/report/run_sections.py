@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from distcalib.config import FitConfig, RunConfig
 from distcalib.config.settings import GEOGRAPHY_FILES
+from distcalib.report import figures
 from distcalib.report.charts import dots, histogram
-from distcalib.report.console import accuracy_of
 from distcalib.report.map_data import district_table
 from distcalib.report.pages import (
     Section,
@@ -28,7 +28,7 @@ from distcalib.report.pages import (
 )
 from distcalib.report.run_tables import RunTables
 from distcalib.report.timeline import COLOURS, costs
-from distcalib.report.wording import measures, quantity, short
+from distcalib.report.wording import measures, quantity
 from distcalib.runs.gates import sentence
 
 #: Rows of the table of worst targets.
@@ -46,7 +46,6 @@ _BUNDLED = {
     "targets": "bundled: statistics of US government agencies, each with its table and vintage "
     "(docs/data_targets.md)",
 }
-_LEVELS = ("national", "state", "district")
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -98,24 +97,10 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
     """How the targets are met, by level and by group; None before the fit."""
     if tables.targets is None or not tables.fitted:
         return None
-    fitted = tables.targets[tables.targets["status"] == "fit"]
-    error = fitted["abs_rel_error"]
-    levels = []
-    for name in ("all", *_LEVELS):
-        here = error if name == "all" else error[fitted["geo_level"] == name]
-        if len(here):
-            edges = [0.0, *(float((here <= bound).mean()) for bound in (0.01, 0.05, 0.10)), 1.0]
-            own = fitted.loc[here.index, "within_tolerance"]
-            levels.append((name, len(here), float(own.mean()), float(here.median()), np.diff(edges).tolist()))
-    table = accuracy_of(tables.targets).assign(missed=np.nan, causes="")
-    if tables.groups is not None:
-        by = tables.groups.set_index("group_id")
-        is_fit = table["status"] == "fit"
-        table["missed"] = table["group_id"].map(by["missed"]).where(is_fit)
-        table["causes"] = table["group_id"].map(by["causes"]).where(is_fit).fillna("")
-    domain = (" by " + table["domain"]).where(table["domain"] != "", "")
-    table["group"] = (table["variable"] + domain).map(short)
-    table["order"] = table["geo_level"].map({name: i for i, name in enumerate(_LEVELS)})
+    found, table = figures.levels(tables.targets), figures.groups(tables.targets, tables.groups)
+    shares = found[list(figures.SHARES)].to_numpy().tolist()
+    heads = found[["level", "targets", "within_tolerance", "median"]].itertuples(index=False, name=None)
+    levels = [(*head, share) for head, share in zip(heads, shares, strict=True)]
     columns = (
         ("level", "geo_level", str), ("targets of", "group", str), ("", "status", str),
         ("causes of misses", "causes", str), ("targets", "targets", count_text),
@@ -123,8 +108,7 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
         ("tolerance", "within_tolerance", _whole), ("median error", "median", share_text),
         ("missed", "missed", count_text),
     )  # fmt: skip
-    ordered = table.sort_values(["status", "order", "group"], ascending=[False, True, True], kind="stable")
-    return {"levels": levels, "groups": section("Groups", ordered, columns, numbers=4)}
+    return {"levels": levels, "groups": section("Groups", table, columns, numbers=4)}
 
 
 def worst(tables: RunTables) -> dict[str, Any] | None:
@@ -158,19 +142,9 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     found, areas = tables.weights, tables.areas
     if found is None or areas is None:
         return None
-    weight, design = found
-    kept = weight > 0
-    some = kept & (design > 0)
-    ratio = weight[some] / design[some]
-    by_donor = areas.loc[areas["geo_level"] == "district", "effective_sample_size_by_donor"]
+    weight, _ = found
     at = areas[areas["geo_level"] == "district"]
-    bounds = _bounds(tables)
-    plots = [
-        histogram(weight[kept], "Weight of a record", "households that a record stands for"),
-        histogram(ratio, "Weight over design weight", "times the design weight; dashed: the bounds",
-                  bounds),
-        histogram(by_donor.to_numpy(np.float64), "Effective sample size of districts", "effective donors"),
-    ]  # fmt: skip
+    plots = [histogram(*shown) for shown in figures.distributions(tables)]
     above = areas[areas["geo_level"] != "district"]
     named = above.assign(
         name=above["area"].map(area_name).where(above["geo_level"] != "national", "US"),
@@ -191,20 +165,12 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     }
     return {
         "plots": [Markup(plot) for plot in plots],
-        "records": int(kept.sum()),
+        "records": int((weight > 0).sum()),
         "columns": len(weight),
         "at": at_bounds,
         "least": _least(at),
         "table": section("Nation and states", named, columns, numbers=1),
     }
-
-
-def _bounds(tables: RunTables) -> list[float]:
-    """Return the least and the largest weight of a record, in design weights, that the fit allows."""
-    settings, scale = tables.plan["run"]["fit"], float((tables.summary or {}).get("mass_scale", 1.0))
-    cap = settings["weight_ratio"]
-    most = settings["upper_bound"] * scale
-    return [settings["lower_bound"] * scale, most if cap is None else min(most, cap)]
 
 
 def _least(at: pd.DataFrame) -> list[tuple[str, float]]:
@@ -280,7 +246,8 @@ def checks(tables: RunTables) -> dict[str, Any] | None:
                 "high": ratio.max() if len(own) > 1 else np.nan,
                 "margin": (judged == "yes").mean() if len(judged) else np.nan,
                 "files": own["from_files"].sum(min_count=len(own)), "official": own["value"].sum(),
-                "note": own["note"].iloc[0], "order": _LEVELS.index(level) if level in _LEVELS else 9,
+                "note": own["note"].iloc[0],
+                "order": figures.LEVELS.index(level) if level in figures.LEVELS else 9,
             }
         )  # fmt: skip
     summed = pd.DataFrame(rows).sort_values(["order", "what"], kind="stable")

@@ -179,6 +179,11 @@ class RunTables:
         return self._fit_table("fit/groups.csv", columns, "causes of misses by group")
 
     @cached_property
+    def epochs(self) -> pd.DataFrame | None:
+        """``fit/epochs.csv``."""
+        return self._fit_table("fit/epochs.csv", ["stage", "epoch", "loss", "active"], "the way of the fit")
+
+    @cached_property
     def areas(self) -> pd.DataFrame | None:
         """``fit/areas.csv``."""
         return self._fit_table("fit/areas.csv", _AREAS, "what carries the weights of each area")

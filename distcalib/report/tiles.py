@@ -54,19 +54,78 @@ class Shapes:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Tile:
+    """Where a district stands: the upper left corner of its square, its side and what is written in it.
+
+    Lengths are in tiles, y grows downwards; a `strange` one is of no state and has its label beside it.
+    """
+
+    geoid: int
+    x: float
+    y: float
+    size: float
+    label: str
+    strange: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a state stands: the upper left corner of its tiles, their middle, and whether it has none."""
+
+    code: str
+    x: float
+    y: float
+    middle: float
+    empty: bool
+
+
+@dataclass(frozen=True)
+class Places:
+    """Tiles of districts and places of states, the ends of the picture to the right and below, and a note."""
+
+    tiles: tuple[Tile, ...]
+    states: tuple[State, ...]
+    right: float
+    bottom: float
+    note: str = ""
+
+
 def district_name(geoid: int) -> str:
     """Return ``CA-06``; of a code whose state is unknown the code."""
     return District(geoid).name if geoid // 100 in STATE_CODES else str(geoid)
 
 
 def tile_map(districts: list[int]) -> Shapes:
-    """Place a tile for each district.
+    """Draw a tile for each district.
 
     Parameters
     ----------
     districts
         GEOIDs. Those of a code that is no state's stand in a row below the map, and the note says so.
     """
+    found = tile_places(districts)
+    shapes, labels = {}, []
+    for tile in found.tiles:
+        number = (
+            _text(tile.x + 1.9, tile.y + 0.7, tile.label, "number")
+            if tile.strange
+            else _text(tile.x + tile.size / 2, tile.y + tile.size * 0.68, tile.label, "number")
+        )
+        shapes[tile.geoid] = _square(tile.x, tile.y, tile.size) + number
+    for state in found.states:
+        labels.append(
+            _text(state.middle, state.y - 0.35, state.code, "state none" if state.empty else "state")
+        )
+        if state.empty:
+            labels.append(_square(state.x, state.y, 1.0, 'class="none"'))
+    return Shapes(
+        round(found.right * TILE + 1), round((found.bottom + 0.3) * TILE), shapes, tuple(labels), found.note
+    )
+
+
+def tile_places(districts: list[int]) -> Places:
+    """Place a tile for each district; see `tile_map`."""
     places = {
         code: (x, y)
         for y, line in enumerate(GRID.split("\n")[1:-1])
@@ -77,8 +136,8 @@ def tile_map(districts: list[int]) -> Shapes:
     strange = sorted(d for d in districts if STATE_CODES.get(d // 100) not in places)
     for geoid in sorted(set(districts) - set(strange)):
         by_state.setdefault(STATE_CODES[geoid // 100], []).append(geoid)
-    shapes: dict[int, str] = {}
-    labels: list[str] = []
+    tiles: list[Tile] = []
+    states: list[State] = []
     right = bottom = 0.0
     for code, (column, row) in places.items():
         of_state = by_state.get(code, [])
@@ -92,26 +151,21 @@ def tile_map(districts: list[int]) -> Shapes:
         shift = max(0.0, (_ACROSS - across * size) / 2) if wide == 1 else 0.0
         if tall < 0:
             top += _DOWN - math.ceil(len(of_state) / across) * size if of_state else 0.0
-        middle = left + shift + across * size / 2
-        kind = "state" if of_state else "state none"
-        labels.append(_text(middle, top - 0.35, code, kind))
-        if not of_state:
-            labels.append(_square(left + shift, top, 1.0, 'class="none"'))
+        states.append(State(code, left + shift, top, left + shift + across * size / 2, not of_state))
         for i, geoid in enumerate(of_state):
             x, y = left + shift + i % across * size, top + i // across * size
-            number = _text(x + size / 2, y + size * 0.68, str(geoid % 100), "number")
-            shapes[geoid] = _square(x, y, size) + number
+            tiles.append(Tile(geoid, x, y, size, str(geoid % 100)))
             right, bottom = max(right, x + size), max(bottom, y + size)
         right, bottom = max(right, left + _ACROSS), max(bottom, top + 1)
     for i, geoid in enumerate(strange):
         per_row = int(right) // 3
         x, y = i % per_row * 3.0, bottom + 1.0 + i // per_row * 1.5
-        shapes[geoid] = _square(x, y, 1.0) + _text(x + 1.9, y + 0.7, str(geoid), "number")
+        tiles.append(Tile(geoid, x, y, 1.0, str(geoid), strange=True))
     note = ""
     if strange:
         bottom += 1.0 + 1.5 * math.ceil(len(strange) / (int(right) // 3))
         note = f"{len(strange)} districts are of no state that the map knows and stand in a row below it"
-    return Shapes(round(right * TILE + 1), round((bottom + 0.3) * TILE), shapes, tuple(labels), note)
+    return Places(tuple(tiles), tuple(states), right, bottom, note)
 
 
 def _arranged(n: int, room: tuple[float, float]) -> tuple[int, float]:

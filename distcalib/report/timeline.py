@@ -173,16 +173,35 @@ def costs(attempts: list[Attempt], receipts: Sequence[Receipt]) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
 
 
-def timeline(attempts: list[Attempt]) -> str:
-    """Draw tasks as bars, a line a worker process; pauses between attempts are cut out.
+@dataclass(frozen=True)
+class Lanes:
+    """Bars of a timeline.
 
-    Bars of one stage that no picture can tell apart are drawn as one, so the size is bounded.
+    Attributes
+    ----------
+    bars
+        Lane -> its bars: begin and end (seconds since the first attempt began, pauses cut out), stage, words.
+    shown
+        Lanes that are drawn, from above: the stages, then the first `MOST_LANES` processes.
+    starts
+        When each attempt began, on the same axis.
+    length
+        Of the axis, seconds; 0: nothing took time.
+    """
+
+    bars: dict[str, list[tuple[float, float, str, str]]]
+    shown: list[str]
+    starts: list[float]
+    length: float
+
+
+def lanes_of(attempts: list[Attempt]) -> Lanes:
+    """Place the stages of attempts in one lane, and their tasks in one of each worker process.
+
+    Bars of one stage that no picture can tell apart are joined, so their number is bounded.
     """
     whole = sum(attempt.seconds for attempt in attempts)
-    if whole <= 0:
-        return ""
     pause = _PAUSE * whole
-    scale = (_WIDTH - _LEFT - 12) / (whole + pause * (len(attempts) - 1))
     lanes: dict[str, list[tuple[float, float, str, str]]] = {"stages": []}
     starts: list[float] = []
     offset = 0.0
@@ -205,11 +224,23 @@ def timeline(attempts: list[Attempt]) -> str:
             lanes.setdefault(lane, []).append((task.began + shift, task.ended + shift, task.stage, words))
         offset += attempt.seconds + pause
     shown = ["stages", *sorted(set(lanes) - {"stages"}, key=lambda lane: (len(lane), lane))][: MOST_LANES + 1]
+    length = whole + pause * (len(attempts) - 1) if whole > 0 else 0.0
+    near = _JOIN * length / (_WIDTH - _LEFT - 12)
+    return Lanes({lane: _joined(bars, near) for lane, bars in lanes.items()}, shown, starts, length)
+
+
+def timeline(attempts: list[Attempt]) -> str:
+    """Draw tasks as bars, a line a worker process; pauses between attempts are cut out."""
+    found = lanes_of(attempts)
+    if found.length <= 0:
+        return ""
+    lanes, shown, starts, length = found.bars, found.shown, found.starts, found.length
+    scale = (_WIDTH - _LEFT - 12) / length
     height = _TOP + _LANE * len(shown) + 40
     out = [f'<svg class="timeline" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Tasks by worker">']
     base = _TOP + _LANE * len(shown) + 4
-    unit, word = (3600.0, "h") if whole > 2 * 3600 else (60.0, "min") if whole > 120 else (1.0, "s")
-    for tick in ticks(np.array([0.0, (whole + pause * (len(attempts) - 1)) / unit]), False):
+    unit, word = unit_of(length)
+    for tick in ticks(np.array([0.0, length / unit]), False):
         x = _LEFT + tick * unit * scale
         out.append(f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 4}" y2="{base}"/>')
         out.append(
@@ -222,7 +253,7 @@ def timeline(attempts: list[Attempt]) -> str:
     for row, lane in enumerate(shown):
         y = _TOP + _LANE * row
         out.append(f'<text class="axis" x="{_LEFT - 8}" y="{y + 11}" text-anchor="end">{escape(lane)}</text>')
-        for begin, end, name, words in _joined(lanes[lane], _JOIN / scale):
+        for begin, end, name, words in lanes[lane]:
             out.append(
                 f'<rect x="{_LEFT + begin * scale:.1f}" y="{y + 1}" height="{_LANE - 3}" '
                 f'width="{max((end - begin) * scale, 0.3):.1f}" fill="{COLOURS.get(name, _OTHER)}">'
@@ -252,6 +283,11 @@ def _joined(bars: list[tuple[float, float, str, str]], near: float) -> list[tupl
             count = 1
             out.append((begin, end, name, words))
     return out
+
+
+def unit_of(length: float) -> tuple[float, str]:
+    """Return the unit of an axis of so many seconds: its seconds, and its name."""
+    return (3600.0, "h") if length > 2 * 3600 else (60.0, "min") if length > 120 else (1.0, "s")
 
 
 def _span(seconds: float) -> str:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from distcalib.errors import RunError
-from distcalib.matrix.blocks import assemble, block_digest, read_block, write_block
+from distcalib.errors import InputError, RunError
+from distcalib.matrix.blocks import assemble, block_digest, read_block, read_rows, write_block
 
 
 def random_blocks(
@@ -175,3 +175,30 @@ def test_blocks_of_different_shapes_and_no_blocks_are_errors(tmp_path):
         assemble([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(RunError, match="no blocks"):
         assemble([])
+
+
+def test_some_rows_are_read_without_the_others(tmp_path):
+    matrix = one_block(5, 9, 40)
+    write_block(tmp_path / "X", matrix)
+    rows = [7, 0, 2, 7]
+    found = read_rows(tmp_path / "X", rows)
+    assert found.dtype == np.float32
+    assert np.array_equal(found.toarray(), matrix.toarray()[rows])
+    assert read_rows(tmp_path / "X", []).shape == (0, 40)
+    for row in (-1, 9):
+        with pytest.raises(InputError, match=f"got {row}"):
+            read_rows(tmp_path / "X", [row])
+
+
+def test_rows_are_read_by_the_chunks_that_hold_them(tmp_path):
+    with mock.patch("distcalib.matrix.blocks._CHUNK", 16):
+        matrix = one_block(6, 40, 50)
+        write_block(tmp_path / "X", matrix)
+    first = int(matrix.indptr[30]) // 16
+    for name in ("data", "indices"):
+        for chunk in (tmp_path / "X" / name / "c").iterdir():
+            if int(chunk.name) < first:
+                chunk.write_bytes(b"damaged")
+    assert np.array_equal(read_rows(tmp_path / "X", [30, 39]).toarray(), matrix.toarray()[[30, 39]])
+    with pytest.raises(RunError, match="cannot be read"):
+        read_rows(tmp_path / "X", [1])

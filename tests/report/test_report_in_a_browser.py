@@ -6,24 +6,18 @@ Screenshots are kept in the folder that DISTCALIB_SCREENSHOTS names, else in pyt
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_tables import write_made_run
+from pages_in_chromium import chromium, picture, pictures_in, size
 
 from distcalib.report.run_report import write_report
 
 pytestmark = pytest.mark.browser
-
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,64 +28,36 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from selenium import webdriver
-
-    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if None in found.values():
-        pytest.skip(f"{found} (Debian: apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found["chromium"]
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(found["chromedriver"])
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        driver.execute_cdp_cmd("Network.enable", {})
+        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        driver.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+        yield driver
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = os.environ.get("DISTCALIB_SCREENSHOTS")
-    folder = Path(asked) if asked else tmp_path_factory.mktemp("screenshots")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return pictures_in(tmp_path_factory.mktemp("screenshots"))
 
 
 def show(browser: Any, file: Path, width: int, height: int, media: str = "", mobile: bool = False) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    size(browser, width, height, mobile)
     browser.get(file.as_uri())
 
 
-def keep(browser: Any, file: Path, selector: str = "body") -> None:
-    """Keep a picture of an element; of a long one the first 8,000 lines."""
-    script = "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
-    box = browser.execute_script(
-        script + "return [r.x + scrollX, r.y + scrollY, r.width, r.height]", selector
-    )
-    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": 1}
-    clip["height"] = min(clip["height"], 8000)
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
-    file.write_bytes(base64.b64decode(shot["data"]))
-
-
 @pytest.mark.parametrize(
-    ("name", "size", "more"),
+    ("name", "window", "more"),
     [
         ("desktop", (1200, 900), {}),
         ("phone", (390, 844), {"mobile": True}),
         ("print", (1030, 720), {"media": "print"}),
     ],
 )
-def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, size, more):
-    show(browser, report, *size, **more)
-    keep(browser, pictures / f"report-{name}.png")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, window, more):
+    show(browser, report, *window, **more)
+    picture(browser, pictures / f"report-{name}.png")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= window[0]
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert browser.get_log("browser") == []
     tiles = browser.execute_script("return document.querySelectorAll('#tiles g').length")
@@ -129,7 +95,7 @@ def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, 
     tile.click()
     said = browser.find_element(By.ID, "chosen").text
     assert "persons in the file" in said
-    keep(browser, pictures / "report-map-population.png", "figure")
+    picture(browser, pictures / "report-map-population.png", "figure")
     menu.select_by_visible_text("person count, age 0 to <5")
     assert browser.find_element(By.ID, "chosen").text.startswith(said.split(":")[0])
     assert browser.find_element(By.ID, "chosen").text != said

@@ -143,7 +143,7 @@ def test_the_plot_has_one_bar_a_state_the_largest_on_top():
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    from distcalib.report.swapped_plot import plot
+    from distcalib.report.plots import states as plot
 
     summary = pd.DataFrame(
         {

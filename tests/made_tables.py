@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from distcalib.config import RunConfig
 from distcalib.fit.diagnostics import CAUSES, group_causes
@@ -16,6 +17,7 @@ from distcalib.fit.support_by_area import support_by_area
 from distcalib.geography.district import District
 from distcalib.geography.sources import districts as all_districts
 from distcalib.geography.states import STATE_CODES
+from distcalib.matrix.blocks import write_block
 from distcalib.runs.checks import write_checks
 from distcalib.runs.gates import COLUMNS
 from distcalib.runs.manifest import write_manifest
@@ -63,6 +65,7 @@ def write_made_run(
     n = households * clones
     people = table["population"].to_numpy(np.float64)
     columns = pd.DataFrame({"column": np.arange(n), "household_id": np.arange(n) % households})
+    columns["clone"] = columns["column"] // households
     columns["cd_geoid"] = rng.choice(table["cd_geoid"].to_numpy(), n, p=people / people.sum())
     columns["state_fips"] = columns["cd_geoid"] // 100
     columns["initial_weight"] = people.sum() / 2.5 / n * rng.lognormal(0, 0.8, n)
@@ -82,6 +85,29 @@ def write_made_run(
         _proof(folder, rows, table, rng)
         write_manifest(folder, _facts(folder, plan, rows))
     return folder
+
+
+def write_made_matrix(folder: Path, share: float = 0.1) -> sparse.csr_array:
+    """Write X of a made run: each target has ones in a share of the columns of its area."""
+    rng = np.random.default_rng(11)
+    rows = pd.read_parquet(folder / "targets.parquet", columns=["geo_level", "geographic_id"])
+    district = pd.read_parquet(folder / "columns.parquet", columns=["cd_geoid"])["cd_geoid"].to_numpy()
+    order = np.argsort(district, kind="stable").astype(np.int32)
+    ordered = district[order]
+    parts = []
+    for level, area in rows.itertuples(index=False, name=None):
+        code = 0 if level == "national" else int(area)
+        ends = {"national": (0, 10_000), "state": (code * 100, code * 100 + 99), "district": (code, code)}
+        start = np.searchsorted(ordered, ends[level][0])
+        stop = np.searchsorted(ordered, ends[level][1], side="right")
+        own = order[start:stop]
+        parts.append(np.sort(own[rng.random(len(own), dtype=np.float32) < share]))
+    ends_of_rows = np.cumsum([0, *map(len, parts)])
+    indices = np.concatenate(parts)
+    shape = (len(rows), len(district))
+    matrix = sparse.csr_array((np.ones(len(indices), np.float32), indices, ends_of_rows), shape=shape)
+    write_block(folder / "matrix.zarr" / "X", matrix)
+    return matrix
 
 
 def _tasks(table: pd.DataFrame, slices: int, stages: tuple[str, ...]) -> list[tuple[str, str, str, float]]:
@@ -227,6 +253,10 @@ def _fit(
     np.save(folder / "fit/weights.npy", weights)
     for name, frame in {"diagnostics": table, "groups": group_causes(table), "areas": carried}.items():
         frame.to_csv(folder / f"fit/{name}.csv", index=False)
+    way = [("gates", 1, epoch, 900.0 / epoch, n - epoch) for epoch in (1, 10, 20)]
+    way += [("refit", 1, step, 40.0 / step, n // 2) for step in (1, 5, 25)]
+    epochs = pd.DataFrame(way, columns=["stage", "attempt", "epoch", "loss", "active"])
+    epochs.to_csv(folder / "fit/epochs.csv", index=False)
     nation = carried.iloc[0]
     size = float(nation["effective_sample_size_by_donor"])
     write_json(
@@ -236,7 +266,14 @@ def _fit(
     )  # fmt: skip
     return [
         f"fit/{name}"
-        for name in ("weights.npy", "diagnostics.csv", "groups.csv", "areas.csv", "summary.json")
+        for name in (
+            "weights.npy",
+            "epochs.csv",
+            "diagnostics.csv",
+            "groups.csv",
+            "areas.csv",
+            "summary.json",
+        )
     ]
 
 

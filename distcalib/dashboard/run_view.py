@@ -1,0 +1,83 @@
+"""A run folder in the dashboard: finished, failed, half done or still running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import panel as pn
+
+from distcalib.dashboard import run_pages
+from distcalib.dashboard.run_compare import compare_view
+from distcalib.dashboard.run_districts import districts_page
+from distcalib.dashboard.run_fit import fit_page
+from distcalib.dashboard.run_parts import fill, pages
+from distcalib.report.run_tables import RunTables
+from distcalib.runs.home import EVENTS
+from distcalib.runs.manifest import MANIFEST
+
+__all__ = ["compare_view", "run_view"]
+
+#: Milliseconds between looks at a run that goes on.
+EVERY = 5_000
+PAGES: dict[str, Callable[[RunTables], Any]] = {
+    "Overview": run_pages.overview_page,
+    "Fit": fit_page,
+    "Districts": districts_page,
+    "Weights": run_pages.weights_page,
+    "Other figures": run_pages.official_page,
+    "Timeline": run_pages.timeline_page,
+    "Downloads": run_pages.downloads_page,
+}
+
+
+def run_view(folder: Path) -> Any:
+    """Return what shows a run folder: a tab a question, each read when it is opened.
+
+    A run that goes on is looked at every few seconds: overview and timeline follow it, the other pages are
+    made anew when they are opened again.
+
+    Raises
+    ------
+    InputError
+        When the folder is none of a run, or its plan cannot be read.
+    """
+    held: dict[str, Any] = {"stamp": _stamp(folder), "tables": _tables(folder, _stamp(folder))}
+    tabs = pages({name: partial(_page, page, held) for name, page in PAGES.items()})
+    if held["tables"].state not in ("unfinished", "planned"):
+        return tabs
+
+    async def look() -> None:
+        stamp = _stamp(folder)
+        if stamp == held["stamp"]:
+            return
+        held.update(stamp=stamp, tables=_tables(folder, stamp))
+        names = list(PAGES)
+        for number, name in enumerate(names):
+            if number != tabs.active:
+                tabs[number].clear()
+            elif name in ("Overview", "Timeline"):
+                await fill(tabs[number], partial(_page, PAGES[name], held))
+        if held["tables"].state not in ("unfinished", "planned"):
+            watch.stop()
+
+    watch: Any = pn.state.add_periodic_callback(look, EVERY)  # type: ignore[arg-type]
+    return tabs
+
+
+def _page(page: Callable[[RunTables], Any], held: dict[str, Any]) -> Any:
+    return page(held["tables"])
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Return when what says how far a run is was last written."""
+    files = (folder / "plan.json", folder / MANIFEST, folder / EVENTS)
+    return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+
+
+@lru_cache(maxsize=4)
+def _tables(folder: Path, stamp: tuple[int, ...]) -> RunTables:
+    """Read a run once for all sessions, as long as it stands as it is."""
+    return RunTables.read(folder)
