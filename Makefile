@@ -8,7 +8,7 @@ PROCESSES ?= 2
 SHARED := -n $(PROCESSES) --dist loadfile
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
-.PHONY: setup demo test test-full lint docs bench peer peer-bench clean
+.PHONY: setup demo test test-full lint docs bench screenshots peer peer-bench clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,9 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs build/docs
 
+screenshots: $(STAMP)
+	$(BIN)/python docs/screenshots.py runs/demo
+
 bench: $(STAMP)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
@@ -51,7 +54,10 @@ peer: $(STAMP)
 	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
 	DISTCALIB_PEER=$(PEER_PYTHON) DISTCALIB_PEER_DATABASE=$(PEER_DATABASE) $(BIN)/python -m pytest tests/peer
 
-peer-bench: $(STAMP)
+peer-screenshots: $(STAMP)
+	$(BIN)/python docs/screenshots.py runs/demo
+
+bench: $(STAMP)
 	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
 	$(BIN)/python benchmarks/peer_matrix.py --peer $(PEER_PYTHON) --database $(PEER_DATABASE)
 

@@ -107,19 +107,19 @@ def grid(
     return made
 
 
-async def fill(place: Any, make: Callable[[], Any], *arguments: Any) -> None:
-    """Make what stands in a place in a thread; an error that explains itself stands there instead."""
-    place.loading = True
-    try:
-        place[:] = [await asyncio.to_thread(attempted, make, *arguments)]
-    finally:
+async def fill(place: Any, make: Callable[[], Any]) -> None:
+    """Make what stands in a place in a thread; an error stands there instead. Who asks last is shown."""
+    place.loading, place.wanted = True, make
+    made = await asyncio.to_thread(attempted, make)
+    if place.wanted is make:
+        place[:] = [made]
         place.loading = False
 
 
-def attempted(make: Callable[..., Any], *arguments: Any) -> Any:
+def attempted(make: Callable[[], Any]) -> Any:
     """Return what a function makes, or the error that explains itself."""
     try:
-        return make(*arguments)
+        return make()
     except DistcalibError as error:
         return alert(str(error))
     except Exception as error:

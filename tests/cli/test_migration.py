@@ -6,12 +6,12 @@ import json
 import sqlite3
 from pathlib import Path
 
-import incumbent_files
 import numpy as np
 import pandas as pd
+import peer_files
 import pytest
 from click.testing import CliRunner
-from incumbent_files import write_database, write_dataset, write_package
+from peer_files import write_database, write_dataset, write_package
 
 from distcalib import CalibrationMatrix, Microdata
 from distcalib.cli import main
@@ -99,25 +99,25 @@ DISTRICTS = "geography.districts=[WY-01, NH-01, NH-02]"
 
 
 @pytest.fixture(scope="module")
-def incumbent(small, tmp_path_factory) -> Path:
-    """A folder of files with the structure that the incumbent's own code gives them, of 80 households."""
-    home = tmp_path_factory.mktemp("incumbent")
+def peers(small, tmp_path_factory) -> Path:
+    """A folder of files with the structure that the peer's own code gives them, of 80 households."""
+    home = tmp_path_factory.mktemp("peers")
     chosen = np.arange(0, small.count(), 3)[:80]
     ids = {entity: small.ids[entity][small.rows_of(entity, chosen)[0]] for entity in small.ids}
     write_dataset(small.take(chosen, ids), home / "source_imputed_stratified_extended_cps_2024.h5")
     write_database(home / "policy_data.db", ["WY", "NH"])
-    (home / "target_config.yaml").write_text(incumbent_files.RULES)
+    (home / "target_config.yaml").write_text(peer_files.RULES)
     return home
 
 
-def of_incumbent(home: Path, *more: str) -> list[str]:
+def of_peers(home: Path, *more: str) -> list[str]:
     words = ["run", "--dataset", str(home / "source_imputed_stratified_extended_cps_2024.h5")]
     words += ["--targets", str(home / "policy_data.db"), "--target-config", str(home / "target_config.yaml")]
     return [*words, "--set", DISTRICTS, "--set", "n_clones=2", *more]
 
 
-def test_the_plan_says_what_differs_in_their_files(incumbent):
-    done = CliRunner().invoke(main, of_incumbent(incumbent, "--dry-run", "--log-format", "json"))
+def test_the_plan_says_what_differs_in_their_files(peers):
+    done = CliRunner().invoke(main, of_peers(peers, "--dry-run", "--log-format", "json"))
     assert done.exit_code == 0, done.output
     plan = next(e for e in map(json.loads, done.stdout.splitlines()) if e["event"] == "plan")
     # Ages and SNAP households of three districts; of two states SNAP dollars and households, and Medicaid.
@@ -129,10 +129,10 @@ def test_the_plan_says_what_differs_in_their_files(incumbent):
 
 
 @pytest.mark.slow
-def test_their_files_run_to_the_end_and_their_package_is_compared(incumbent, tmp_path):
+def test_their_files_run_to_the_end_and_their_package_is_compared(peers, tmp_path):
     folder = tmp_path / "run"
     more = ["--set", "design_weights=equal", "--set", "fit={epochs: 20, refit_epochs: 200}", "--workers", "2"]
-    done = CliRunner().invoke(main, of_incumbent(incumbent, *more, "--output", str(folder)))
+    done = CliRunner().invoke(main, of_peers(peers, *more, "--output", str(folder)))
     assert done.exit_code == 0, done.output
     assert "verified" in done.output
     matrix, weights = CalibrationMatrix.load(folder), np.load(folder / "fit" / "weights.npy")
@@ -144,7 +144,7 @@ def test_their_files_run_to_the_end_and_their_package_is_compared(incumbent, tmp
     assert set(placed.column("county_fips").astype(int) // 1000) == {56}
 
     package = tmp_path / "calibration_package.pkl"
-    theirs = write_package(matrix, incumbent, package)
+    theirs = write_package(matrix, peers, package)
     words = [
         "compare",
         str(folder),

@@ -6,111 +6,20 @@ Screenshots are kept in the folder that DISTCALIB_SCREENSHOTS names, else in pyt
 from __future__ import annotations
 
 import json
-import re
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import chromium, picture, pictures_in, size
+from pages_in_chromium import FIND, Session, chromium, dashboard, picture, pictures_in, size
 
 from distcalib.report.comparison import compare_runs
 from distcalib.report.comparison_page import difference_maps
 from distcalib.report.drill import by_donor, records_of_target, target_list
 from distcalib.report.map_data import district_table
 from distcalib.report.run_tables import RunTables
-
-# Elements that a selector finds, in shadow trees too.
-_FIND = """
-const found = [];
-const look = root => root.querySelectorAll("*").forEach(one => {
-  if (one.matches(arguments[0]) && one.getClientRects().length) found.push(one);
-  if (one.shadowRoot) look(one.shadowRoot);
-});
-look(document);
-return found;
-"""
-# The map that is drawn: its figures by district, which one is marked, and where a tile is in the window.
-_MAP = """
-const views = [];
-const look = view => { views.push(view); for (const child of view.children()) look(child); };
-for (const root of Bokeh.index) look(root);
-const view = views.find(v => v.model.name === "districts");
-const box = view.parent.canvas_view.el.getBoundingClientRect(), source = view.model.data_source;
-return source.data.district.map((name, i) => [name, {
-  value: source.data.value[i], marked: source.selected.indices.includes(i),
-  x: Math.round(box.x + view.coordinates.x_scale.compute(source.data.x[i])),
-  y: Math.round(box.y + view.coordinates.y_scale.compute(source.data.y[i]))}]);
-"""
-
-
-class Session:
-    """A browser on a dashboard's page."""
-
-    def __init__(self, browser: Any, url: str) -> None:
-        self.browser, self.url = browser, url
-
-    def find(self, selector: str, text: str = "") -> list[Any]:
-        return [one for one in self.browser.execute_script(_FIND, selector) if text in one.text]
-
-    def wait(self, look: Callable[[], Any], what: str) -> Any:
-        """Return what a look gives as soon as it gives something."""
-        from selenium.common.exceptions import WebDriverException
-
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            try:
-                if found := look():
-                    return found
-            except (WebDriverException, IndexError, StopIteration):
-                pass  # drawn anew in between
-            time.sleep(0.05)
-        raise AssertionError(f"{what}: not within 30 s")
-
-    def one(self, selector: str, text: str = "") -> Any:
-        return self.wait(lambda: self.find(selector, text), f"{selector} {text}")[0]
-
-    def open(self, run: str, other: str = "") -> None:
-        from selenium.webdriver.support.ui import Select
-
-        self.browser.get(self.url)
-        for menu, name in ((0, run), (1, other)):
-            if name:
-                menus = self.wait(lambda: len(self.find("select")) > 1 and self.find("select"), "menus")
-                Select(menus[menu]).select_by_visible_text(name)
-
-    def tab(self, name: str) -> None:
-        self.wait(lambda: next(t for t in self.find(".bk-tab") if t.text == name).click() is None, name)
-
-    def rows(self, table: int) -> list[list[str]]:
-        """Return the texts of the rows of a table that are drawn."""
-        script = """
-        return [...arguments[0].querySelectorAll(".tabulator-row")].map(
-          row => [...row.querySelectorAll(".tabulator-cell")].filter(cell => cell.getClientRects().length)
-            .map(cell => cell.textContent.trim()))"""
-        return self.browser.execute_script(script, self.find(".tabulator")[table])
-
-    def click(self, table: int, row: int) -> None:
-        cell = self.find(".tabulator")[table].find_elements("css selector", ".tabulator-row")[row]
-        next(c for c in cell.find_elements("css selector", ".tabulator-cell") if c.is_displayed()).click()
-
-    def map(self) -> dict[str, dict[str, Any]]:
-        """Return the tiles of the map that is drawn, by district."""
-        return self.wait(lambda: dict(self.browser.execute_script(_MAP)), "the map")
-
-    def facts(self) -> dict[str, str]:
-        """Return the facts on the page, by name."""
-        return {
-            row.find_element("css selector", "th").text: row.find_element("css selector", "td").text
-            for row in self.find("tr")
-            if row.find_elements("css selector", "td")
-        }
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +37,8 @@ def runs(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan["run"]["name"] = f"<i id=bad>{name}</i>"
         (parent / name / "plan.json").write_text(json.dumps(plan))
     begun = parent / "going on"
+    excluded = pd.read_parquet(begun / "excluded.parquet")
+    excluded.assign(reason="<i id=bad>because</i>").to_parquet(begun / "excluded.parquet", index=False)
     lines = (begun / "events.ndjson").read_text().splitlines(keepends=True)
     last = next(i for i, line in enumerate(lines) if json.loads(line).get("stage") == "areas")
     (begun / "events.ndjson").write_text("".join(lines[:last]))
@@ -146,24 +57,16 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(runs: Path, downloads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    with chromium(tmp_path_factory.mktemp("profile")) as browser:
-        command = [sys.executable, "-m", "distcalib", "dashboard", "--runs", str(runs), "--port", "0"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                assert server.stdout is not None
-                url = re.search(r"http://\S+", server.stdout.readline())
-                assert url
-                allow = {"behavior": "allow", "downloadPath": str(downloads)}
-                browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
-                size(browser, 1200, 1400)
-                yield Session(browser, url[0])
-                loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
-                assert [name for name in browser.execute_script(loaded) if not name.startswith(url[0])] == []
-                errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-                assert [line for line in errors if "favicon" not in line["message"]] == []
-            finally:
-                server.terminate()
-                assert server.wait(20) == 0
+    profile = tmp_path_factory.mktemp("profile")
+    with dashboard("--runs", str(runs)) as (url, _), chromium(profile) as browser:
+        allow = {"behavior": "allow", "downloadPath": str(downloads)}
+        browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+        size(browser, 1200, 1400)
+        yield Session(browser, url)
+        loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
+        assert [name for name in browser.execute_script(loaded) if not name.startswith(url)] == []
+        errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+        assert [line for line in errors if "favicon" not in line["message"]] == []
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +179,8 @@ def test_two_runs_stand_beside_each_other(session, runs, pictures):
     found = compare_runs(runs / "small", runs / "other")
     session.open("small", "other")
     assert "<i id=bad>other</i>" in session.one("td", "other").text
-    assert session.browser.execute_script(_FIND, "#bad") == []
+    session.wait(lambda: "<i id=bad>other</i>" in session.rows(0)[0][2], "the setting as text")
+    assert session.browser.execute_script(FIND, "#bad") == []
     session.tab("Targets")
     rows = session.wait(lambda: session.rows(0)[0][0] == "WY-01" and session.rows(0), "targets")
     moved = found.targets.loc[found.targets["area"] == "WY-01", "relative"]
@@ -296,7 +200,9 @@ def test_a_run_that_goes_on_shows_what_is_there_and_is_followed(session, runs, p
     session.open("going on")
     assert "not finished" in session.one(".state").text
     assert "not done" in session.one("li", "verify/population.csv").text
-    assert session.browser.execute_script(_FIND, "#bad") == []
+    session.tab("Other figures")
+    session.wait(lambda: session.rows(1)[0][2] == "<i id=bad>because</i>", "the reason as text")
+    assert session.browser.execute_script(FIND, "#bad") == []
     session.tab("Districts")
     assert set(session.map()) == {"NH-01", "NH-02", "WY-01"}
     session.tab("Overview")

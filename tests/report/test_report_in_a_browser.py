@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import chromium, picture, pictures_in, size
 from made_tables import write_made_run
+from pages_in_chromium import chromium, picture, pictures_in, size
 
 from distcalib.report.run_report import write_report
 
