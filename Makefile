@@ -54,10 +54,7 @@ peer: $(STAMP)
 	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
 	DISTCALIB_PEER=$(PEER_PYTHON) DISTCALIB_PEER_DATABASE=$(PEER_DATABASE) $(BIN)/python -m pytest tests/peer
 
-peer-screenshots: $(STAMP)
-	$(BIN)/python docs/screenshots.py runs/demo
-
-bench: $(STAMP)
+peer-bench: $(STAMP)
 	@$(PEER_READY) || peer/make_environment.sh .peer $(PEER_PYTHON312)
 	$(BIN)/python benchmarks/peer_matrix.py --peer $(PEER_PYTHON) --database $(PEER_DATABASE)
 
