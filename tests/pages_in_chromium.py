@@ -68,7 +68,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 @contextmanager
 def dashboard(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Serve a dashboard by a process of its own, which ends as it should; give its address and the process."""
+    """Serve a dashboard by a process of its own that ends as it should; give its address and the process."""
     command = [sys.executable, "-m", "distcalib", "dashboard", *arguments, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
