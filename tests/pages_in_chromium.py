@@ -68,7 +68,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 @contextmanager
 def dashboard(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Serve a dashboard by a process of its own, which ends as it should; give its address and the process."""
+    """Serve a dashboard by a process of its own that ends as it should; give its address and the process."""
     command = [sys.executable, "-m", "distcalib", "dashboard", *arguments, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -163,9 +163,26 @@ class Session:
             .map(cell => cell.textContent.trim()))"""
         return self.browser.execute_script(script, self.find(".tabulator")[table])
 
+    def still(self, look: Callable[[], Any], what: str) -> Any:
+        """Return what a look gives once it gives the same five times: parts of a page are laid out in turn."""
+        seen: list[Any] = []
+
+        def same() -> bool:
+            seen.append(look())
+            return len(seen) >= 5 and all(one == seen[-1] for one in seen[-5:])
+
+        self.wait(same, what)
+        return seen[-1]
+
     def click(self, table: int, row: int) -> None:
-        cell = self.find(".tabulator")[table].find_elements("css selector", ".tabulator-row")[row]
-        next(c for c in cell.find_elements("css selector", ".tabulator-cell") if c.is_displayed()).click()
+        """Click a row of a table."""
+
+        def cell() -> Any:
+            found = self.find(".tabulator")[table].find_elements("css selector", ".tabulator-row")[row]
+            return next(c for c in found.find_elements("css selector", ".tabulator-cell") if c.is_displayed())
+
+        self.still(lambda: cell().rect, "a row to click")
+        cell().click()
 
     def map(self) -> dict[str, dict[str, Any]]:
         """Return the tiles of the map that is drawn, by district."""

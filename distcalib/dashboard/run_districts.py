@@ -41,7 +41,7 @@ def districts_page(tables: RunTables) -> Any:
     variables = map_variables(tables, districts) or [_nothing(len(districts))]
     below = pn.Column(sizing_mode="stretch_width")
     names = {district_name(geoid): geoid for geoid in districts}
-    menu = pn.widgets.Select(name="District", options=["", *names], value="", width=150)
+    menu = pn.widgets.Select(label="District", options=["", *names], value="", width=150)
     view = map_view(variables, districts, menu)
 
     async def chosen(*_: Any) -> None:
@@ -57,7 +57,7 @@ def map_view(variables: list[MapVariable], districts: list[int], menu: Any = Non
     groups: dict[str, dict[str, MapVariable]] = {}
     for one in variables:
         groups.setdefault(one.group or "Districts", {})[one.label] = one
-    measure = pn.widgets.Select(name="Show", groups=groups, value=variables[0], width=300)
+    measure = pn.widgets.Select(label="Show", groups=groups, value=variables[0], width=300)
     place = pn.Column(sizing_mode="stretch_width")
     held: dict[str, Any] = {}
 

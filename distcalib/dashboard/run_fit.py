@@ -49,7 +49,7 @@ def fit_page(tables: RunTables) -> Any:
     assert tables.targets is not None
     groups = figures.groups(tables.targets, tables.groups)
     below = pn.Column(sizing_mode="stretch_width")
-    every = pn.widgets.Button(name="All targets", width=120)
+    every = pn.widgets.Button(label="All targets", width=120)
 
     async def group(row: int) -> None:
         await fill(below, partial(_targets, tables, groups.iloc[row]))

@@ -121,7 +121,7 @@ def downloads_page(tables: RunTables) -> Any:
     if lacks:
         parts.append(words("Not there: " + ", ".join(lacks)))
     if areas:
-        menu = pn.widgets.Select(name="File of an area", options=areas, width=330)
+        menu = pn.widgets.Select(label="File of an area", options=areas, width=330)
         button = pn.Column(download(tables.folder, areas[0]))
 
         def change(*_: Any) -> None:

@@ -133,7 +133,7 @@ def alert(text: str) -> Any:
 
 
 def pages(makers: Mapping[str, Callable[[], Any]]) -> Any:
-    """Return tabs of which each is made when it is first opened; `remake` forgets what was made."""
+    """Return tabs, the first made now, each other one when it is opened and stands empty."""
     places = {name: pn.Column(sizing_mode="stretch_width", min_height=120) for name in makers}
     tabs = pn.Tabs(*places.items(), dynamic=True, sizing_mode="stretch_width")
     first = next(iter(makers))

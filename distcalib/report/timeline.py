@@ -167,7 +167,7 @@ def costs(attempts: list[Attempt], receipts: Sequence[Receipt]) -> pd.DataFrame:
         table["stage"].map(by[c].max()) for c in ("longest", "peak_bytes")
     )
     slowest = tasks.loc[by["longest"].idxmax()].set_index("stage")["place"]
-    table["place"] = table["stage"].map(slowest).fillna("")
+    table["place"] = slowest.astype(str).reindex(table["stage"], fill_value="").to_numpy()
     if table.empty:
         return table
     whole = {name: table[name].sum() for name in ("tasks", "task_hours", "core_hours")}

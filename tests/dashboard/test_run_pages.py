@@ -132,7 +132,7 @@ def test_a_district_is_chosen_on_the_map_and_by_its_name(session, runs, pictures
     known = district_table(tables).set_index("district")
     session.open("small")
     session.tab("Districts")
-    tile = session.map()["NH-02"]
+    tile = session.still(session.map, "the map")["NH-02"]
     ActionChains(session.browser).move_by_offset(tile["x"], tile["y"]).click().perform()
     session.one("h3", "NH-02 (3302)")
     facts = session.facts()
