@@ -117,17 +117,18 @@ def explain_cell(matrix: CalibrationMatrix, row: int, column: int) -> CellReason
         units = _units(measure, simulation, source, members)
     at = matrix.columns.iloc[column]
     target = matrix.targets.iloc[row]
-    area = str(target["geographic_id"])
+    area, state, district = str(target["geographic_id"]), int(at["state_fips"]), int(at["cd_geoid"])
     return CellReasons(
         row=row,
         column=column,
         target=str(target.get("name", f"{area}/{measure}")),
         household_id=int(at["household_id"]),
         clone=int(at["clone"]),
-        state_fips=int(at["state_fips"]),
-        cd_geoid=int(at["cd_geoid"]),
+        state_fips=state,
+        cd_geoid=district,
         county_fips=int(at["county_fips"]),
-        inside=area in ("US", str(at["state_fips"]), str(at["cd_geoid"])),
+        # As whole numbers: beside a weight a row of the columns is of floats.
+        inside=area in ("US", str(state), str(district)),
         take_up=_flags(data, source, take_up),
         members=members,
         units=units,

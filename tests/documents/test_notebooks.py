@@ -153,7 +153,7 @@ def test_the_fifth_notebook_reads_what_the_fourth_left(cluster, monkeypatch):
     assert "cdn.bokeh.org" not in page.read_text()
     # What is fitted varies less over replicates than what is not.
     assert (names["errors"]["snap"] >= 0).all()
-    assert names["errors"]["in_poverty"].max() > names["errors"]["snap"].median()
+    assert names["errors"]["in_poverty"].max() > np.median(names["errors"]["snap"])
     assert set(names["beside"].index.get_level_values("status")) == {"fit", "check"}
     assert names["mapping"]["column"].is_unique
     assert names["files"][0].name == "US-100.h5"
