@@ -164,7 +164,7 @@ class Session:
         return self.browser.execute_script(script, self.find(".tabulator")[table])
 
     def still(self, look: Callable[[], Any], what: str) -> Any:
-        """Return what a look gives once it gives the same five times: parts of a page are laid out in turn."""
+        """Return what a look gives once it gives the same five times: a page is laid out in several steps."""
         seen: list[Any] = []
 
         def same() -> bool:
