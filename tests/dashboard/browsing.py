@@ -27,7 +27,7 @@ const all = (root, selector) => {
   for (const node of root.querySelectorAll("*")) if (node.shadowRoot) found.push(...all(node.shadowRoot, selector))
   return found
 }
-const seen = node => node.type === "file" || node.getClientRects().length > 0
+const seen = node => node.type === "file" || node.checkVisibility({visibilityProperty: true, opacityProperty: true})
 """
 
 

@@ -46,7 +46,12 @@ def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file:
     table = of(small_file.read_bytes(), tmp_path, "small.h5")
     assert len(table) == small.count()
     assert table["persons"].sum() == small.count("person")
-    assert table[["persons_under_20", "persons_20_to_64", "persons_65_plus"]].sum(axis=1).eq(table["persons"]).all()
+    assert (
+        table[["persons_under_20", "persons_20_to_64", "persons_65_plus"]]
+        .sum(axis=1)
+        .eq(table["persons"])
+        .all()
+    )
     assert table["state_fips"].tolist() == small.column("state_fips").tolist()
     rent = small.column("pre_subsidy_rent").sum(dtype=np.float64)
     assert household_table(small)["pre_subsidy_rent"].sum() == pytest.approx(rent)

@@ -117,7 +117,11 @@ def test_the_checks_name_what_cannot_be_met(problem):
     survey = problem.survey.assign(note=["x", None] * 200)
     ids = 100.0 * survey["hh_id"].sum()
     targets = pd.DataFrame(
-        {"variable": ["persons", "income", "count", "hh_id"], "value": [1e9, -5.0, 40_000.0, ids], "group": "g"}
+        {
+            "variable": ["persons", "income", "count", "hh_id"],
+            "value": [1e9, -5.0, 40_000.0, ids],
+            "group": "g",
+        }
     )
     told, missing, table = checks(build(survey, targets, "weight", "s", "t"))
     findings = dict(zip(table["target_name"], table["findings"], strict=True))
