@@ -24,7 +24,7 @@ _TEMPLATE = """
 {% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}
 {% block contents %}<main><h1>distcalib</h1>{{ embed(roots.page) }}</main>{% endblock %}
 """
-_WRAP = ".bk-header { flex-wrap: wrap; height: auto; }"
+_WRAP = ".bk-header { height: auto; } .bk-headers-wrapper { flex-wrap: wrap; }"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
 main { max-width: 1180px; margin: 0 auto; padding: 0 .5rem 3rem; }

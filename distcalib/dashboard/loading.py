@@ -123,10 +123,11 @@ def loading_tab(session: Session) -> Any:
             pn.Column(upload("Your targets", session.set_targets), targets, **half),
             gap="1rem",
         ),
-        troubles, summary, pn.pane.Markdown(HELP + "\n" + most), sizing_mode="stretch_width",
+        troubles, summary, pn.pane.Markdown(HELP + "\n" + most, stylesheets=["code { color: #0b5cad; }"]),
+        sizing_mode="stretch_width",
     )  # fmt: skip
 
 
 def _told(name: str, table: pd.DataFrame) -> Any:
-    text = f"{name}: {len(table):,} rows, {table.shape[1]} columns"
+    text = f"{name}: {len(table):,} {'row' if len(table) == 1 else 'rows'}, {table.shape[1]} columns"
     return pn.Column(line(text), show(table.head(5), rows=5), sizing_mode="stretch_width")

@@ -24,10 +24,12 @@ FLAGS = (
 _DEEP = """
 const all = (root, selector) => {
   const found = [...root.querySelectorAll(selector)]
-  for (const node of root.querySelectorAll("*")) if (node.shadowRoot) found.push(...all(node.shadowRoot, selector))
+  for (const node of root.querySelectorAll("*"))
+    if (node.shadowRoot) found.push(...all(node.shadowRoot, selector))
   return found
 }
-const seen = node => node.type === "file" || node.checkVisibility({visibilityProperty: true, opacityProperty: true})
+const shown = {visibilityProperty: true, opacityProperty: true}
+const seen = node => node.type === "file" || node.checkVisibility(shown)
 """
 
 
@@ -42,7 +44,8 @@ def dashboard(*arguments: str, log: Path) -> Iterator[tuple[str, subprocess.Pope
     try:
         until = time.monotonic() + 90
         while "http://" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)
         yield "http://" + log.read_text().split("http://")[1].split()[0], process
     finally:
@@ -75,7 +78,8 @@ class Page:
         script = """
         const told = all(document, "*").filter(n => !["STYLE", "SCRIPT"].includes(n.tagName) && seen(n))
           .flatMap(n => [...n.childNodes].filter(c => c.nodeType === 3).map(c => c.textContent.trim()))
-        const before = all(document, ".said").filter(seen).map(n => getComputedStyle(n, "::before").content + n.innerText)
+        const before = all(document, ".said").filter(seen)
+          .map(n => getComputedStyle(n, "::before").content + n.innerText)
         return told.concat(before).filter(t => t).join("\\n")"""
         return self.run(script)
 

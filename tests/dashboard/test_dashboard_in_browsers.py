@@ -264,7 +264,7 @@ def test_two_users_have_a_queue_each_their_own_results_and_a_cancel_that_stops(p
 def test_the_end_takes_the_workers_and_files_along(page, other, served, folder):
     import psutil
 
-    url, process = served
+    _, process = served
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 1
     process.send_signal(signal.SIGINT)

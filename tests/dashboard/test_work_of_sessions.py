@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from distcalib import fit_weights
+from distcalib.config import RunConfig
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.checking import checks
 from distcalib.dashboard.problem import Problem, build
@@ -19,7 +20,7 @@ from distcalib.dashboard.server import check_address, find_runs
 from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, yaml_of
 from distcalib.errors import InputError
 from distcalib.fit import FitSpec
-from distcalib.fit.dense import METHODS
+from distcalib.fit.dense import METHODS, calibrate_dense
 from distcalib.runs.jobs import CANCELLED, DONE, FAILED, WAITING, open_jobs
 
 
@@ -48,7 +49,7 @@ def folder(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values())
-def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem):
+def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem, tmp_path):
     said: list[dict] = []
     settings = Settings(solver=solver, records=150, epochs=200, lower=0.05, upper=20)
     outcome = calibrate(folder, settings, said.append)
@@ -64,12 +65,15 @@ def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem):
     section, settings_again = next(iter(parse_yaml(outcome.yaml, "settings.yaml").items()))
     if solver in METHODS:
         assert section == "calibrate_dense"
-        assert settings_again["method"] == solver
+        dense = calibrate_dense(problem.X, problem.targets["value"], problem.weights, **settings_again)
+        assert dense.weights.tolist() == outcome.weights.tolist()
     else:
         again = fit_weights(problem.X, problem.targets["value"], initial_weights=problem.weights,
                             **settings_again)  # fmt: skip
         assert again.weights.tolist() == outcome.weights.tolist()
         assert FitSpec.of(**settings_again) == again.spec
+        (tmp_path / "run.yaml").write_text(outcome.yaml)
+        assert RunConfig.load(tmp_path / "run.yaml").fit.selector == again.spec.selector
 
 
 @pytest.mark.parametrize("solver", ["gates", "raking"])
@@ -202,7 +206,7 @@ def test_addresses_that_others_reach_are_refused_unless_that_was_said():
     for address in ("127.0.0.1", "localhost", "::1"):
         check_address(address, False)
     for address in ("0.0.0.0", "::", "192.0.2.7"):
-        with pytest.raises(InputError, match="neither passwords nor encryption.*--allow-unencrypted"):
+        with pytest.raises(InputError, match=r"neither passwords nor encryption.*--allow-unencrypted"):
             check_address(address, False)
         check_address(address, True)
     with pytest.raises(InputError, match="is no address"):
