@@ -32,7 +32,7 @@ h1 { font-size: 1.5rem; margin: .8rem .6rem; }
 """
 
 
-def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
+def page(runs: Mapping[str, Path], jobs: Jobs, folder: Path, most_upload: int) -> Any:
     """Return the page of a new session.
 
     Parameters
@@ -41,10 +41,12 @@ def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
         Label -> run folder, of those that the command line named; a session can open no others.
     jobs
         The queue that all sessions share.
+    folder
+        Where each session has a folder of its own.
     most_upload
         Bytes of a file.
     """
-    session, choice = Session(jobs, most_upload), Choice()
+    session, choice = Session(jobs, folder, most_upload), Choice()
     pn.state.on_session_destroyed(lambda _: session.end())
     tabs = [
         ("1 Data", loading_tab(session)),

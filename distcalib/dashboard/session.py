@@ -43,10 +43,10 @@ class Session(param.Parameterized):
     trouble = param.String()
     outcomes = param.Dict(default={})
 
-    def __init__(self, jobs: Jobs, most_upload: int) -> None:
+    def __init__(self, jobs: Jobs, folder: Path, most_upload: int) -> None:
         super().__init__()
         self.jobs, self.most_upload = jobs, most_upload
-        self.folder = Path(tempfile.mkdtemp(prefix="distcalib-session-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self.mine: list[Job] = []
         self._made = 0
 

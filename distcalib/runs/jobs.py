@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
+from distributed import WorkerPlugin, get_worker
+
 from distcalib.cluster import open_client
 from distcalib.config import ClusterConfig
 from distcalib.errors import DistcalibError, RunError
@@ -130,8 +132,6 @@ class Jobs:
 def _work(
     job: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, DistcalibError | None]:
-    from distributed import get_worker
-
     worker = get_worker()
     worker.log_event(_TOPIC, {"job": job, "process": os.getpid()})
     try:
@@ -147,4 +147,14 @@ def open_jobs(workers: int, memory: str) -> Iterator[Jobs]:
     """Start so many worker processes on this machine, each with so much memory; end them afterwards."""
     config = ClusterConfig(workers=workers, memory_limit=memory, warm=False)
     with open_client(config) as client:
+        client.register_plugin(_LeaveCtrlC())
         yield Jobs(client, workers)
+
+
+class _LeaveCtrlC(WorkerPlugin):
+    """A terminal sends Ctrl-C to workers too; the process that started them ends them in order."""
+
+    name = "leave-ctrl-c"
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -37,9 +37,15 @@ const seen = node => node.type === "file" || node.checkVisibility(shown)
 def dashboard(*arguments: str, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve a dashboard of its own process; give its address."""
     command = [sys.executable, "-m", "distcalib", "dashboard", "--port", "0", *arguments]
+    temporary = log.with_suffix(".tmp")
+    temporary.mkdir()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)},
         )
     try:
         until = time.monotonic() + 90

@@ -261,14 +261,31 @@ def test_two_users_have_a_queue_each_their_own_results_and_a_cancel_that_stops(p
     assert page.complaints() == other.complaints() == []
 
 
+@pytest.mark.parametrize(("origin", "status"), [("http://evil.example", 403), ("{own}", 101)])
+def test_pages_of_elsewhere_get_no_session(served, origin, status):
+    import http.client
+    from urllib.parse import urlsplit
+
+    own = served[0].rstrip("/")
+    connection = http.client.HTTPConnection(urlsplit(own).netloc, timeout=10)
+    asked = {"Origin": origin.format(own=own), "Connection": "Upgrade", "Upgrade": "websocket",
+             "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+             "Sec-WebSocket-Protocol": "bokeh, token"}  # fmt: skip
+    connection.request("GET", "/ws", headers=asked)
+    assert connection.getresponse().status == status
+    connection.close()
+
+
 def test_the_end_takes_the_workers_and_files_along(page, other, served, folder):
     import psutil
 
     _, process = served
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 1
-    process.send_signal(signal.SIGINT)
+    assert len(list((folder / "log.tmp").glob("distcalib-dashboard-*/session-*"))) >= 1
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert process.wait(timeout=30) == 0
+    assert list((folder / "log.tmp").glob("distcalib-*")) == []
     assert psutil.wait_procs(children, timeout=10)[1] == []
     said = (folder / "log.txt").read_text()
     assert said.rstrip().endswith("ended")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from distcalib import fit_weights
+from distcalib.cli import main
 from distcalib.config import RunConfig
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.checking import checks
 from distcalib.dashboard.problem import Problem, build
 from distcalib.dashboard.results import by_group, supporters, weights_table
-from distcalib.dashboard.server import check_address, find_runs
+from distcalib.dashboard.server import check_address, find_runs, origins
 from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, yaml_of
 from distcalib.errors import InputError
 from distcalib.fit import FitSpec
@@ -211,6 +215,21 @@ def test_addresses_that_others_reach_are_refused_unless_that_was_said():
         check_address(address, True)
     with pytest.raises(InputError, match="is no address"):
         check_address("no such host", False)
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "panel", None)
+    said = CliRunner().invoke(main, ["dashboard", "--port", "0"])
+    assert said.exit_code == 2
+    assert "pip install 'distcalib[dashboard]'" in said.stderr
+
+
+def test_browsers_know_a_machine_by_its_names_alone():
+    assert origins("127.0.0.1", 80) == ["127.0.0.1:80", "localhost:80"]
+    assert origins("::1", 80) == ["[::1]:80", "localhost:80"]
+    everyone = origins("0.0.0.0", 80)
+    assert f"{socket.gethostname()}:80" in everyone
+    assert "*:80" not in everyone
 
 
 def test_runs_are_those_named(tmp_path):
