@@ -26,7 +26,7 @@ def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame
     missing = missing[missing > 0].rename_axis("column").reset_index(name="missing_values")
     missing["share"] = missing["missing_values"] / len(survey)
     found = problem.calibration()
-    table = found.target_analysis()
+    table = found.target_analysis().rename(columns=lambda name: name.replace("households", "records"))
     table.insert(1, "findings", table.pop("findings"))
     table.insert(2, "group", problem.targets["group"].to_numpy())
     start = table["initial_estimate"]

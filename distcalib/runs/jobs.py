@@ -6,6 +6,7 @@ and its arguments; it may say how far it is, and its result comes back to who as
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -146,9 +147,15 @@ def _work(
 def open_jobs(workers: int, memory: str) -> Iterator[Jobs]:
     """Start so many worker processes on this machine, each with so much memory; end them afterwards."""
     config = ClusterConfig(workers=workers, memory_limit=memory, warm=False)
+    log = logging.getLogger("distributed.scheduler")
+    before = log.level
     with open_client(config) as client:
+        log.setLevel(logging.CRITICAL)  # the death of a worker is told by the job whose it was
         client.register_plugin(_LeaveCtrlC())
-        yield Jobs(client, workers)
+        try:
+            yield Jobs(client, workers)
+        finally:
+            log.setLevel(before)
 
 
 class _LeaveCtrlC(WorkerPlugin):

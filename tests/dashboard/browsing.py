@@ -161,6 +161,8 @@ class Page:
 
     def keep(self, name: str) -> None:
         """Keep a picture of the page, as long as it is."""
+        self.driver.execute_script("scrollTo(0, 0)")
+        time.sleep(0.5)  # tables draw what has come into view
         height = self.driver.execute_script("return Math.min(document.documentElement.scrollHeight, 6000)")
         width = self.driver.execute_script("return document.documentElement.clientWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
