@@ -12,11 +12,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from distributed import WorkerPlugin, get_worker
+from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from distcalib.cluster import open_client
 from distcalib.config import ClusterConfig
@@ -114,20 +114,34 @@ class Jobs:
                 job.said.append(said)
 
     def _ended(self, job: Job, future: Any) -> None:
-        result, error = None, None
+        result, error, died = None, None, False
         try:
             result, error = future.result(timeout=10)
+        except KilledWorker:
+            died, error = True, RunError("its worker process died; did it run out of memory?")
         except Exception as raised:
-            words = str(raised) or type(raised).__name__
-            if type(raised).__name__ == "KilledWorker":
-                words = "its worker process died; did it run out of memory?"
-            error = RunError(words.splitlines()[0])
+            error = RunError((str(raised) or type(raised).__name__).splitlines()[0])
         with self._lock:
-            self._running.pop(job.id, None)
             if job.state != CANCELLED:
                 job.result, job.error = result, error
                 job.state = DONE if error is None else FAILED
-            self._hand_out()
+        if died:
+            threading.Thread(target=self._replaced, args=(job,), daemon=True).start()
+        else:
+            self._free(job)
+
+    def _replaced(self, job: Job) -> None:
+        # Before there is another worker, Dask would put the next job behind one that runs, and lose it with
+        # that one's worker.
+        with suppress(Exception):  # the client is closed: nothing waits any more
+            self.client.wait_for_workers(self.workers, timeout=120)
+        self._free(job)
+
+    def _free(self, job: Job) -> None:
+        with self._lock:
+            self._running.pop(job.id, None)
+            if self.client.status == "running":
+                self._hand_out()
 
 
 def _work(

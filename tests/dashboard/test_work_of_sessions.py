@@ -181,6 +181,7 @@ def until(look, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_jobs_take_turns_say_how_far_they_are_and_end_at_once():
     with open_jobs(1, "1GiB") as jobs:
         first, second, third = (jobs.submit(counting, n) for n in (5, 10_000, 3))
@@ -204,6 +205,19 @@ def test_jobs_take_turns_say_how_far_they_are_and_end_at_once():
         until(lambda: worse.state == FAILED)
         assert str(bad.error) == "said so"
         assert str(worse.error) == "not foreseen"
+
+
+@pytest.mark.slow
+def test_a_cancel_takes_no_job_of_others_along():
+    with open_jobs(2, "1GiB") as jobs:
+        first, second = jobs.submit(counting, 10_000), jobs.submit(counting, 10_000)
+        until(lambda: first.said and second.said)
+        third, fourth = jobs.submit(counting, 40), jobs.submit(counting, 1)
+        jobs.cancel(first)
+        time.sleep(0.3)  # the third could only run where the second does
+        jobs.cancel(second)
+        until(lambda: third.ended and fourth.ended)
+        assert (third.state, fourth.state) == (DONE, DONE)
 
 
 def test_addresses_that_others_reach_are_refused_unless_that_was_said():
