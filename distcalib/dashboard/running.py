@@ -46,6 +46,9 @@ class Runner:
         self.start = pn.widgets.Button(name=label, button_type="primary")
         self.stop = pn.widgets.Button(name="Cancel", disabled=True)
         self.status = pn.widgets.StaticText(value="")
+        self.progress = pn.indicators.Progress(
+            name="Progress", value=0, max=100, sizing_mode="stretch_width", visible=False
+        )
         self.trouble = pn.Column(sizing_mode="stretch_width")
         self.start.on_click(self._start)
         self.stop.on_click(self._stop)
@@ -55,9 +58,9 @@ class Runner:
 
     @property
     def view(self) -> Any:
-        """The buttons, the line, and errors beneath them."""
-        return pn.Column(pn.FlexBox(self.start, self.stop, self.status, align_items="center"), self.trouble,
-                         sizing_mode="stretch_width")  # fmt: skip
+        """The buttons, the line, how far it is, and errors beneath them."""
+        buttons = pn.FlexBox(self.start, self.stop, self.status, align_items="center")
+        return pn.Column(buttons, self.progress, self.trouble, sizing_mode="stretch_width")
 
     def _anew(self, _: Any) -> None:
         if self.job is not None:
@@ -106,6 +109,7 @@ class Runner:
             return
         self._look.stop()
         self.job = None
+        self.progress.visible = False
         if job.state == CANCELLED:
             self.status.value = "cancelled; nothing was kept"
         elif job.state == FAILED:
