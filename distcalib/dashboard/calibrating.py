@@ -32,19 +32,19 @@ class Choice:
 
     def __init__(self) -> None:
         w = pn.widgets
-        self.solver = w.Select(name="Solver", options=work.SOLVERS, value="all", width=320)
+        self.solver = w.Select(label="Solver", options=work.SOLVERS, value="all", width=320)
         self.about = pn.pane.Markdown(ABOUT["all"])
-        self.records = w.IntInput(name="Records to keep", value=1000, start=1, width=140)
+        self.records = w.IntInput(label="Records to keep", value=1000, start=1, width=140)
         self.penalty = w.FloatInput(
-            name="Penalty l0_lambda (1e-4 to 1e-1)", value=0.01, start=0, step=0.005, width=220
+            label="Penalty l0_lambda (1e-4 to 1e-1)", value=0.01, start=0, step=0.005, width=220
         )
-        self.epochs = w.IntInput(name="Epochs or steps, at most", value=500, start=1, end=100_000, width=150)
-        self.lower = w.FloatInput(name="Least weight ratio", value=0.02, start=0, width=130)
-        self.upper = w.FloatInput(name="Largest weight ratio", value=50.0, start=1, width=130)
+        self.epochs = w.IntInput(label="Epochs or steps, at most", value=500, start=1, end=100_000, width=150)
+        self.lower = w.FloatInput(label="Least weight ratio", value=0.02, start=0, width=130)
+        self.upper = w.FloatInput(label="Largest weight ratio", value=50.0, start=1, width=130)
         self.holdout = w.FloatInput(
-            name="Share of targets held out", value=0.0, start=0, end=0.9, step=0.1, width=170
+            label="Share of targets held out", value=0.0, start=0, end=0.9, step=0.1, width=170
         )
-        self.seed = w.IntInput(name="Seed", value=0, start=0, width=100)
+        self.seed = w.IntInput(label="Seed", value=0, start=0, width=100)
         self.solver.param.watch(self._fitting, "value")
         self._fitting()
 
@@ -131,12 +131,12 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
 def tuning_tab(session: Session, choice: Choice) -> Any:
     """Return the tab that searches the penalty of the gates on held-out targets."""
     w = pn.widgets
-    low = w.FloatInput(name="Least penalty", value=1e-4, start=0, width=130)
-    high = w.FloatInput(name="Largest penalty", value=1e-1, start=0, width=130)
-    trials = w.IntInput(name="Trials", value=10, start=1, end=500, width=100)
-    folds = w.IntInput(name="Folds", value=3, start=2, end=20, width=100)
-    epochs = w.IntInput(name="Epochs", value=200, start=1, end=100_000, width=100)
-    use = w.Button(name="Use the chosen penalty in Calibrate", visible=False)
+    low = w.FloatInput(label="Least penalty", value=1e-4, start=0, width=130)
+    high = w.FloatInput(label="Largest penalty", value=1e-1, start=0, width=130)
+    trials = w.IntInput(label="Trials", value=10, start=1, end=500, width=100)
+    folds = w.IntInput(label="Folds", value=3, start=2, end=20, width=100)
+    epochs = w.IntInput(label="Epochs", value=200, start=1, end=100_000, width=100)
+    use = w.Button(label="Use the chosen penalty in Calibrate", visible=False)
     result = pn.Column(sizing_mode="stretch_width")
     chosen = 0.0
 
@@ -191,5 +191,5 @@ def tuning_tab(session: Session, choice: Choice) -> Any:
 
 def _given(field: Any) -> Any:
     if field.value is None:
-        raise InputError("is empty", place=field.name, expected="a number")
+        raise InputError("is empty", place=field.label, expected="a number")
     return field.value

@@ -108,6 +108,7 @@ def serve(
             expected="pip install 'distcalib[dashboard]'",
         ) from None  # fmt: skip
     from distcalib.dashboard.app import STYLE, page
+    from distcalib.dashboard.hosts import KnownHosts
     from distcalib.dashboard.upload import LARGEST_MESSAGE
     from distcalib.runs.jobs import open_jobs
 
@@ -122,6 +123,7 @@ def serve(
             {"/": lambda: page(runs, jobs, Path(folder), most_upload)}, address=address, port=port,
             title="distcalib", show=show, start=False, verbose=False,
             websocket_max_message_size=LARGEST_MESSAGE, websocket_origin=origins(address, port),
+            auth_provider=KnownHosts(origins(address, port)),
         )  # fmt: skip
         loop = server.io_loop
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -140,7 +142,7 @@ def origins(address: str, port: int) -> list[str]:
         names |= {socket.gethostname(), socket.getfqdn()}
         names |= {one.address.split("%")[0] for found in psutil.net_if_addrs().values() for one in found
                   if one.family in (socket.AF_INET, socket.AF_INET6)}  # fmt: skip
-    return sorted(f"{_host(name)}:{port}" for name in names)
+    return sorted(f"{_host(name).lower()}:{port}" for name in names)
 
 
 def _loopback(address: str) -> bool:

@@ -62,7 +62,7 @@ def show(
         header_filters=boxes if len(table) > rows else None, selectable=1 if pick else False,
         layout="fit_data_fill", sizing_mode="stretch_width", min_height=80,
         text_align={c: "right" for c in table if table[c].dtype.kind in "fiu"},
-        titles={c: str(c).replace("_", " ") for c in table},
+        titles={c: html.escape(str(c).replace("_", " ")) for c in table},  # Tabulator takes them as markup
     )  # fmt: skip
 
 

@@ -144,7 +144,8 @@ def mine(tmp_path: Path) -> Path:
     n = 300
     survey = pd.DataFrame(
         {"hh": np.arange(n), "wt": 50.0, "region": rng.choice(["north", "<img src=x onerror=alert(1)>"], n),
-         "people": rng.integers(1, 6, n), "income": rng.gamma(2.0, 15_000.0, n).round()}
+         "people": rng.integers(1, 6, n), "income": rng.gamma(2.0, 15_000.0, n).round(),
+         "<img src=y onerror=alert(2)>": 1}
     )  # fmt: skip
     survey.to_csv(tmp_path / "survey.csv", index=False)
     survey.to_parquet(tmp_path / "survey.parquet")
@@ -159,7 +160,7 @@ def mine(tmp_path: Path) -> Path:
 def test_own_tables_on_a_phone(page, served, mine, folder):
     page.open(served[0], 390, 844, mobile=True)
     page.upload(0, mine / "survey.csv")
-    page.wait_text("survey.csv: 300 rows, 5 columns")
+    page.wait_text("survey.csv: 300 rows, 6 columns")
     page.upload(1, mine / "targets.csv")
     page.wait_text("300 records and 4 targets fit each other")
     assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 390
@@ -180,7 +181,7 @@ def test_own_tables_on_a_phone(page, served, mine, folder):
     assert page.run("return all(document, 'img').length") == 0
     page.upload(0, mine / "survey.parquet")
     page.tab("1 Data")
-    page.wait_text("survey.parquet: 300 rows, 5 columns")
+    page.wait_text("survey.parquet: 300 rows, 6 columns")
     page.tab("4 Results")
     page.wait_text("Calibrate first.")
     assert page.complaints() == []
@@ -261,15 +262,25 @@ def test_two_users_have_a_queue_each_their_own_results_and_a_cancel_that_stops(p
     assert page.complaints() == other.complaints() == []
 
 
-def test_pages_of_elsewhere_get_no_session(served):
+@pytest.mark.parametrize("path", ["/", "/ws"])
+@pytest.mark.parametrize("headers", [
+    {"Origin": "http://elsewhere.example"},
+    # A name that was made to lead here: host and origin agree.
+    {"Origin": "http://elsewhere.example:{port}", "Host": "elsewhere.example:{port}"},
+])  # fmt: skip
+def test_pages_of_elsewhere_get_no_session(served, path, headers):
     import http.client
     from urllib.parse import urlsplit
 
-    connection = http.client.HTTPConnection(urlsplit(served[0]).netloc, timeout=10)
-    asked = {"Origin": "http://elsewhere.example", "Connection": "Upgrade", "Upgrade": "websocket",
+    if path == "/" and "Host" not in headers:
+        pytest.skip("a link elsewhere may lead here; its page cannot read what comes")
+    host = urlsplit(served[0])
+    connection = http.client.HTTPConnection(host.netloc, timeout=10)
+    asked = {name: value.format(port=host.port) for name, value in headers.items()}
+    asked |= {} if path == "/" else {"Connection": "Upgrade", "Upgrade": "websocket",
              "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
              "Sec-WebSocket-Protocol": "bokeh, token"}  # fmt: skip
-    connection.request("GET", "/ws", headers=asked)
+    connection.request("GET", path, headers=asked)
     assert connection.getresponse().status == 403
     connection.close()
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from distcalib.dashboard.problem import COUNT, Problem, build, guess_weight, template
+from distcalib.dashboard.problem import COUNT, Problem, build, guess_weight, id_columns, template
 from distcalib.dashboard.tables import household_table, read_table
 from distcalib.dashboard.upload import _Taken
 from distcalib.errors import InputError
@@ -29,9 +34,9 @@ def of(content: bytes, tmp_path: Path, name: str = "mine.csv") -> pd.DataFrame:
     return read_table(file, name)
 
 
-def parquet(table: pd.DataFrame) -> bytes:
+def parquet(table: pd.DataFrame | pa.Table) -> bytes:
     out = io.BytesIO()
-    table.to_parquet(out)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.Table.from_pandas(table), out)
     return out.getvalue()
 
 
@@ -40,6 +45,52 @@ def test_csv_and_parquet_give_the_same_table(tmp_path):
     pd.testing.assert_frame_equal(of(text, tmp_path), of(parquet(SURVEY), tmp_path, "mine.parquet"))
     pd.testing.assert_frame_equal(of(b"\xef\xbb\xbf" + text, tmp_path), of(text, tmp_path))
     assert of(text, tmp_path)["state"].tolist() == ["CA", "NY", "CA", "TX"]
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    assert of(b"region,people\nNA,1\nNone,2\n,3\n", tmp_path)["region"].tolist()[:2] == ["NA", "None"]
+    assert of(b"region,people\nNA,1\n,3\n", tmp_path)["region"].isna().tolist() == [False, True]
+    table = of(
+        parquet(pd.DataFrame({"money": [Decimal("1.5"), None], "day": [date(2024, 1, 2), None],
+                              "id": np.array([2**63, 1], dtype=np.uint64), "yes": [True, False]})),
+        tmp_path,
+    )  # fmt: skip
+    assert table["money"].tolist()[0] == 1.5
+    assert table["day"].tolist()[0] == "2024-01-02"
+    assert table["id"].tolist() == [2.0**63, 1.0]
+    assert table["yes"].tolist() == [1, 0]
+
+
+def hostile(tmp_path: Path, kind: str) -> bytes:
+    """A file that would have another one read: what it refers to is not its owner's to see."""
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(np.arange(4, dtype="<f4").tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["household_weight/2024"] = np.ones(4, dtype="<f4")
+    with h5py.File(tmp_path / "hostile.h5", "w") as h5:
+        group = h5.create_group("household_weight")
+        if kind == "external storage":
+            group.create_dataset("2024", shape=(4,), dtype="<f4", external=[(str(secret), 0, 16)])
+        elif kind == "external link":
+            group["2024"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "household_weight/2024")
+        elif kind == "external group":
+            del h5["household_weight"]
+            h5["household_weight"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "household_weight")
+        elif kind == "soft link":
+            group["2024"] = h5py.SoftLink("/elsewhere")
+        else:
+            layout = h5py.VirtualLayout(shape=(4,), dtype="<f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "household_weight/2024", shape=(4,))
+            group.create_virtual_dataset("2024", layout)
+    return (tmp_path / "hostile.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "kind", ["external storage", "external link", "external group", "soft link", "virtual dataset"]
+)
+def test_an_upload_has_no_other_file_read(kind, tmp_path):
+    with pytest.raises(InputError, match=r"theirs\.h5: refers to another file"):
+        of(hostile(tmp_path, kind), tmp_path, "theirs.h5")
 
 
 def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file: Path, tmp_path):
@@ -84,6 +135,10 @@ zipfile.ZipFile(XLSX, "w").close()
         (b"\x89HDF\r\n\x1a\n and then nothing", "cannot be read as HDF5"),
         (parquet(pd.DataFrame({"x": [[1, 2], [3]]})), "the column is of the type list"),
         (parquet(pd.DataFrame({"x": [b"\x80\x04N."]})), "the column is of the type"),
+        (parquet(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])), "names two columns; got 'a'"),
+        (parquet(pa.table({"x": pa.array([b"\xff"]).dictionary_encode()})), "the column is of the type"),
+        (parquet(pa.table({"x": pa.array([2**55], type=pa.timestamp("ms"))})), "the column is of the type"),
+        (b"\na,b\n1,2\n", "first line: is empty"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused_by_name(content, words, tmp_path):
@@ -108,6 +163,34 @@ def test_targets_are_sums_over_the_rows_that_meet_every_condition():
     assert problem.targets["group"].tolist() == ["a", "a", "count", "b", "b"]
     assert problem.weights.tolist() == [10, 20, 30, 40]
     assert build(SURVEY, targets, None, "s.csv", "t.csv").weights.tolist() == [1, 1, 1, 1]
+
+
+def test_conditions_on_long_codes_yes_and_a_text_called_count():
+    survey = pd.DataFrame({"code": [12345671, 12345672, 5], "owner": [1, 0, 1], "count": ["x", "y", "z"]})
+    targets = pd.DataFrame(
+        {"variable": [COUNT] * 4, "code": [12345671, 12345672, None, None],
+         "owner": [None, None, "True", None], "value": 1.0}
+    )  # fmt: skip
+    problem = build(survey, targets, None, "s.csv", "t.csv")
+    assert problem.X.toarray().tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]]
+    assert problem.names[:2] == ["count code=12345671", "count code=12345672"]
+
+
+def test_too_many_pairs_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr("distcalib.dashboard.problem.MOST_PAIRS", 5)
+    for rows in (
+        {"variable": ["persons", COUNT]},
+        {"variable": ["persons", COUNT, COUNT], "state": ["CA"] * 3},
+    ):
+        targets = pd.DataFrame(rows).assign(value=1.0, name=range(len(rows["variable"])))
+        with pytest.raises(InputError, match="too many records count for too many targets"):
+            build(SURVEY, targets, "weight", "s.csv", "t.csv")
+
+
+def test_ids_are_told_from_amounts():
+    survey = pd.DataFrame({"hh_id": [1], "medicaid": [1.0], "paid": [2.0]})
+    assert id_columns(survey) == ["hh_id"]
+    assert template(survey, None)["variable"].tolist() == [COUNT, "medicaid", "paid"]
 
 
 def test_a_problem_is_the_same_in_another_process(tmp_path):
@@ -189,4 +272,7 @@ def test_parts_in_another_order_are_refused(tmp_path):
         taken.take(second)
     with pytest.raises(InputError, match="no part"):
         taken.take({"name": "a.csv"})
+    for data in (10**9, "text", None):
+        with pytest.raises(InputError, match="no part"):
+            taken.take({"id": 1, "name": "a.csv", "start": 0, "size": 3, "data": data})
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,11 @@ def test_the_records_behind_a_target_are_those_that_give_most(problem, folder):
     groups = by_group(outcome.targets)
     assert groups["group"].tolist() == ["households", "persons", "income"]
     assert groups["targets"].tolist() == [3, 3, 3]
-    assert weights_table(problem, outcome).columns.tolist() == ["hh_id", "weight_before", "weight"]
+    assert weights_table(problem, outcome).columns.tolist() == ["record", "hh_id", "weight_before", "weight"]
+    named = replace(problem, survey=problem.survey.rename(columns={"income": "share"}), weight=None)
+    table = supporters(named, outcome, row, most=10)
+    assert {"weight", "weight (survey)", "share", "share (survey)"} <= set(table.columns)
+    assert table.columns.is_unique
 
 
 def test_yaml_says_numbers_that_yaml_reads_as_numbers():
