@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from distcalib.dashboard.checking import checking_tab
 from distcalib.dashboard.loading import loading_tab
 from distcalib.dashboard.results import comparing_tab, results_tab
 from distcalib.dashboard.run_view import compare_view, run_view
-from distcalib.dashboard.session import Session, alert
-from distcalib.errors import DistcalibError
+from distcalib.dashboard.session import Session, alert, attempted
 from distcalib.runs.jobs import Jobs
 
 #: As wide as a phone where it is one; without it browsers of phones lay pages out for a desk.
@@ -24,7 +22,7 @@ _TEMPLATE = """
 {% block preamble %}<meta name="viewport" content="width=device-width, initial-scale=1">{% endblock %}
 {% block contents %}<main><h1>distcalib</h1>{{ embed(roots.page) }}</main>{% endblock %}
 """
-_WRAP = ".bk-header { flex-wrap: wrap; height: auto; }"
+_WRAP = ".bk-header { height: auto; } .bk-headers-wrapper { flex-wrap: wrap; }"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; background: #fff; }
 main { max-width: 1180px; margin: 0 auto; padding: 0 .5rem 3rem; }
@@ -32,7 +30,7 @@ h1 { font-size: 1.5rem; margin: .8rem .6rem; }
 """
 
 
-def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
+def page(runs: Mapping[str, Path], jobs: Jobs, folder: Path, most_upload: int) -> Any:
     """Return the page of a new session.
 
     Parameters
@@ -41,10 +39,12 @@ def page(runs: Mapping[str, Path], jobs: Jobs, most_upload: int) -> Any:
         Label -> run folder, of those that the command line named; a session can open no others.
     jobs
         The queue that all sessions share.
+    folder
+        Where each session has a folder of its own.
     most_upload
         Bytes of a file.
     """
-    session, choice = Session(jobs, most_upload), Choice()
+    session, choice = Session(jobs, folder, most_upload), Choice()
     pn.state.on_session_destroyed(lambda _: session.end())
     tabs = [
         ("1 Data", loading_tab(session)),
@@ -66,15 +66,16 @@ def runs_tab(runs: Mapping[str, Path]) -> Any:
         return pn.pane.Markdown(
             "No run folders: start with `distcalib dashboard RUN ...` or `--runs FOLDER`."
         )
-    first = pn.widgets.Select(name="Run", options=["", *runs], value="")
-    second = pn.widgets.Select(name="Compare with", options=["", *runs], value="")
+    first = pn.widgets.Select(label="Run", options=["", *runs], value="")
+    second = pn.widgets.Select(label="Compare with", options=["", *runs], value="")
     shown = pn.Column(sizing_mode="stretch_width")
 
     async def show(*_: Any) -> None:
+        chosen = first.value, second.value
         shown.loading = True
-        try:
-            shown[:] = [await asyncio.to_thread(_view, runs, first.value, second.value)]
-        finally:
+        view, trouble = await attempted(lambda: _view(runs, *chosen))
+        if chosen == (first.value, second.value):  # else another was chosen meanwhile
+            shown[:] = [alert(trouble) if trouble else view]
             shown.loading = False
 
     for menu in (first, second):
@@ -83,7 +84,7 @@ def runs_tab(runs: Mapping[str, Path]) -> Any:
 
 
 def _view(runs: Mapping[str, Path], first: str, second: str) -> Any:
-    """Return the view of the chosen runs; an error that explains itself is the view."""
+    """Return the view of the chosen runs; nothing chosen: a hint."""
     view: Callable[[], Any]
     if first and second:
         view = lambda: compare_view(runs[first], runs[second])  # noqa: E731
@@ -91,7 +92,4 @@ def _view(runs: Mapping[str, Path], first: str, second: str) -> Any:
         view = lambda: run_view(runs[first])  # noqa: E731
     else:
         return pn.pane.Markdown("Choose a run.")
-    try:
-        return view()
-    except DistcalibError as error:
-        return alert(str(error))
+    return view()

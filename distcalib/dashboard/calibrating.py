@@ -32,19 +32,19 @@ class Choice:
 
     def __init__(self) -> None:
         w = pn.widgets
-        self.solver = w.Select(name="Solver", options=work.SOLVERS, value="all", width=320)
+        self.solver = w.Select(label="Solver", options=work.SOLVERS, value="all", width=320)
         self.about = pn.pane.Markdown(ABOUT["all"])
-        self.records = w.IntInput(name="Records to keep", value=1000, start=1, width=140)
+        self.records = w.IntInput(label="Records to keep", value=1000, start=1, width=140)
         self.penalty = w.FloatInput(
-            name="Penalty l0_lambda (1e-4 to 1e-1)", value=0.01, start=0, step=0.005, width=220
+            label="Penalty l0_lambda (1e-4 to 1e-1)", value=0.01, start=0, step=0.005, width=220
         )
-        self.epochs = w.IntInput(name="Epochs or steps, at most", value=500, start=1, end=100_000, width=150)
-        self.lower = w.FloatInput(name="Least weight ratio", value=0.02, start=0, width=130)
-        self.upper = w.FloatInput(name="Largest weight ratio", value=50.0, start=1, width=130)
+        self.epochs = w.IntInput(label="Epochs or steps, at most", value=500, start=1, end=100_000, width=150)
+        self.lower = w.FloatInput(label="Least weight ratio", value=0.02, start=0, width=130)
+        self.upper = w.FloatInput(label="Largest weight ratio", value=50.0, start=1, width=130)
         self.holdout = w.FloatInput(
-            name="Share of targets held out", value=0.0, start=0, end=0.9, step=0.1, width=170
+            label="Share of targets held out", value=0.0, start=0, end=0.9, step=0.1, width=170
         )
-        self.seed = w.IntInput(name="Seed", value=0, start=0, width=100)
+        self.seed = w.IntInput(label="Seed", value=0, start=0, width=100)
         self.solver.param.watch(self._fitting, "value")
         self._fitting()
 
@@ -73,9 +73,6 @@ class Choice:
 def calibrating_tab(session: Session, choice: Choice) -> Any:
     """Return the tab that calibrates; outcomes go to the session."""
     figure, source = charts.loss_curve()
-    progress = pn.indicators.Progress(
-        name="Progress", value=0, max=100, sizing_mode="stretch_width", visible=False
-    )
     said = pn.Column(sizing_mode="stretch_width")
     made = 0
 
@@ -93,14 +90,14 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
         settings.fit()
         job = session.submit(work.calibrate, settings)
         draw(None)
-        progress.param.update(value=0, max=settings.epochs, visible=True)
+        runner.progress.param.update(value=0, max=settings.epochs, visible=True)
         said.clear()
         return job
 
     def heard(rows: list[dict[str, Any]]) -> None:
         draw(rows)
         last = rows[-1]
-        progress.value = min(last["epoch"], progress.max)
+        runner.progress.value = min(last["epoch"], runner.progress.max)
         kept = "" if last["active"] is None else f", {last['active']:,} records with a weight"
         stage = {"refit": "weighting", "newton": "Newton"}.get(last["stage"], last["stage"])
         runner.status.value = f"{stage}: step {last['epoch']:,}, loss {last['loss']:.3g}{kept}"
@@ -111,7 +108,6 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
         solver = outcome.settings.solver
         kept = int(np.count_nonzero(outcome.weights))
         label = f"{made}: {solver}, {kept:,} records, seed {outcome.settings.seed}"
-        progress.visible = False
         runner.status.value = f"done: {label}. See Results."
         said[:] = [facts(outcome.facts), *(alert(text, "warning") for text in outcome.warnings)]
         session.outcomes = {**session.outcomes, label: outcome}
@@ -120,7 +116,6 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
 
     def fresh(event: Any) -> None:
         said.clear()
-        progress.visible = False
         draw(None)
         runner.status.value = "" if event.new is not None else "load a survey and targets first"
         if event.new is not None:
@@ -128,7 +123,7 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
 
     session.param.watch(fresh, "problem")
     return pn.Column(
-        choice.view, runner.view, progress, pn.pane.Bokeh(figure, sizing_mode="stretch_width"), said,
+        choice.view, runner.view, pn.pane.Bokeh(figure, sizing_mode="stretch_width"), said,
         sizing_mode="stretch_width",
     )  # fmt: skip
 
@@ -136,15 +131,12 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
 def tuning_tab(session: Session, choice: Choice) -> Any:
     """Return the tab that searches the penalty of the gates on held-out targets."""
     w = pn.widgets
-    low = w.FloatInput(name="Least penalty", value=1e-4, start=0, width=130)
-    high = w.FloatInput(name="Largest penalty", value=1e-1, start=0, width=130)
-    trials = w.IntInput(name="Trials", value=10, start=1, end=500, width=100)
-    folds = w.IntInput(name="Folds", value=3, start=2, end=20, width=100)
-    epochs = w.IntInput(name="Epochs", value=200, start=1, end=100_000, width=100)
-    use = w.Button(name="Use the chosen penalty in Calibrate", visible=False)
-    progress = pn.indicators.Progress(
-        name="Progress", value=0, max=100, sizing_mode="stretch_width", visible=False
-    )
+    low = w.FloatInput(label="Least penalty", value=1e-4, start=0, width=130)
+    high = w.FloatInput(label="Largest penalty", value=1e-1, start=0, width=130)
+    trials = w.IntInput(label="Trials", value=10, start=1, end=500, width=100)
+    folds = w.IntInput(label="Folds", value=3, start=2, end=20, width=100)
+    epochs = w.IntInput(label="Epochs", value=200, start=1, end=100_000, width=100)
+    use = w.Button(label="Use the chosen penalty in Calibrate", visible=False)
     result = pn.Column(sizing_mode="stretch_width")
     chosen = 0.0
 
@@ -152,18 +144,17 @@ def tuning_tab(session: Session, choice: Choice) -> Any:
         result.clear()
         use.visible = False
         number, parts = _given(trials), _given(folds)
-        progress.param.update(value=0, max=number * parts, visible=True)
+        runner.progress.param.update(value=0, max=number * parts, visible=True)
         between = _given(low), _given(high)
         return session.submit(work.tune, between, number, parts, _given(epochs), choice.settings())
 
     def heard(rows: list[dict[str, Any]]) -> None:
-        progress.value = min(rows[-1]["step"], progress.max)
-        runner.status.value = f"fit {rows[-1]['step']} of at most {progress.max}"
+        runner.progress.value = min(rows[-1]["step"], runner.progress.max)
+        runner.status.value = f"fit {rows[-1]['step']} of at most {runner.progress.max}"
 
     def done(found: tuple[float, pd.DataFrame]) -> None:
         nonlocal chosen
         chosen, table = found
-        progress.visible = False
         runner.status.value = f"chosen: l0_lambda {chosen:.3g}"
         use.visible = True
         whole = table[table["state"] == "complete"]
@@ -183,7 +174,7 @@ def tuning_tab(session: Session, choice: Choice) -> Any:
 
     def fresh(_: Any) -> None:
         result.clear()
-        use.visible = progress.visible = False
+        use.visible = False
         runner.status.value = ""
 
     session.param.watch(fresh, "problem")
@@ -193,12 +184,12 @@ def tuning_tab(session: Session, choice: Choice) -> Any:
         "Bounds and seed are those of Calibrate."
     )
     return pn.Column(
-        pn.pane.Markdown(text), pn.FlexBox(low, high, trials, folds, epochs), runner.view, progress, use,
+        pn.pane.Markdown(text), pn.FlexBox(low, high, trials, folds, epochs), runner.view, use,
         result, sizing_mode="stretch_width",
     )  # fmt: skip
 
 
 def _given(field: Any) -> Any:
     if field.value is None:
-        raise InputError("is empty", place=field.name, expected="a number")
+        raise InputError("is empty", place=field.label, expected="a number")
     return field.value

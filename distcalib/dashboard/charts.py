@@ -10,7 +10,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 
 #: Okabe and Ito (2008), told apart by the colour-blind.
-NOW, BEFORE, OTHER = "#0072b2", "#d55e00", "#009e73"
+NOW, BEFORE = "#0072b2", "#d55e00"
 BINS = 40
 #: Errors beyond this are drawn at it.
 FURTHEST = 1.0

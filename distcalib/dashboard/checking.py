@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import panel as pn
 
-from distcalib.dashboard.problem import Problem
-from distcalib.dashboard.session import Session, alert
+from distcalib.dashboard.problem import Problem, id_columns
+from distcalib.dashboard.session import Session, alert, attempted
 from distcalib.dashboard.tabulated import facts, show
-from distcalib.errors import DistcalibError
 
 
 def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
@@ -26,7 +24,7 @@ def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame
     missing = missing[missing > 0].rename_axis("column").reset_index(name="missing_values")
     missing["share"] = missing["missing_values"] / len(survey)
     found = problem.calibration()
-    table = found.target_analysis()
+    table = found.target_analysis().rename(columns=lambda name: name.replace("households", "records"))
     table.insert(1, "findings", table.pop("findings"))
     table.insert(2, "group", problem.targets["group"].to_numpy())
     start = table["initial_estimate"]
@@ -39,6 +37,10 @@ def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame
         "targets with a finding": f"{(table['findings'] != '').sum():,}",
         "columns with missing values": f"{len(missing):,} of {survey.shape[1]:,}",
     }
+    for column in id_columns(survey):
+        again = int(survey[column].duplicated().sum())
+        if again:
+            told[f"rows that repeat a {column}"] = f"{again:,}"
     if found.problem.scale != 1:
         told["initial weights"] = (
             f"far from the targets: calibration multiplies them by {found.problem.scale:,.4g} first"
@@ -60,15 +62,14 @@ def checking_tab(session: Session) -> Any:
             view[:] = [pn.pane.Markdown("Load a survey and targets first.")]
             return
         view.loading = True
-        try:
-            told, missing, table = await asyncio.to_thread(checks, problem)
-        except DistcalibError as error:
-            view[:] = [alert(str(error))]
-            return
-        finally:
-            view.loading = False
+        found, trouble = await attempted(lambda: checks(problem))
+        view.loading = False
         if session.problem is not problem:
             return
+        if trouble:
+            view[:] = [alert(trouble)]
+            return
+        told, missing, table = found
         parts: list[Any] = [facts(told)]
         if len(missing):
             parts += [

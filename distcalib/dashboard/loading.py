@@ -13,7 +13,7 @@ import panel as pn
 
 from distcalib.dashboard.example import SURVEY, TARGETS, example
 from distcalib.dashboard.problem import template, weight_columns
-from distcalib.dashboard.session import Session, alert
+from distcalib.dashboard.session import Session, alert, attempted
 from distcalib.dashboard.tables import read_table
 from distcalib.dashboard.tabulated import line, show
 from distcalib.dashboard.upload import Upload
@@ -34,18 +34,16 @@ def loading_tab(session: Session) -> Any:
     """Return the tab."""
     troubles = pn.Column(sizing_mode="stretch_width")
     survey, targets = pn.Column(sizing_mode="stretch_width"), pn.Column(sizing_mode="stretch_width")
-    weight = pn.widgets.Select(name="Weight", options=[_EACH_ONE], visible=False, width=260)
+    weight = pn.widgets.Select(label="Weight", options=[_EACH_ONE], visible=False, width=260)
     summary = pn.Column(sizing_mode="stretch_width")
 
     def upload(label: str, take: Callable[[str, pd.DataFrame], Coroutine[Any, Any, None]]) -> Any:
         async def loaded(path: Path, name: str) -> None:
-            try:
-                table = await asyncio.to_thread(read_table, path, name)
-            except DistcalibError as error:
-                failed(error)
+            table, trouble = await attempted(lambda: read_table(path, name))
+            path.unlink(missing_ok=True)
+            if trouble:
+                troubles[:] = [alert(trouble)]
                 return
-            finally:
-                path.unlink(missing_ok=True)
             troubles.clear()
             await take(name, table)
 
@@ -66,7 +64,7 @@ def loading_tab(session: Session) -> Any:
         finally:
             button.loading = False
 
-    button = pn.widgets.Button(name="Load the example", button_type="primary")
+    button = pn.widgets.Button(label="Load the example", color="primary")
     button.on_click(load_example)
 
     def survey_came(*_: Any) -> None:
@@ -104,7 +102,7 @@ def loading_tab(session: Session) -> Any:
         return io.StringIO(template(session.survey[1], session.weight or None).to_csv(index=False))
 
     start = pn.widgets.FileDownload(
-        callback=starting_targets, filename="targets.csv", button_type="default", visible=False,
+        callback=starting_targets, filename="targets.csv", visible=False,
         label="Targets to start from (the survey's own totals)",
     )  # fmt: skip
     session.param.watch(survey_came, "survey")
@@ -123,10 +121,11 @@ def loading_tab(session: Session) -> Any:
             pn.Column(upload("Your targets", session.set_targets), targets, **half),
             gap="1rem",
         ),
-        troubles, summary, pn.pane.Markdown(HELP + "\n" + most), sizing_mode="stretch_width",
+        troubles, summary, pn.pane.Markdown(HELP + "\n" + most, stylesheets=["code { color: #0b5cad; }"]),
+        sizing_mode="stretch_width",
     )  # fmt: skip
 
 
 def _told(name: str, table: pd.DataFrame) -> Any:
-    text = f"{name}: {len(table):,} rows, {table.shape[1]} columns"
+    text = f"{name}: {len(table):,} {'row' if len(table) == 1 else 'rows'}, {table.shape[1]} columns"
     return pn.Column(line(text), show(table.head(5), rows=5), sizing_mode="stretch_width")

@@ -17,6 +17,8 @@ from distcalib.errors import InputError
 
 #: A variable that every survey has: 1 for each record.
 COUNT = "count"
+#: Cells of X, 16 bytes each while they are joined.
+MOST_PAIRS = 100_000_000
 NEEDED = ("variable", "value")
 #: Columns of a targets table that are no conditions.
 SAID = ("name", "group", "source", "note")
@@ -76,11 +78,21 @@ class Problem:
 
 def weight_columns(survey: pd.DataFrame) -> list[str]:
     """Return the columns that can be weights, the likeliest first."""
-    numbers = [c for c in survey if pd.api.types.is_numeric_dtype(survey[c])]
+    numbers = numeric(survey)
     able = [
         c for c in numbers if survey[c].notna().all() and (survey[c] >= 0).all() and (survey[c] > 0).any()
     ]
     return sorted(able, key=lambda c: (c.lower() not in _WEIGHT_NAMES, "weight" not in c.lower()))
+
+
+def numeric(survey: pd.DataFrame) -> list[str]:
+    """Return the columns of numbers."""
+    return [c for c in survey if pd.api.types.is_numeric_dtype(survey[c])]
+
+
+def id_columns(survey: pd.DataFrame) -> list[str]:
+    """Return the columns that are ids by their names."""
+    return [c for c in survey if c.lower() in ("id", "hhid") or c.lower().endswith("_id")]
 
 
 def guess_weight(survey: pd.DataFrame) -> str | None:
@@ -92,10 +104,8 @@ def guess_weight(survey: pd.DataFrame) -> str | None:
 def template(survey: pd.DataFrame, weight: str | None) -> pd.DataFrame:
     """Return a targets table to start from: each amount of the survey with the total that it has now."""
     w = np.ones(len(survey)) if weight is None else survey[weight].to_numpy(np.float64)
-    amounts = [
-        c for c in survey
-        if c != weight and pd.api.types.is_numeric_dtype(survey[c]) and not c.lower().endswith(("id", "fips"))
-    ]  # fmt: skip
+    ids = id_columns(survey)
+    amounts = [c for c in numeric(survey) if c not in (weight, *ids) and not c.lower().endswith("fips")]
     totals = [float(np.nansum(survey[c].to_numpy(np.float64) * w)) for c in amounts]
     return pd.DataFrame(
         {"variable": [COUNT, *amounts], "value": [float(w.sum()), *totals], "group": [COUNT, *amounts]}
@@ -128,7 +138,7 @@ def build(
     row, record = _matches(survey, table, conditions, targets_name)
     variables = table["variable"].unique()
     amounts = np.column_stack(
-        [np.ones(len(survey)) if v == COUNT and v not in survey else survey[v] for v in variables]
+        [survey[v] if v in numeric(survey) else np.ones(len(survey)) for v in variables]
     ).astype(np.float64)
     of = pd.Index(variables).get_indexer(table["variable"])
     cells = amounts[record, of[row]]
@@ -180,7 +190,7 @@ def _checked(
             "is no number", place=f"{targets_name}: value, row {bad[0] + 2}",
             value=str(targets["value"].iloc[bad[0]]), expected="a total, such as 331000000",
         )  # fmt: skip
-    numbers = [c for c in survey if pd.api.types.is_numeric_dtype(survey[c])]
+    numbers = numeric(survey)
     for number, variable in enumerate(targets["variable"]):
         if variable in numbers or variable == COUNT:
             continue
@@ -200,7 +210,7 @@ def _matches(
     for column in conditions:
         wanted = table[column]
         if pd.api.types.is_numeric_dtype(survey[column]):
-            number = pd.to_numeric(wanted, errors="coerce")
+            number = pd.to_numeric(wanted.replace({"True": 1, "False": 0}), errors="coerce")
             _require_known(wanted, number.isin(survey[column].astype(np.float64)), survey[column], name)
             wanted = number
         else:
@@ -210,11 +220,17 @@ def _matches(
         codes[column] = pd.factorize(both)[0]
     n = len(survey)
     given = table[list(conditions)].notna().to_numpy()
-    rows, records = [], []
+    rows, records, most = [], [], MOST_PAIRS
     # One pass for each set of conditions that occurs, however many targets have it.
     for pattern in np.unique(given, axis=0):
         used = [column for column, asked in zip(conditions, pattern, strict=True) if asked]
         those = np.flatnonzero((given == pattern).all(axis=1))
+        most -= _pairs(codes, used, those, n)
+        if most < 0:
+            raise InputError(
+                "too many records count for too many targets", place=name, value=f"over {MOST_PAIRS:,} pairs",
+                expected="fewer targets over all records, or a notebook",
+            )  # fmt: skip
         if not used:
             rows.append(np.repeat(those, n))
             records.append(np.tile(np.arange(n), len(those)))
@@ -227,6 +243,15 @@ def _matches(
         rows.append(pairs["row"].to_numpy())
         records.append(pairs["record"].to_numpy())
     return np.concatenate(rows).astype(np.int64), np.concatenate(records).astype(np.int64)
+
+
+def _pairs(codes: dict[str, Any], used: list[str], those: NDArray[np.int64], n: int) -> int:
+    """Return how many records count for these rows together."""
+    if not used:
+        return n * len(those)
+    keys = pd.DataFrame({c: codes[c] for c in used}).groupby(used).ngroup()
+    held = keys[:n].value_counts()
+    return int(held.reindex(keys[n:].iloc[those]).fillna(0).sum())
 
 
 def _require_known(wanted: pd.Series, known: pd.Series, held: pd.Series, name: str) -> None:
@@ -243,7 +268,12 @@ def _require_known(wanted: pd.Series, known: pd.Series, held: pd.Series, name: s
 def _names(table: pd.DataFrame, conditions: Sequence[str], place: str) -> pd.Series:
     names = table["variable"].astype("str")
     for column in conditions:
-        said = " " + column + "=" + table[column].map(lambda v: f"{v:g}" if isinstance(v, float) else str(v))
+        said = (
+            " "
+            + column
+            + "="
+            + table[column].map(lambda v: str(int(v)) if isinstance(v, float) and v.is_integer() else str(v))
+        )
         names = names + said.where(table[column].notna(), "")
     if "name" in table:
         names = table["name"].astype("str").where(table["name"].notna(), names)

@@ -11,7 +11,7 @@ import pandas as pd
 import panel as pn
 
 from distcalib.dashboard import charts
-from distcalib.dashboard.problem import Problem
+from distcalib.dashboard.problem import Problem, id_columns
 from distcalib.dashboard.session import Session, alert
 from distcalib.dashboard.tabulated import facts, line, show, texts
 from distcalib.dashboard.work import Outcome
@@ -52,19 +52,20 @@ def supporters(problem: Problem, outcome: Outcome, row: int, most: int = RECORDS
              "amount": amount[order], "gives": gives[order],
              "share": gives[order] / total if total else np.nan}  # fmt: skip
     rest = problem.survey.drop(columns=[problem.weight] if problem.weight else []).iloc[chosen, :12]
+    rest.columns = [f"{column} (survey)" if column in first else column for column in rest]
     return pd.concat([pd.DataFrame(first), rest.reset_index(drop=True)], axis=1)
 
 
 def weights_table(problem: Problem, outcome: Outcome) -> pd.DataFrame:
-    """Return what is downloaded: the survey's columns of ids (else the record), weights before and after."""
-    ids = [c for c in problem.survey if c.lower().endswith("id")]
-    table = problem.survey[ids].copy() if ids else pd.DataFrame({"record": np.arange(len(problem.weights))})
+    """Return what is downloaded: record (place in the survey), columns of ids, weights before and after."""
+    table = problem.survey[id_columns(problem.survey)].copy()
+    table.insert(0, "record", np.arange(len(problem.weights)), allow_duplicates=True)
     return table.assign(weight_before=problem.weights, weight=outcome.weights)
 
 
 def results_tab(session: Session) -> Any:
     """Return the tab of one calibration."""
-    menu = pn.widgets.Select(name="Calibration", options=[], width=320)
+    menu = pn.widgets.Select(label="Calibration", options=[], width=320)
     view = pn.Column(pn.pane.Markdown(_NOTHING), sizing_mode="stretch_width")
 
     def fresh(*_: Any) -> None:
@@ -105,9 +106,7 @@ def _outcome(problem: Problem, outcome: Outcome) -> list[Any]:
 
 def _downloads(problem: Problem, outcome: Outcome) -> Any:
     def file(label: str, filename: str, content: Callable[[], io.BytesIO]) -> Any:
-        return pn.widgets.FileDownload(
-            callback=content, filename=filename, label=label, button_type="default"
-        )
+        return pn.widgets.FileDownload(callback=content, filename=filename, label=label)
 
     def parquet() -> io.BytesIO:
         out = io.BytesIO()
@@ -170,8 +169,8 @@ def _drill(problem: Problem, outcome: Outcome) -> list[Any]:
 
 def comparing_tab(session: Session) -> Any:
     """Return the tab that holds two calibrations of the session against each other."""
-    first = pn.widgets.Select(name="First", options=[], width=300)
-    second = pn.widgets.Select(name="Second", options=[], width=300)
+    first = pn.widgets.Select(label="First", options=[], width=300)
+    second = pn.widgets.Select(label="Second", options=[], width=300)
     hint = "Calibrate twice, with different settings, to compare."
     view = pn.Column(pn.pane.Markdown(hint), sizing_mode="stretch_width")
 

@@ -43,9 +43,12 @@ class Runner:
         self.session, self.begin, self.heard, self.done = session, begin, heard, done
         self.job: Job | None = None
         self._read = 0
-        self.start = pn.widgets.Button(name=label, button_type="primary")
-        self.stop = pn.widgets.Button(name="Cancel", disabled=True)
+        self.start = pn.widgets.Button(label=label, color="primary")
+        self.stop = pn.widgets.Button(label="Cancel", disabled=True)
         self.status = pn.widgets.StaticText(value="")
+        self.progress = pn.indicators.Progress(
+            label="Progress", value=0, max=100, sizing_mode="stretch_width", visible=False
+        )
         self.trouble = pn.Column(sizing_mode="stretch_width")
         self.start.on_click(self._start)
         self.stop.on_click(self._stop)
@@ -55,13 +58,17 @@ class Runner:
 
     @property
     def view(self) -> Any:
-        """The buttons, the line, and errors beneath them."""
-        return pn.Column(pn.FlexBox(self.start, self.stop, self.status, align_items="center"), self.trouble,
-                         sizing_mode="stretch_width")  # fmt: skip
+        """The buttons, the line, how far it is, and errors beneath them."""
+        buttons = pn.FlexBox(self.start, self.stop, self.status, align_items="center")
+        return pn.Column(buttons, self.progress, self.trouble, sizing_mode="stretch_width")
 
     def _anew(self, _: Any) -> None:
-        if self.job is not None:
+        if self.job is not None:  # also one that is done and was not fetched: it is of another problem
             self.session.jobs.cancel(self.job)
+            self._look.stop()
+            self.job = None
+        self.progress.visible = False
+        self.status.value = ""
         self.trouble.clear()
         self._enable()
 
@@ -106,6 +113,7 @@ class Runner:
             return
         self._look.stop()
         self.job = None
+        self.progress.visible = False
         if job.state == CANCELLED:
             self.status.value = "cancelled; nothing was kept"
         elif job.state == FAILED:

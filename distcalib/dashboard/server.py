@@ -6,9 +6,12 @@ import ipaddress
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from distcalib.errors import InputError
 
@@ -22,7 +25,7 @@ def check_address(address: str, allow_others: bool) -> None:
         When `address` is no address of this machine, or not a loopback one and `allow_others` is not set.
     """
     try:
-        found = {info[4][0] for info in socket.getaddrinfo(address, None)}
+        loopback = _loopback(address)
     except (OSError, UnicodeError):
         raise InputError(
             "is no address",
@@ -31,7 +34,7 @@ def check_address(address: str, allow_others: bool) -> None:
             expected="127.0.0.1",
             choices=["127.0.0.1", "localhost"],
         ) from None
-    if allow_others or all(ipaddress.ip_address(one).is_loopback for one in found):
+    if allow_others or loopback:
         return
     raise InputError(
         "can be reached from other machines, and the dashboard has neither passwords nor encryption",
@@ -105,36 +108,59 @@ def serve(
             expected="pip install 'distcalib[dashboard]'",
         ) from None  # fmt: skip
     from distcalib.dashboard.app import STYLE, page
+    from distcalib.dashboard.hosts import KnownHosts
     from distcalib.dashboard.upload import LARGEST_MESSAGE
     from distcalib.runs.jobs import open_jobs
 
     pn.extension("tabulator", raw_css=[STYLE])
-    port = port or _free_port(address)
-    try:
-        socket.create_server((address, port)).close()
-    except OSError as error:
-        raise InputError(
-            f"cannot be listened on ({os.strerror(error.errno or 0)})", place="--port", value=port,
-            expected="a free port; 0: any",
-        ) from None  # fmt: skip
+    port = _checked_port(address, port)
     told(f"starting {workers} worker{'s' if workers > 1 else ''}")
-    with open_jobs(workers, memory) as jobs:
+    with (
+        tempfile.TemporaryDirectory(prefix="distcalib-dashboard-") as folder,
+        open_jobs(workers, memory) as jobs,
+    ):
         server: Any = pn.serve(
-            {"/": lambda: page(runs, jobs, most_upload)}, address=address, port=port, title="distcalib",
-            show=show, start=False, verbose=False, websocket_max_message_size=LARGEST_MESSAGE,
-            websocket_origin=[f"{address}:{port}", f"localhost:{port}"],
+            {"/": lambda: page(runs, jobs, Path(folder), most_upload)}, address=address, port=port,
+            title="distcalib", show=show, start=False, verbose=False,
+            websocket_max_message_size=LARGEST_MESSAGE, websocket_origin=origins(address, port),
+            auth_provider=KnownHosts(origins(address, port)),
         )  # fmt: skip
         loop = server.io_loop
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
         server.start()
-        told(f"http://{address}:{server.port}/  (Ctrl-C ends it)")
+        told(f"http://{_host(address)}:{port}/  (Ctrl-C ends it)")
         loop.start()
         server.stop()
     told("ended")
 
 
-def _free_port(address: str) -> int:
-    # Asked for first, because pages of other addresses and ports are refused the session's web socket.
-    with socket.create_server((address, 0)) as found:
-        return int(found.getsockname()[1])
+def origins(address: str, port: int) -> list[str]:
+    """Return the hosts whose pages may open a session: what a browser calls this machine, and no other."""
+    names = {address, "localhost"}
+    if not _loopback(address):
+        names |= {socket.gethostname(), socket.getfqdn()}
+        names |= {one.address.split("%")[0] for found in psutil.net_if_addrs().values() for one in found
+                  if one.family in (socket.AF_INET, socket.AF_INET6)}  # fmt: skip
+    return sorted(f"{_host(name).lower()}:{port}" for name in names)
+
+
+def _loopback(address: str) -> bool:
+    return all(ipaddress.ip_address(info[4][0]).is_loopback for info in socket.getaddrinfo(address, None))
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _checked_port(address: str, port: int) -> int:
+    """Return the port, or a free one for 0; `InputError` where it cannot be listened on."""
+    family = socket.getaddrinfo(address, port)[0][0]
+    try:
+        with socket.create_server((address, port), family=family) as found:
+            return int(found.getsockname()[1])
+    except OSError as error:
+        raise InputError(
+            f"cannot be listened on ({os.strerror(error.errno or 0)})", place="--port", value=port,
+            expected="a free port; 0: any",
+        ) from None  # fmt: skip

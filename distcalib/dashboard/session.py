@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -43,12 +44,12 @@ class Session(param.Parameterized):
     trouble = param.String()
     outcomes = param.Dict(default={})
 
-    def __init__(self, jobs: Jobs, most_upload: int) -> None:
+    def __init__(self, jobs: Jobs, folder: Path, most_upload: int) -> None:
         super().__init__()
         self.jobs, self.most_upload = jobs, most_upload
-        self.folder = Path(tempfile.mkdtemp(prefix="distcalib-session-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self.mine: list[Job] = []
-        self._made = 0
+        self._made = self._asked = 0
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Job:
         """Begin a job of this session on the saved problem."""
@@ -74,10 +75,13 @@ class Session(param.Parameterized):
     async def join(self) -> None:
         """Make the problem of the tables that are there, and forget the calibrations of another."""
         if self.survey is None or self.targets is None:
+            self._asked += 1
             self.param.update(problem=None, outcomes={}, trouble="")
             return
         (survey_name, survey), (targets_name, targets) = self.survey, self.targets
-        made = self._made + 1
+        self._asked += 1
+        made = self._asked
+        self.param.update(problem=None, outcomes={}, trouble="")
         folder = self.folder / f"problem-{made}"
 
         def work() -> Problem:
@@ -86,19 +90,33 @@ class Session(param.Parameterized):
             problem.save(folder)
             return problem
 
-        try:
-            problem = await asyncio.to_thread(work)
-        except DistcalibError as error:
-            self.param.update(problem=None, outcomes={}, trouble=str(error))
+        problem, trouble = await attempted(work)
+        if made != self._asked:  # other tables came meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
             return
+        shutil.rmtree(self.problem_folder, ignore_errors=True)
         self._made = made
-        self.param.update(problem=problem, outcomes={}, trouble="")
+        self.mine = [job for job in self.mine if not job.ended]
+        self.param.update(problem=problem, outcomes={}, trouble=trouble)
 
     def end(self) -> None:
         """Stop what runs, and remove every file."""
         for job in self.mine:
             self.jobs.cancel(job)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+async def attempted(work: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what `work` gives in a thread, and what went wrong; the log has what nobody foresaw."""
+    try:
+        return await asyncio.to_thread(work), ""
+    except DistcalibError as error:
+        return None, str(error)
+    except MemoryError:
+        return None, "there is not enough memory for it"
+    except Exception as error:
+        logging.getLogger(__name__).exception("a session's work failed")
+        return None, f"this failed for a reason that was not foreseen ({type(error).__name__}: {error})"
 
 
 def alert(text: str, kind: str = "danger") -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import warnings
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +44,7 @@ def read_table(file: Path, name: str) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns are numbers (bool, int64, float64) or text (str, with missing values).
+        Columns are numbers (int64, float64; yes is 1) or text (str, with missing values).
 
     Raises
     ------
@@ -108,9 +111,13 @@ def _parquet(file: Path, name: str) -> pd.DataFrame:
 
     try:
         with pq.ParquetFile(file) as opened:
-            _check_size(opened.metadata.num_rows, opened.schema_arrow.names, name)
+            names = opened.schema_arrow.names
+            _check_size(opened.metadata.num_rows, names, name)
+            again = next((column for number, column in enumerate(names) if column in names[:number]), None)
+            if again is not None:
+                raise InputError("names two columns", place=f"{name}: header", value=again)
             for field in opened.schema_arrow:
-                if pyarrow.types.is_nested(field.type) or pyarrow.types.is_binary(field.type):
+                if not _plain_type(field.type):
                     raise InputError(
                         f"the column is of the type {field.type}", place=name, value=field.name,
                         expected="numbers or text",
@@ -122,6 +129,16 @@ def _parquet(file: Path, name: str) -> pd.DataFrame:
         ) from None
 
 
+def _plain_type(kind: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    tests = (types.is_integer, types.is_floating, types.is_boolean, types.is_string, types.is_large_string,
+             types.is_decimal, types.is_date, types.is_null)  # fmt: skip
+    return any(test(kind) for test in tests)
+
+
 def _csv(file: Path, name: str) -> pd.DataFrame:
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -130,7 +147,13 @@ def _csv(file: Path, name: str) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                file, encoding="utf-8-sig", skipinitialspace=True, low_memory=False, index_col=False
+                file,
+                encoding="utf-8-sig",
+                skipinitialspace=True,
+                low_memory=False,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
             )
     except pd.errors.ParserWarning:
         raise InputError(
@@ -148,7 +171,9 @@ def _csv(file: Path, name: str) -> pd.DataFrame:
 
 def _check_header(header: list[str], name: str) -> None:
     _check_size(0, header, name)
-    if any("\0" in cell for cell in header) or not any(header):
+    if not any(header):
+        raise InputError("is empty", place=f"{name}: first line", expected="the names of the columns")
+    if any("\0" in cell for cell in header):
         raise InputError("is not text", place=name, expected=KINDS)
     if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
         raise InputError(
@@ -172,12 +197,17 @@ def _check_size(rows: int, columns: list[str], name: str) -> None:
 
 
 def _plain(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return numbers as bool, int64 or float64, and everything else as text."""
+    """Return numbers as int64 or float64, yes and no as 1 and 0, and everything else as text."""
     out: dict[str, pd.Series] = {}
     for column in map(str, table.columns):
         values = table[column]
+        if values.dtype == object:  # decimals and dates of Parquet
+            first = next(iter(values.dropna()), "")
+            values = pd.to_numeric(values) if isinstance(first, Decimal) else values
+            values = values.map(str, na_action="ignore") if isinstance(first, date) else values
         if values.dtype.kind in "iub" and not values.isna().any():
-            out[column] = values.astype(bool if values.dtype.kind == "b" else np.int64)
+            large = values.dtype.kind == "u" and len(values) and int(values.max()) > np.iinfo(np.int64).max
+            out[column] = values.astype(np.float64 if large else np.int64)
         elif pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
             out[column] = values.astype(np.float64)
         elif values.dtype == object and not values.dropna().map(np.isscalar).all():

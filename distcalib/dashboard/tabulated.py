@@ -60,9 +60,9 @@ def show(
         shown, show_index=False, disabled=True, pagination="remote" if len(table) > rows else None,
         page_size=rows, formatters=formatters,
         header_filters=boxes if len(table) > rows else None, selectable=1 if pick else False,
-        layout="fit_data_stretch", sizing_mode="stretch_width", min_height=80,
+        layout="fit_data_fill", sizing_mode="stretch_width", min_height=80,
         text_align={c: "right" for c in table if table[c].dtype.kind in "fiu"},
-        titles={c: str(c).replace("_", " ") for c in table},
+        titles={c: html.escape(str(c).replace("_", " ")) for c in table},  # Tabulator takes them as markup
     )  # fmt: skip
 
 

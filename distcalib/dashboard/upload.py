@@ -105,8 +105,14 @@ class _Taken:
     def take(self, message: Any) -> Path | None:
         """Add a part; return the file when it is whole."""
         match message:
-            case {"id": int(number), "name": str(name), "start": int(start), "size": int(size), "data": data}:
-                data = bytes(data)
+            case {
+                "id": int(number),
+                "name": str(name),
+                "start": int(start),
+                "size": int(size),
+                "data": bytes(data),
+            }:
+                pass
             case _:
                 raise InputError("is no part of a file", place="upload")
         if start == 0:

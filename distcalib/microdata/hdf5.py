@@ -50,6 +50,7 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
     raw: dict[str, np.ndarray] = {}
     try:
         with h5py.File(file, "r") as h5:
+            _refuse_other_files(h5, file)
             if stores := [n for n in sorted(h5) if "pandas_type" in _table_attributes(h5[n])]:
                 raise InputError(
                     f"is a pandas HDFStore with the tables {', '.join(stores[:8])} (PolicyEngine's "
@@ -79,6 +80,22 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
             expected="a complete PolicyEngine HDF5 file",
         ) from error
     return _assemble(raw, period, file)
+
+
+def _refuse_other_files(h5: h5py.File, file: Path) -> None:
+    """Refuse links and storage outside of the file: opening it would read what its owner may not see."""
+    for name in h5:
+        groups = {name: h5}
+        if h5.get(name, getlink=True, getclass=True) is h5py.HardLink and isinstance(h5[name], h5py.Group):
+            groups |= {f"{name}/{when}": h5 for when in h5[name]}
+        for path, group in groups.items():
+            linked = group.get(path, getlink=True, getclass=True) is not h5py.HardLink
+            entry = None if linked else group[path]
+            if linked or (isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual)):
+                raise InputError(
+                    "refers to another file or place", place=file, value=path,
+                    expected="datasets that hold their own values",
+                )  # fmt: skip
 
 
 def _table_attributes(entry: Any) -> Any:

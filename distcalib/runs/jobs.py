@@ -6,14 +6,17 @@ and its arguments; it may say how far it is, and its result comes back to who as
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
+
+from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from distcalib.cluster import open_client
 from distcalib.config import ClusterConfig
@@ -111,27 +114,39 @@ class Jobs:
                 job.said.append(said)
 
     def _ended(self, job: Job, future: Any) -> None:
-        result, error = None, None
+        result, error, died = None, None, False
         try:
             result, error = future.result(timeout=10)
+        except KilledWorker:
+            died, error = True, RunError("its worker process died; did it run out of memory?")
         except Exception as raised:
-            words = str(raised) or type(raised).__name__
-            if type(raised).__name__ == "KilledWorker":
-                words = "its worker process died; did it run out of memory?"
-            error = RunError(words.splitlines()[0])
+            error = RunError((str(raised) or type(raised).__name__).splitlines()[0])
         with self._lock:
-            self._running.pop(job.id, None)
             if job.state != CANCELLED:
                 job.result, job.error = result, error
                 job.state = DONE if error is None else FAILED
-            self._hand_out()
+        if died:
+            threading.Thread(target=self._replaced, args=(job,), daemon=True).start()
+        else:
+            self._free(job)
+
+    def _replaced(self, job: Job) -> None:
+        # Before there is another worker, Dask would put the next job behind one that runs, and lose it with
+        # that one's worker.
+        with suppress(Exception):  # the client is closed: nothing waits any more
+            self.client.wait_for_workers(self.workers, timeout=120)
+        self._free(job)
+
+    def _free(self, job: Job) -> None:
+        with self._lock:
+            self._running.pop(job.id, None)
+            if self.client.status == "running":
+                self._hand_out()
 
 
 def _work(
     job: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> tuple[Any, DistcalibError | None]:
-    from distributed import get_worker
-
     worker = get_worker()
     worker.log_event(_TOPIC, {"job": job, "process": os.getpid()})
     try:
@@ -146,5 +161,21 @@ def _work(
 def open_jobs(workers: int, memory: str) -> Iterator[Jobs]:
     """Start so many worker processes on this machine, each with so much memory; end them afterwards."""
     config = ClusterConfig(workers=workers, memory_limit=memory, warm=False)
+    log = logging.getLogger("distributed.scheduler")
+    before = log.level
     with open_client(config) as client:
-        yield Jobs(client, workers)
+        log.setLevel(logging.CRITICAL)  # the death of a worker is told by the job whose it was
+        client.register_plugin(_LeaveCtrlC())
+        try:
+            yield Jobs(client, workers)
+        finally:
+            log.setLevel(before)
+
+
+class _LeaveCtrlC(WorkerPlugin):
+    """A terminal sends Ctrl-C to workers too; the process that started them ends them in order."""
+
+    name = "leave-ctrl-c"
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -24,10 +24,12 @@ FLAGS = (
 _DEEP = """
 const all = (root, selector) => {
   const found = [...root.querySelectorAll(selector)]
-  for (const node of root.querySelectorAll("*")) if (node.shadowRoot) found.push(...all(node.shadowRoot, selector))
+  for (const node of root.querySelectorAll("*"))
+    if (node.shadowRoot) found.push(...all(node.shadowRoot, selector))
   return found
 }
-const seen = node => node.type === "file" || node.getClientRects().length > 0
+const shown = {visibilityProperty: true, opacityProperty: true}
+const seen = node => node.type === "file" || node.checkVisibility(shown)
 """
 
 
@@ -35,14 +37,21 @@ const seen = node => node.type === "file" || node.getClientRects().length > 0
 def dashboard(*arguments: str, log: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve a dashboard of its own process; give its address."""
     command = [sys.executable, "-m", "distcalib", "dashboard", "--port", "0", *arguments]
+    temporary = log.with_suffix(".tmp")
+    temporary.mkdir()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)},
         )
     try:
         until = time.monotonic() + 90
         while "http://" not in log.read_text():
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.1)
         yield "http://" + log.read_text().split("http://")[1].split()[0], process
     finally:
@@ -75,7 +84,8 @@ class Page:
         script = """
         const told = all(document, "*").filter(n => !["STYLE", "SCRIPT"].includes(n.tagName) && seen(n))
           .flatMap(n => [...n.childNodes].filter(c => c.nodeType === 3).map(c => c.textContent.trim()))
-        const before = all(document, ".said").filter(seen).map(n => getComputedStyle(n, "::before").content + n.innerText)
+        const before = all(document, ".said").filter(seen)
+          .map(n => getComputedStyle(n, "::before").content + n.innerText)
         return told.concat(before).filter(t => t).join("\\n")"""
         return self.run(script)
 
@@ -151,6 +161,8 @@ class Page:
 
     def keep(self, name: str) -> None:
         """Keep a picture of the page, as long as it is."""
+        self.driver.execute_script("scrollTo(0, 0)")
+        time.sleep(0.5)  # tables draw what has come into view
         height = self.driver.execute_script("return Math.min(document.documentElement.scrollHeight, 6000)")
         width = self.driver.execute_script("return document.documentElement.clientWidth")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}

@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from distcalib.dashboard.problem import COUNT, Problem, build, guess_weight, template
+from distcalib.dashboard.problem import COUNT, Problem, build, guess_weight, id_columns, template
 from distcalib.dashboard.tables import household_table, read_table
 from distcalib.dashboard.upload import _Taken
 from distcalib.errors import InputError
@@ -29,9 +34,9 @@ def of(content: bytes, tmp_path: Path, name: str = "mine.csv") -> pd.DataFrame:
     return read_table(file, name)
 
 
-def parquet(table: pd.DataFrame) -> bytes:
+def parquet(table: pd.DataFrame | pa.Table) -> bytes:
     out = io.BytesIO()
-    table.to_parquet(out)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.Table.from_pandas(table), out)
     return out.getvalue()
 
 
@@ -42,11 +47,62 @@ def test_csv_and_parquet_give_the_same_table(tmp_path):
     assert of(text, tmp_path)["state"].tolist() == ["CA", "NY", "CA", "TX"]
 
 
+def test_what_is_written_is_what_is_read(tmp_path):
+    assert of(b"region,people\nNA,1\nNone,2\n,3\n", tmp_path)["region"].tolist()[:2] == ["NA", "None"]
+    assert of(b"region,people\nNA,1\n,3\n", tmp_path)["region"].isna().tolist() == [False, True]
+    table = of(
+        parquet(pd.DataFrame({"money": [Decimal("1.5"), None], "day": [date(2024, 1, 2), None],
+                              "id": np.array([2**63, 1], dtype=np.uint64), "yes": [True, False]})),
+        tmp_path,
+    )  # fmt: skip
+    assert table["money"].tolist()[0] == 1.5
+    assert table["day"].tolist()[0] == "2024-01-02"
+    assert table["id"].tolist() == [2.0**63, 1.0]
+    assert table["yes"].tolist() == [1, 0]
+
+
+def hostile(tmp_path: Path, kind: str) -> bytes:
+    """A file that would have another one read: what it refers to is not its owner's to see."""
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(np.arange(4, dtype="<f4").tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["household_weight/2024"] = np.ones(4, dtype="<f4")
+    with h5py.File(tmp_path / "hostile.h5", "w") as h5:
+        group = h5.create_group("household_weight")
+        if kind == "external storage":
+            group.create_dataset("2024", shape=(4,), dtype="<f4", external=[(str(secret), 0, 16)])
+        elif kind == "external link":
+            group["2024"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "household_weight/2024")
+        elif kind == "external group":
+            del h5["household_weight"]
+            h5["household_weight"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "household_weight")
+        elif kind == "soft link":
+            group["2024"] = h5py.SoftLink("/elsewhere")
+        else:
+            layout = h5py.VirtualLayout(shape=(4,), dtype="<f4")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "household_weight/2024", shape=(4,))
+            group.create_virtual_dataset("2024", layout)
+    return (tmp_path / "hostile.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "kind", ["external storage", "external link", "external group", "soft link", "virtual dataset"]
+)
+def test_an_upload_has_no_other_file_read(kind, tmp_path):
+    with pytest.raises(InputError, match=r"theirs\.h5: refers to another file"):
+        of(hostile(tmp_path, kind), tmp_path, "theirs.h5")
+
+
 def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file: Path, tmp_path):
     table = of(small_file.read_bytes(), tmp_path, "small.h5")
     assert len(table) == small.count()
     assert table["persons"].sum() == small.count("person")
-    assert table[["persons_under_20", "persons_20_to_64", "persons_65_plus"]].sum(axis=1).eq(table["persons"]).all()
+    assert (
+        table[["persons_under_20", "persons_20_to_64", "persons_65_plus"]]
+        .sum(axis=1)
+        .eq(table["persons"])
+        .all()
+    )
     assert table["state_fips"].tolist() == small.column("state_fips").tolist()
     rent = small.column("pre_subsidy_rent").sum(dtype=np.float64)
     assert household_table(small)["pre_subsidy_rent"].sum() == pytest.approx(rent)
@@ -79,6 +135,10 @@ zipfile.ZipFile(XLSX, "w").close()
         (b"\x89HDF\r\n\x1a\n and then nothing", "cannot be read as HDF5"),
         (parquet(pd.DataFrame({"x": [[1, 2], [3]]})), "the column is of the type list"),
         (parquet(pd.DataFrame({"x": [b"\x80\x04N."]})), "the column is of the type"),
+        (parquet(pa.table([pa.array([1]), pa.array([2])], names=["a", "a"])), "names two columns; got 'a'"),
+        (parquet(pa.table({"x": pa.array([b"\xff"]).dictionary_encode()})), "the column is of the type"),
+        (parquet(pa.table({"x": pa.array([2**55], type=pa.timestamp("ms"))})), "the column is of the type"),
+        (b"\na,b\n1,2\n", "first line: is empty"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused_by_name(content, words, tmp_path):
@@ -105,6 +165,34 @@ def test_targets_are_sums_over_the_rows_that_meet_every_condition():
     assert build(SURVEY, targets, None, "s.csv", "t.csv").weights.tolist() == [1, 1, 1, 1]
 
 
+def test_conditions_on_long_codes_yes_and_a_text_called_count():
+    survey = pd.DataFrame({"code": [12345671, 12345672, 5], "owner": [1, 0, 1], "count": ["x", "y", "z"]})
+    targets = pd.DataFrame(
+        {"variable": [COUNT] * 4, "code": [12345671, 12345672, None, None],
+         "owner": [None, None, "True", None], "value": 1.0}
+    )  # fmt: skip
+    problem = build(survey, targets, None, "s.csv", "t.csv")
+    assert problem.X.toarray().tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 1], [1, 1, 1]]
+    assert problem.names[:2] == ["count code=12345671", "count code=12345672"]
+
+
+def test_too_many_pairs_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr("distcalib.dashboard.problem.MOST_PAIRS", 5)
+    for rows in (
+        {"variable": ["persons", COUNT]},
+        {"variable": ["persons", COUNT, COUNT], "state": ["CA"] * 3},
+    ):
+        targets = pd.DataFrame(rows).assign(value=1.0, name=range(len(rows["variable"])))
+        with pytest.raises(InputError, match="too many records count for too many targets"):
+            build(SURVEY, targets, "weight", "s.csv", "t.csv")
+
+
+def test_ids_are_told_from_amounts():
+    survey = pd.DataFrame({"hh_id": [1], "medicaid": [1.0], "paid": [2.0]})
+    assert id_columns(survey) == ["hh_id"]
+    assert template(survey, None)["variable"].tolist() == [COUNT, "medicaid", "paid"]
+
+
 def test_a_problem_is_the_same_in_another_process(tmp_path):
     targets = pd.DataFrame({"variable": ["persons", COUNT], "value": [100.0, 10.0]})
     problem = build(SURVEY, targets, "weight", "s.csv", "t.csv")
@@ -118,14 +206,14 @@ def test_a_problem_is_the_same_in_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ({"variable": ["persns"], "value": [1]}, "t.csv: variable, row 2: is no column of s.csv; got 'persns'.*'persons'"),
+        ({"variable": ["persns"], "value": [1]}, "t.csv: variable, row 2: is no column of s.csv.*'persons'"),
         ({"variable": ["state"], "value": [1]}, "is a column of text; got 'state'"),
         ({"variabel": ["persons"], "value": [1]}, "lacks the column 'variable'; .*it has variabel, value"),
         ({"variable": ["persons"], "value": ["many"]}, "t.csv: value, row 2: is no number; got 'many'"),
         ({"variable": ["persons"], "value": [1], "stat": ["CA"]}, "got 'stat'.*did you mean 'state'"),
-        ({"variable": ["persons"], "value": [1], "state": ["CAL"]}, "t.csv: state, row 2: no record.*got 'CAL'.*'CA'"),
+        ({"variable": ["persons"], "value": [1], "state": ["CAL"]}, "t.csv: state, row 2: .*got 'CAL'.*'CA'"),
         ({"variable": ["persons"], "value": [1], "age_group": [7]}, "no record of the survey.*one of 1, 2"),
-        ({"variable": ["persons", "persons"], "value": [1, 2]}, "row 3: is the same target as a row before it"),
+        ({"variable": ["persons", "persons"], "value": [1, 2]}, "row 3: is the same target"),
         ({"variable": ["income"], "value": [1]}, "s.csv: income, row 5: 1 values are missing"),
     ],
 )  # fmt: skip
@@ -168,9 +256,9 @@ def test_a_file_in_parts_is_whole_in_a_place_of_our_own(tmp_path):
 @pytest.mark.parametrize("claimed", [95, 1000])
 def test_more_than_allowed_is_refused_whatever_the_browser_claims(claimed, tmp_path):
     taken = _Taken(tmp_path, 100)
+    said = [{**part, "size": claimed} for part in parts("big.csv", b"x" * 1000, 30)]
     with pytest.raises(InputError, match=r"big.csv: is too large.*at most 0.0 MiB"):
-        for part in parts("big.csv", b"x" * 1000, 30):
-            taken.take({**part, "size": claimed})
+        list(map(taken.take, said))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -184,4 +272,7 @@ def test_parts_in_another_order_are_refused(tmp_path):
         taken.take(second)
     with pytest.raises(InputError, match="no part"):
         taken.take({"name": "a.csv"})
+    for data in (10**9, "text", None):
+        with pytest.raises(InputError, match="no part"):
+            taken.take({"id": 1, "name": "a.csv", "start": 0, "size": 3, "data": data})
     assert list(tmp_path.iterdir()) == []

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 from distcalib import fit_weights
+from distcalib.cli import main
+from distcalib.config import RunConfig
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.checking import checks
 from distcalib.dashboard.problem import Problem, build
 from distcalib.dashboard.results import by_group, supporters, weights_table
-from distcalib.dashboard.server import check_address, find_runs
+from distcalib.dashboard.server import check_address, find_runs, origins
 from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, yaml_of
 from distcalib.errors import InputError
 from distcalib.fit import FitSpec
-from distcalib.fit.dense import METHODS
+from distcalib.fit.dense import METHODS, calibrate_dense
 from distcalib.runs.jobs import CANCELLED, DONE, FAILED, WAITING, open_jobs
 
 
@@ -48,7 +54,7 @@ def folder(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values())
-def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem):
+def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem, tmp_path):
     said: list[dict] = []
     settings = Settings(solver=solver, records=150, epochs=200, lower=0.05, upper=20)
     outcome = calibrate(folder, settings, said.append)
@@ -64,12 +70,15 @@ def test_every_solver_says_its_steps_and_comes_closer(solver, folder, problem):
     section, settings_again = next(iter(parse_yaml(outcome.yaml, "settings.yaml").items()))
     if solver in METHODS:
         assert section == "calibrate_dense"
-        assert settings_again["method"] == solver
+        dense = calibrate_dense(problem.X, problem.targets["value"], problem.weights, **settings_again)
+        assert dense.weights.tolist() == outcome.weights.tolist()
     else:
         again = fit_weights(problem.X, problem.targets["value"], initial_weights=problem.weights,
                             **settings_again)  # fmt: skip
         assert again.weights.tolist() == outcome.weights.tolist()
         assert FitSpec.of(**settings_again) == again.spec
+        (tmp_path / "run.yaml").write_text(outcome.yaml)
+        assert RunConfig.load(tmp_path / "run.yaml").fit.selector == again.spec.selector
 
 
 @pytest.mark.parametrize("solver", ["gates", "raking"])
@@ -117,7 +126,11 @@ def test_the_checks_name_what_cannot_be_met(problem):
     survey = problem.survey.assign(note=["x", None] * 200)
     ids = 100.0 * survey["hh_id"].sum()
     targets = pd.DataFrame(
-        {"variable": ["persons", "income", "count", "hh_id"], "value": [1e9, -5.0, 40_000.0, ids], "group": "g"}
+        {
+            "variable": ["persons", "income", "count", "hh_id"],
+            "value": [1e9, -5.0, 40_000.0, ids],
+            "group": "g",
+        }
     )
     told, missing, table = checks(build(survey, targets, "weight", "s", "t"))
     findings = dict(zip(table["target_name"], table["findings"], strict=True))
@@ -142,7 +155,11 @@ def test_the_records_behind_a_target_are_those_that_give_most(problem, folder):
     groups = by_group(outcome.targets)
     assert groups["group"].tolist() == ["households", "persons", "income"]
     assert groups["targets"].tolist() == [3, 3, 3]
-    assert weights_table(problem, outcome).columns.tolist() == ["hh_id", "weight_before", "weight"]
+    assert weights_table(problem, outcome).columns.tolist() == ["record", "hh_id", "weight_before", "weight"]
+    named = replace(problem, survey=problem.survey.rename(columns={"income": "share"}), weight=None)
+    table = supporters(named, outcome, row, most=10)
+    assert {"weight", "weight (survey)", "share", "share (survey)"} <= set(table.columns)
+    assert table.columns.is_unique
 
 
 def test_yaml_says_numbers_that_yaml_reads_as_numbers():
@@ -169,6 +186,7 @@ def until(look, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_jobs_take_turns_say_how_far_they_are_and_end_at_once():
     with open_jobs(1, "1GiB") as jobs:
         first, second, third = (jobs.submit(counting, n) for n in (5, 10_000, 3))
@@ -194,15 +212,43 @@ def test_jobs_take_turns_say_how_far_they_are_and_end_at_once():
         assert str(worse.error) == "not foreseen"
 
 
+@pytest.mark.slow
+def test_a_cancel_takes_no_job_of_others_along():
+    with open_jobs(2, "1GiB") as jobs:
+        first, second = jobs.submit(counting, 10_000), jobs.submit(counting, 10_000)
+        until(lambda: first.said and second.said)
+        third, fourth = jobs.submit(counting, 40), jobs.submit(counting, 1)
+        jobs.cancel(first)
+        time.sleep(0.3)  # the third could only run where the second does
+        jobs.cancel(second)
+        until(lambda: third.ended and fourth.ended)
+        assert (third.state, fourth.state) == (DONE, DONE)
+
+
 def test_addresses_that_others_reach_are_refused_unless_that_was_said():
     for address in ("127.0.0.1", "localhost", "::1"):
         check_address(address, False)
     for address in ("0.0.0.0", "::", "192.0.2.7"):
-        with pytest.raises(InputError, match="neither passwords nor encryption.*--allow-unencrypted"):
+        with pytest.raises(InputError, match=r"neither passwords nor encryption.*--allow-unencrypted"):
             check_address(address, False)
         check_address(address, True)
     with pytest.raises(InputError, match="is no address"):
         check_address("no such host", False)
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "panel", None)
+    said = CliRunner().invoke(main, ["dashboard", "--port", "0"])
+    assert said.exit_code == 2
+    assert "pip install 'distcalib[dashboard]'" in said.stderr
+
+
+def test_browsers_know_a_machine_by_its_names_alone():
+    assert origins("127.0.0.1", 80) == ["127.0.0.1:80", "localhost:80"]
+    assert origins("::1", 80) == ["[::1]:80", "localhost:80"]
+    everyone = origins("0.0.0.0", 80)
+    assert f"{socket.gethostname()}:80" in everyone
+    assert "*:80" not in everyone
 
 
 def test_runs_are_those_named(tmp_path):
