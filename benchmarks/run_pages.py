@@ -80,8 +80,7 @@ def measure(session: Session, run: str, server: psutil.Process) -> None:
         field.clear()
         field.send_keys(area)
         session.wait(lambda: {cells[0] for cells in session.rows(1)} == {area}, area)
-        session.click(1, 0)
-        session.one("h3", f"{area}: ")
+        session.click(1, 0, "h3", f"{area}: ")
         session.one(".tabulator-col", "contribution")
 
     def district() -> None:

@@ -116,11 +116,11 @@ class Session:
     def find(self, selector: str, text: str = "") -> list[Any]:
         return [one for one in self.browser.execute_script(FIND, selector) if text in one.text]
 
-    def wait(self, look: Callable[[], Any], what: str) -> Any:
+    def wait(self, look: Callable[[], Any], what: str, seconds: float = 30) -> Any:
         """Return what a look gives as soon as it gives something."""
         from selenium.common.exceptions import WebDriverException
 
-        until = time.monotonic() + 30
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             try:
                 if found := look():
@@ -128,7 +128,7 @@ class Session:
             except (WebDriverException, IndexError, StopIteration):
                 pass  # drawn anew in between
             time.sleep(0.05)
-        raise AssertionError(f"{what}: not within 30 s")
+        raise AssertionError(f"{what}: not within {seconds} s")
 
     def one(self, selector: str, text: str = "") -> Any:
         return self.wait(lambda: self.find(selector, text), f"{selector} {text}")[0]
@@ -138,6 +138,8 @@ class Session:
 
         self.browser.get(self.url)
         for menu, name in ((0, run), (1, other)):
+            if menu and name:
+                self.one(".bk-tab", "Overview")
             if name:
                 menus = self.wait(lambda: len(self.find("select")) > 1 and self.find("select"), "menus")
                 Select(menus[menu]).select_by_visible_text(name)
@@ -174,15 +176,22 @@ class Session:
         self.wait(same, what)
         return seen[-1]
 
-    def click(self, table: int, row: int) -> None:
-        """Click a row of a table."""
+    def click(self, table: int, row: int, selector: str, text: str = "") -> None:
+        """Click a row of a table until something is there: one that is drawn anew meanwhile loses a click."""
 
         def cell() -> Any:
             found = self.find(".tabulator")[table].find_elements("css selector", ".tabulator-row")[row]
             return next(c for c in found.find_elements("css selector", ".tabulator-cell") if c.is_displayed())
 
-        self.still(lambda: cell().rect, "a row to click")
-        cell().click()
+        def clicked() -> Any:
+            self.still(lambda: cell().rect, "a row to click")
+            cell().click()
+            try:
+                return self.wait(lambda: self.find(selector, text), f"{selector} {text}", 5)
+            except AssertionError:
+                return None
+
+        self.wait(clicked, f"{selector} {text} after a click")
 
     def map(self) -> dict[str, dict[str, Any]]:
         """Return the tiles of the map that is drawn, by district."""
