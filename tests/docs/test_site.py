@@ -103,6 +103,9 @@ def test_every_link_within_the_site_leads_somewhere(site, pages):
 def test_links_of_the_readme_lead_somewhere(pages):
     for link in re.findall(r"\]\((docs/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         path, _, anchor = link.removeprefix("docs/").partition("#")
+        assert (ROOT / "docs" / path).is_file(), link
+        if not path.endswith(".md"):
+            continue
         page = pages[Path(path).with_suffix(".html").as_posix()]
         assert not anchor or anchor in page.anchors, link
 
