@@ -71,7 +71,8 @@ def show_column(run: Path, column: int, most: int) -> None:
 
     held = _load(run)
     cells = column_cells(held, column)
-    facts = {"column": column, **held.columns.iloc[column].to_dict()}
+    # A row by itself would be of floats; a table of one row keeps ids whole.
+    facts = {"column": column, **held.columns.iloc[[column]].to_dict("records")[0]}
     weights = run / "fit" / "weights.npy"
     if weights.is_file():
         facts["weight"] = float(read_weights(weights, held.X.shape[1])[column])
