@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -46,14 +47,18 @@ def run_view(folder: Path) -> Any:
     """
     held: dict[str, Any] = {"stamp": _stamp(folder), "tables": _tables(folder, _stamp(folder))}
     tabs = pages({name: partial(_page, page, held) for name, page in PAGES.items()})
+    tabs.tags = [tabs.name]  # a name of its own, by which `_drawn` finds it
     if held["tables"].state not in ("unfinished", "planned"):
         return tabs
 
     async def look() -> None:
+        if not _drawn(tabs):
+            watch.stop()  # another run is shown in its place
+            return
         stamp = _stamp(folder)
         if stamp == held["stamp"]:
             return
-        held.update(stamp=stamp, tables=_tables(folder, stamp))
+        held.update(stamp=stamp, tables=await asyncio.to_thread(_tables, folder, stamp))
         names = list(PAGES)
         for number, name in enumerate(names):
             if number != tabs.active:
@@ -69,6 +74,12 @@ def run_view(folder: Path) -> Any:
 
 def _page(page: Callable[[RunTables], Any], held: dict[str, Any]) -> Any:
     return page(held["tables"])
+
+
+def _drawn(tabs: Any) -> bool:
+    """Say whether tabs are part of the session's page."""
+    page = pn.state.curdoc
+    return page is not None and any(page.select_one({"tags": t}) for t in tabs.tags)
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:

@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import panel as pn
 import pytest
+from bokeh.document import Document
 from made_tables import STAGES, write_made_matrix, write_made_run
+from panel.io.state import set_curdoc
 
 from distcalib.dashboard.run_view import PAGES, run_view
 from distcalib.errors import InputError
@@ -58,6 +61,19 @@ def test_a_run_that_is_planned_and_one_without_targets_are_shown(tmp_path):
     assert "not begun" in texts(PAGES["Timeline"](tables))
     with pytest.raises(InputError, match=r"targets\.parquet"):
         PAGES["Fit"](tables)
+
+
+def test_a_run_that_goes_on_is_no_longer_looked_at_when_another_is_shown(tmp_path):
+    from distcalib.dashboard.run_view import _drawn
+
+    folder = write_made_run(tmp_path / "run", GEOIDS, failed=("fit", "no memory"))
+    page, view = Document(), run_view(folder)
+    place = pn.Column(view)
+    place.server_doc(page)
+    with set_curdoc(page):
+        assert _drawn(view)
+        place[:] = [pn.pane.HTML("another")]
+        assert not _drawn(view)
 
 
 def test_a_folder_of_no_run_is_refused(tmp_path):
