@@ -70,7 +70,7 @@ class Page:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.driver.get(url)
-        self.wait(lambda: self.texts(".bk-tab"), "tabs")
+        self.tab("1 Data")
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(_DEEP + script, *arguments)

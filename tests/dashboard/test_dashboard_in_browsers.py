@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from browsing import Page, browser, dashboard
+from made_tables import write_made_matrix, write_made_run
 
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.example import example
@@ -36,8 +37,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[tuple[str, Any]]:
-    """A dashboard with one worker, so that a second user must wait, and a small limit of uploads."""
-    with dashboard("--workers", "1", "--max-upload", "3MiB", log=folder / "log.txt") as (url, process):
+    """A dashboard of two runs, one worker, so that a second user must wait, and a small limit of uploads."""
+    write_made_matrix(write_made_run(folder / "made", [3301, 3302]))
+    write_made_run(folder / "early", [3301, 3302], failed=("assemble", "no memory"))
+    arguments = ("--runs", str(folder), "--workers", "1", "--max-upload", "3MiB")
+    with dashboard(*arguments, log=folder / "log.txt") as (url, process):
         yield url, process
 
 
@@ -68,7 +72,9 @@ def downloaded(folder: Path, name: str) -> bytes:
     while not file.exists() or not file.stat().st_size:
         assert time.monotonic() < until, list((folder / "downloads").glob("*"))
         time.sleep(0.1)
-    return file.read_bytes()
+    content = file.read_bytes()
+    file.unlink()  # else the next of this name gets another
+    return content
 
 
 def press_calibrate(page: Page, solver: str, **fields: object) -> None:
@@ -184,6 +190,38 @@ def test_own_tables_on_a_phone(page, served, mine, folder):
     page.wait_text("survey.parquet: 300 rows, 6 columns")
     page.tab("4 Results")
     page.wait_text("Calibrate first.")
+    assert page.complaints() == []
+
+
+def test_a_run_is_calibrated_and_leads_from_group_to_target_to_records(page, served, folder):
+    page.open(served[0])
+    page.choose("Or a run", "early")
+    page.wait_text("early: has no matrix yet; got 'matrix.zarr/X'")
+    page.choose("Or a run", "made")
+    page.wait_text("120 records and")
+    page.tab("2 Check")
+    page.wait_text("initial_weight")
+    press_calibrate(page, GATES, Epochs=60)
+    page.wait_text("done: 1: gates")
+    page.wait(lambda: len(page.figure("step")) > 3, "a curve")
+    page.tab("4 Results")
+    page.press(".tabulator-row", "state: person_count by aca_ptc")
+    page.wait_text("Targets of state: person_count by aca_ptc")
+    page.press(".tabulator-row", "state_33/person_count/[aca")
+    page.wait_text("records that give most, of")
+    for words in ("household id", "clone", "NH-01"):
+        page.wait_text(words)
+    page.keep("run-calibrated")
+    page.button("Settings (YAML)")
+    settings = parse_yaml(downloaded(folder, "settings.yaml").decode(), "settings.yaml")
+    assert settings["fit"]["group_power"] == 1.0
+    press_calibrate(page, "Fewer records: reweighted L1 (exact number)")
+    page.wait_text("done: 2: reweighted, 60 records, seed 3")
+    page.tab("5 Compare")
+    page.wait_text("correlation of the weights")
+    page.tab("1 Data")
+    page.button("Load the example")
+    page.wait_text("12,000 records and 206 targets fit each other")
     assert page.complaints() == []
 
 
