@@ -84,9 +84,7 @@ def loading_tab(session: Session, runs: Mapping[str, Path]) -> Any:
         run.value = ""
         name, table = session.survey
         survey[:] = [_told(name, table)]
-        weight.param.update(
-            options=[_EACH_ONE, *weight_columns(table)], value=session.weight or _EACH_ONE
-        )
+        weight.param.update(options=[_EACH_ONE, *weight_columns(table)], value=session.weight or _EACH_ONE)
 
     def targets_came(*_: Any) -> None:
         targets[:] = [] if session.targets is None else [_told(*session.targets)]
