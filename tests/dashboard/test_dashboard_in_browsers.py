@@ -300,6 +300,52 @@ def test_two_users_have_a_queue_each_their_own_results_and_a_cancel_that_stops(p
     assert page.complaints() == other.complaints() == []
 
 
+def test_a_policyengine_file_is_a_survey_and_a_search_can_be_cancelled(page, served, small_file, mine):
+    page.open(served[0])
+    page.upload(0, small_file)
+    page.wait_text(f"{small_file.name}: 300 rows")
+    assert page.field("Weight").get_attribute("value") == "household_weight"
+    (mine / "people.csv").write_text("variable,value\npersons,340111000\ncount,132000000\n")
+    page.upload(1, mine / "people.csv")
+    page.wait_text("300 records and 2 targets fit each other")
+    page.button("Load the example")
+    page.wait_text("12,000 records and 206 targets fit each other")
+    page.tab("Tune")
+    page.fill("Trials", 500)
+    page.button("Tune")
+    page.wait_text("fit 1 of at most 1500")
+    page.button("Cancel")
+    page.wait_text("cancelled; nothing was kept", 5)
+    assert "chosen: l0_lambda" not in page.text()
+    press_calibrate(page, "Raking")
+    page.wait_text("done: 1: raking")
+    assert page.complaints() == []
+
+
+def test_a_page_that_is_loaded_anew_amid_an_upload_harms_nobody(page, other, served, mine):
+    for one in (page, other):
+        one.open(served[0])
+    other.upload(0, mine / "survey.csv")
+    other.wait_text("survey.csv: 300 rows")
+    large = mine / "large.csv"
+    large.write_text("wt,people\n" + "50,2\n" * 500_000)
+    # In parts so small that there is a time between the first and the last.
+    page.run("""
+    for (const model of Object.values(Bokeh.documents).flatMap(d => [...d._all_models.values()]))
+      if (model.data?.part) model.data.part = 500""")
+    page.upload(0, large)
+    page.wait(lambda: any(t.strip() in ("1 %", "2 %", "3 %") for t in page.texts("small")), "some of the file")
+    page.open(served[0])
+    assert "large.csv" not in page.text()
+    page.upload(0, large)
+    page.wait_text("large.csv: 500,000 rows, 2 columns")
+    other.upload(1, mine / "targets.csv")
+    other.wait_text("300 records and 4 targets fit each other")
+    press_calibrate(other, "Raking")
+    other.wait_text("done: 1: raking, 300 records")
+    assert page.complaints() == other.complaints() == []
+
+
 @pytest.mark.parametrize(
     ("path", "headers"),
     [

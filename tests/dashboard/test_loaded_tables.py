@@ -127,8 +127,8 @@ except InputError as error:
     print(error)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    ended = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True,
-                           timeout=120, check=True)  # fmt: skip
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     words, _, taken = ended.stdout.strip().rpartition("\n")
     return words, int(taken)
 

@@ -1,4 +1,4 @@
-"""A run folder's targets and matrix, checked, calibrated and tuned like a table, and settings that the run takes."""
+"""A run folder's targets and matrix, checked, calibrated and tuned like a table; the settings fit the run."""
 
 from __future__ import annotations
 
