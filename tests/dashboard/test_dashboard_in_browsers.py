@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import Page, browser, dashboard
 from made_tables import write_made_matrix, write_made_run
+from pages_in_chromium import Page, chromium, dashboard, pictures_in
 
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.example import example
@@ -47,23 +47,19 @@ def served(folder: Path) -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def pictures(folder: Path) -> Path:
-    asked = os.environ.get("DISTCALIB_SCREENSHOTS")
-    made = Path(asked) if asked else folder / "screenshots"
-    made.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {made}")
-    return made
+    return pictures_in(folder / "screenshots")
 
 
 @pytest.fixture(scope="module")
 def page(folder: Path, pictures: Path) -> Iterator[Page]:
-    with browser(folder / "first", folder / "downloads", pictures) as made:
-        yield made
+    with chromium(folder / "first", folder / "downloads") as driver:
+        yield Page(driver, pictures)
 
 
 @pytest.fixture(scope="module")
 def other(folder: Path, pictures: Path) -> Iterator[Page]:
-    with browser(folder / "second", folder / "others", pictures) as made:
-        yield made
+    with chromium(folder / "second", folder / "others") as driver:
+        yield Page(driver, pictures)
 
 
 def downloaded(folder: Path, name: str) -> bytes:
@@ -334,7 +330,9 @@ def test_a_page_that_is_loaded_anew_amid_an_upload_harms_nobody(page, other, ser
     for (const model of Object.values(Bokeh.documents).flatMap(d => [...d._all_models.values()]))
       if (model.data?.part) model.data.part = 500""")
     page.upload(0, large)
-    page.wait(lambda: any(t.strip() in ("1 %", "2 %", "3 %") for t in page.texts("small")), "some of the file")
+    page.wait(
+        lambda: any(t.strip() in ("1 %", "2 %", "3 %") for t in page.texts("small")), "some of the file"
+    )
     page.open(served[0])
     assert "large.csv" not in page.text()
     page.upload(0, large)
