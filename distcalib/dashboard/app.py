@@ -47,7 +47,7 @@ def page(runs: Mapping[str, Path], jobs: Jobs, folder: Path, most_upload: int) -
     session, choice = Session(jobs, folder, most_upload), Choice()
     pn.state.on_session_destroyed(lambda _: session.end())
     tabs = [
-        ("1 Data", loading_tab(session)),
+        ("1 Data", loading_tab(session, runs)),
         ("2 Check", checking_tab(session)),
         ("3 Calibrate", calibrating_tab(session, choice)),
         ("Tune", tuning_tab(session, choice)),

@@ -120,6 +120,7 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
         runner.status.value = "" if event.new is not None else "load a survey and targets first"
         if event.new is not None:
             choice.records.value = max(1, event.new.X.shape[1] // 2)
+            choice.seed.visible = event.new.run_seed is None
 
     session.param.watch(fresh, "problem")
     return pn.Column(

@@ -1,10 +1,10 @@
-"""The first tab: a survey and targets, uploaded or of the example."""
+"""The first tab: a survey and targets, uploaded or of the example, or a run."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ and `note` are free.
 _EACH_ONE = "(none: 1 each)"
 
 
-def loading_tab(session: Session) -> Any:
-    """Return the tab."""
+def loading_tab(session: Session, runs: Mapping[str, Path]) -> Any:
+    """Return the tab; `runs` are those that can be calibrated: label -> run folder."""
     troubles = pn.Column(sizing_mode="stretch_width")
     survey, targets = pn.Column(sizing_mode="stretch_width"), pn.Column(sizing_mode="stretch_width")
     weight = pn.widgets.Select(label="Weight", options=[_EACH_ONE], visible=False, width=260)
@@ -67,18 +67,29 @@ def loading_tab(session: Session) -> Any:
     button = pn.widgets.Button(label="Load the example", color="primary")
     button.on_click(load_example)
 
+    run = pn.widgets.Select(label="Or a run", options=["", *runs], width=260, visible=bool(runs))
+
+    async def take_run(*_: Any) -> None:
+        if run.value:
+            troubles.clear()
+            await session.set_run(runs[run.value])
+
+    run.param.watch(take_run, "value")
+
     def survey_came(*_: Any) -> None:
+        start.visible = weight.visible = session.survey is not None
         if session.survey is None:
+            survey.clear()
             return
+        run.value = ""
         name, table = session.survey
         survey[:] = [_told(name, table)]
-        weight.param.update(
-            options=[_EACH_ONE, *weight_columns(table)], value=session.weight or _EACH_ONE, visible=True
-        )
-        start.visible = True
+        weight.param.update(options=[_EACH_ONE, *weight_columns(table)], value=session.weight or _EACH_ONE)
 
     def targets_came(*_: Any) -> None:
         targets[:] = [] if session.targets is None else [_told(*session.targets)]
+        if session.targets is not None:
+            run.value = ""
 
     def problem_came(*_: Any) -> None:
         if session.trouble:
@@ -115,7 +126,7 @@ def loading_tab(session: Session) -> Any:
     about = pn.widgets.StaticText(value="12,000 households and official figures of 2024, by state")
     half: dict[str, Any] = {"min_width": 280, "styles": {"flex": "1 1 280px"}}
     return pn.Column(
-        pn.FlexBox(button, about, align_items="center"),
+        pn.FlexBox(button, about, run, align_items="center"),
         pn.FlexBox(
             pn.Column(upload("Your survey", session.set_survey), survey, weight, start, **half),
             pn.Column(upload("Your targets", session.set_targets), targets, **half),

@@ -41,6 +41,8 @@ class Problem:
         Design weights, float64 (n_records,).
     weight
         The column that they are; None: 1 each.
+    run_seed
+        Seed of the run that it is of; None: of tables.
     """
 
     survey: pd.DataFrame
@@ -48,6 +50,7 @@ class Problem:
     X: sp.csr_array
     weights: NDArray[np.float64]
     weight: str | None
+    run_seed: int | None = None
 
     @property
     def names(self) -> list[str]:

@@ -51,7 +51,7 @@ def supporters(problem: Problem, outcome: Outcome, row: int, most: int = RECORDS
     first = {"record": chosen, "weight": outcome.weights[chosen], "weight_before": problem.weights[chosen],
              "amount": amount[order], "gives": gives[order],
              "share": gives[order] / total if total else np.nan}  # fmt: skip
-    rest = problem.survey.drop(columns=[problem.weight] if problem.weight else []).iloc[chosen, :12]
+    rest = problem.survey.iloc[chosen].drop(columns=problem.weight or [], errors="ignore").iloc[:, :12]
     rest.columns = [f"{column} (survey)" if column in first else column for column in rest]
     return pd.concat([pd.DataFrame(first), rest.reset_index(drop=True)], axis=1)
 

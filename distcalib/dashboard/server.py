@@ -128,11 +128,20 @@ def serve(
         loop = server.io_loop
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+        loop.asyncio_loop.set_exception_handler(_unless_gone)
         server.start()
         told(f"http://{_host(address)}:{port}/  (Ctrl-C ends it)")
         loop.start()
         server.stop()
     told("ended")
+
+
+def _unless_gone(loop: Any, context: dict[str, Any]) -> None:
+    """Report what failed on the loop, except that a page was closed while something was sent to it."""
+    from tornado.websocket import WebSocketClosedError
+
+    if not isinstance(context.get("exception"), WebSocketClosedError):
+        loop.default_exception_handler(context)
 
 
 def origins(address: str, port: int) -> list[str]:

@@ -16,6 +16,7 @@ import panel as pn
 import param
 
 from distcalib.dashboard.problem import Problem, build, guess_weight
+from distcalib.dashboard.run_problem import problem_of_run
 from distcalib.errors import DistcalibError
 from distcalib.runs.jobs import Job, Jobs
 
@@ -30,9 +31,9 @@ class Session(param.Parameterized):
     weight
         Column of the design weights; empty: 1 each.
     problem
-        What the two make, or None.
+        What the two make, or that of a run; or None.
     trouble
-        Why they make none.
+        Why there is none.
     outcomes
         Label -> `distcalib.dashboard.work.Outcome`, of this problem.
     """
@@ -48,6 +49,7 @@ class Session(param.Parameterized):
         super().__init__()
         self.jobs, self.most_upload = jobs, most_upload
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
+        self.problem_folder = self.folder
         self.mine: list[Job] = []
         self._made = self._asked = 0
 
@@ -57,15 +59,15 @@ class Session(param.Parameterized):
         self.mine.append(job)
         return job
 
-    @property
-    def problem_folder(self) -> Path:
-        """Where the problem lies for workers."""
-        return self.folder / f"problem-{self._made}"
-
     async def set_survey(self, name: str, table: pd.DataFrame) -> None:
         """Take a survey; the weight is guessed."""
         self.param.update(survey=(name, table), weight=guess_weight(table) or "")
         await self.join()
+
+    async def set_run(self, folder: Path) -> None:
+        """Take the fitted targets and the matrix of a run, instead of tables; workers read it themselves."""
+        self.param.update(survey=None, targets=None, weight="")
+        await self._make(lambda _: problem_of_run(folder), folder)
 
     async def set_targets(self, name: str, table: pd.DataFrame) -> None:
         """Take targets."""
@@ -79,25 +81,37 @@ class Session(param.Parameterized):
             self.param.update(problem=None, outcomes={}, trouble="")
             return
         (survey_name, survey), (targets_name, targets) = self.survey, self.targets
-        self._asked += 1
-        made = self._asked
-        self.param.update(problem=None, outcomes={}, trouble="")
-        folder = self.folder / f"problem-{made}"
 
-        def work() -> Problem:
+        def work(folder: Path) -> Problem:
             problem = build(survey, targets, self.weight or None, survey_name, targets_name)
-            problem.calibration()
             problem.save(folder)
             return problem
 
-        problem, trouble = await attempted(work)
+        await self._make(work)
+
+    async def _make(self, work: Callable[[Path], Problem], run: Path | None = None) -> None:
+        """Let `work` make the problem, and save it in the folder that it is given where it is of no run."""
+        self._asked += 1
+        made = self._asked
+        self.param.update(problem=None, outcomes={}, trouble="")
+        folder = self._folder_of(made)
+
+        def checked() -> Problem:
+            problem = work(folder)
+            problem.calibration()
+            return problem
+
+        problem, trouble = await attempted(checked)
         if made != self._asked:  # other tables came meanwhile
             shutil.rmtree(folder, ignore_errors=True)
             return
-        shutil.rmtree(self.problem_folder, ignore_errors=True)
-        self._made = made
+        shutil.rmtree(self._folder_of(self._made), ignore_errors=True)
+        self._made, self.problem_folder = made, run or folder
         self.mine = [job for job in self.mine if not job.ended]
         self.param.update(problem=problem, outcomes={}, trouble=trouble)
+
+    def _folder_of(self, number: int) -> Path:
+        return self.folder / f"problem-{number}"
 
     def end(self) -> None:
         """Stop what runs, and remove every file."""

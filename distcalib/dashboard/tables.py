@@ -14,10 +14,17 @@ import pandas as pd
 
 from distcalib.errors import InputError
 from distcalib.microdata import Microdata
+from distcalib.microdata.hdf5 import check_claims
 
 #: What a table may hold: 8 bytes a cell make 1.6 GB.
 MOST_CELLS = 200_000_000
 MOST_COLUMNS = 10_000
+#: Bytes that a file may become, whatever its own size: what is compressed can be a million times as long.
+MOST_BYTES = 8 * MOST_CELLS
+#: Bytes of a number, or of a text beside its letters; of a date or decimal, which pandas makes objects of.
+_CELL, _OBJECT = 8, 128
+#: Rows of Parquet whose texts are counted at once.
+_BATCH = 1 << 13
 KINDS = "CSV (UTF-8, comma), Parquet, or a PolicyEngine HDF5 file"
 #: First bytes of what is refused, and what to do instead.
 _REFUSED = {
@@ -67,6 +74,7 @@ def read_table(file: Path, name: str) -> pd.DataFrame:
         table = _parquet(file, name)
     elif first == b"\x89HDF\r\n\x1a\n":
         try:
+            check_claims(file, MOST_BYTES)
             table = household_table(Microdata.read(file))
         except InputError as error:
             raise _without_path(error, file, name) from None
@@ -122,11 +130,51 @@ def _parquet(file: Path, name: str) -> pd.DataFrame:
                         f"the column is of the type {field.type}", place=name, value=field.name,
                         expected="numbers or text",
                     )  # fmt: skip
+            _check_bytes(file, opened, name)
             return opened.read(use_threads=False).to_pandas(ignore_metadata=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(
             f"cannot be read as Parquet, it may be truncated ({_line(error)})", place=name
         ) from None
+
+
+def _check_bytes(file: Path, opened: Any, name: str) -> None:
+    """Refuse columns that would be more than `MOST_BYTES` together; texts are counted with their repeats.
+
+    A text that repeats is stored once, and so it is read here: in batches, dictionaries kept.
+    """
+    import pyarrow.parquet as pq
+    from pyarrow import compute, types
+
+    meta, left = opened.metadata, MOST_BYTES
+    kinds = {field.name: getattr(field.type, "value_type", field.type) for field in opened.schema_arrow}
+    texts = [column for column, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
+    for number, (column, kind) in enumerate(kinds.items()):
+        groups = (meta.row_group(group).column(number) for group in range(meta.num_row_groups))
+        stored = sum(group.total_uncompressed_size for group in groups)
+        objects = types.is_decimal(kind) or types.is_date(kind)
+        size = max(stored, meta.num_rows * (_OBJECT if objects else _CELL))
+        left -= size
+        if left < 0:
+            raise _too_large(name, column, size)
+    sizes = dict.fromkeys(texts, 0)
+    if not texts:
+        return
+    with pq.ParquetFile(file, read_dictionary=texts) as kept:
+        for batch in kept.iter_batches(_BATCH, columns=texts, use_threads=False):
+            for column in texts:
+                values = batch[column]
+                lengths = compute.binary_length(values.dictionary).take(values.indices)
+                sizes[column] += compute.sum(lengths).as_py() or 0
+                if sum(sizes.values()) > left:
+                    raise _too_large(name, column, sizes[column])
+
+
+def _too_large(name: str, column: str, size: int) -> InputError:
+    return InputError(
+        "is too large once it is read", place=f"{name}: {column}", value=f"{size:,} bytes or more",
+        expected=f"at most {MOST_BYTES:,} bytes of all columns; the same calls take more from a notebook",
+    )  # fmt: skip
 
 
 def _plain_type(kind: Any) -> bool:

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from distcalib.dashboard.problem import Problem
+from distcalib.dashboard.run_problem import problem_in
 from distcalib.errors import DistcalibWarning, InputError
 from distcalib.fit import effective_sample_size
 from distcalib.fit.dense import METHODS, calibrate_dense
@@ -116,7 +117,8 @@ class Outcome:
 
 def calibrate(folder: Path, settings: Settings, say: Say) -> Outcome:
     """Calibrate the problem of a folder; says a row with ``step`` and ``loss`` every few epochs."""
-    problem = Problem.load(folder)
+    problem = problem_in(folder)
+    settings = _seeded(problem, settings)
     curve = _Curve(say)
     base = problem.calibration(**(settings.fit() if settings.solver not in METHODS else {}))
     held = held_out(base.problem.fitted, settings.holdout, settings.seed)
@@ -129,7 +131,11 @@ def calibrate(folder: Path, settings: Settings, say: Say) -> Outcome:
                 base.settings["holdout"] = held[base.problem.fitted]
             weights = base.calibrate(settings.epochs)
             assert base.result is not None
-            yaml = yaml_of("fit", _changed(base.result.spec))
+            changed = _changed(base.result.spec)
+            if problem.run_seed is not None:  # of all draws of a run, and no setting of its fit
+                changed.pop("seed", None)
+                changed["group_power"] = 1.0
+            yaml = yaml_of("fit", changed)
             curve.end(base.result.summary["loss_after"], base.result.summary["held_out_error"])
     scale = base.problem.scale
     targets = _targets(problem, scale, weights, held, base.problem.reachable)
@@ -152,7 +158,8 @@ def tune(
     """
     from distcalib.documents.microcalibrate import tune_hyperparameters
 
-    problem = Problem.load(folder)
+    problem = problem_in(folder)
+    settings = _seeded(problem, settings)
     done = 0
 
     def counted(function: Callable[[Any], Any], jobs: Any) -> Iterator[Any]:
@@ -170,6 +177,10 @@ def tune(
             target_names=problem.names, n_trials=trials, n_folds=folds, max_iter=epochs,
             seed=settings.seed, map=counted, **how,
         )  # fmt: skip
+
+
+def _seeded(problem: Problem, settings: Settings) -> Settings:
+    return settings if problem.run_seed is None else dataclasses.replace(settings, seed=problem.run_seed)
 
 
 def held_out(fitted: NDArray[np.bool_], share: float, seed: int) -> NDArray[np.bool_]:

@@ -82,6 +82,42 @@ def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
     return _assemble(raw, period, file)
 
 
+def check_claims(path: str | Path, most: int) -> None:
+    """Refuse a file whose datasets claim more than so many bytes together, before one is read.
+
+    A dataset may claim any shape at no size on disk: what was never written is read as zeros, and what is
+    compressed may be a thousand times as long.
+
+    Raises
+    ------
+    InputError
+        Names the dataset that is too much.
+    """
+    file, left = Path(path), most
+    try:
+        with h5py.File(file, "r") as h5:
+            _refuse_other_files(h5, file)
+            for name, group in h5.items():
+                entries = {name: group} if isinstance(group, h5py.Dataset) else {
+                    f"{name}/{when}": entry for when, entry in group.items()}  # fmt: skip
+                for place, entry in entries.items():
+                    # Numbers become int64 or float64 in tables.
+                    dataset = isinstance(entry, h5py.Dataset)
+                    claimed = (entry.size or 0) * max(entry.dtype.itemsize, 8) if dataset else 0
+                    left -= claimed
+                    if left < 0:
+                        raise InputError(
+                            "holds too much to be read here", place=f"{file}: {place}",
+                            value=f"{claimed:,} bytes, {entry.shape} of {entry.dtype}",
+                            expected=f"at most {most:,} bytes of all datasets",
+                        )  # fmt: skip
+    except (OSError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"cannot be read as HDF5, it may be truncated ({error})", place=file,
+            expected="a complete PolicyEngine HDF5 file",
+        ) from error  # fmt: skip
+
+
 def _refuse_other_files(h5: h5py.File, file: Path) -> None:
     """Refuse links and storage outside of the file: opening it would read what its owner may not see."""
     for name in h5:

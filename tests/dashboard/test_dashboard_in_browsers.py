@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import Page, browser, dashboard
+from made_tables import write_made_matrix, write_made_run
+from pages_in_chromium import Page, chromium, dashboard, pictures_in
 
 from distcalib.config.yaml_text import parse_yaml
 from distcalib.dashboard.example import example
@@ -36,30 +37,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[tuple[str, Any]]:
-    """A dashboard with one worker, so that a second user must wait, and a small limit of uploads."""
-    with dashboard("--workers", "1", "--max-upload", "3MiB", log=folder / "log.txt") as (url, process):
+    """A dashboard of two runs, one worker, so that a second user must wait, and a small limit of uploads."""
+    write_made_matrix(write_made_run(folder / "made", [3301, 3302]))
+    write_made_run(folder / "early", [3301, 3302], failed=("assemble", "no memory"))
+    arguments = ("--runs", str(folder), "--workers", "1", "--max-upload", "3MiB")
+    with dashboard(*arguments, log=folder / "log.txt") as (url, process):
         yield url, process
 
 
 @pytest.fixture(scope="module")
 def pictures(folder: Path) -> Path:
-    asked = os.environ.get("DISTCALIB_SCREENSHOTS")
-    made = Path(asked) if asked else folder / "screenshots"
-    made.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {made}")
-    return made
+    return pictures_in(folder / "screenshots")
 
 
 @pytest.fixture(scope="module")
 def page(folder: Path, pictures: Path) -> Iterator[Page]:
-    with browser(folder / "first", folder / "downloads", pictures) as made:
-        yield made
+    with chromium(folder / "first", folder / "downloads") as driver:
+        yield Page(driver, pictures)
 
 
 @pytest.fixture(scope="module")
 def other(folder: Path, pictures: Path) -> Iterator[Page]:
-    with browser(folder / "second", folder / "others", pictures) as made:
-        yield made
+    with chromium(folder / "second", folder / "others") as driver:
+        yield Page(driver, pictures)
 
 
 def downloaded(folder: Path, name: str) -> bytes:
@@ -68,7 +68,9 @@ def downloaded(folder: Path, name: str) -> bytes:
     while not file.exists() or not file.stat().st_size:
         assert time.monotonic() < until, list((folder / "downloads").glob("*"))
         time.sleep(0.1)
-    return file.read_bytes()
+    content = file.read_bytes()
+    file.unlink()  # else the next of this name gets another
+    return content
 
 
 def press_calibrate(page: Page, solver: str, **fields: object) -> None:
@@ -187,6 +189,38 @@ def test_own_tables_on_a_phone(page, served, mine, folder):
     assert page.complaints() == []
 
 
+def test_a_run_is_calibrated_and_leads_from_group_to_target_to_records(page, served, folder):
+    page.open(served[0])
+    page.choose("Or a run", "early")
+    page.wait_text("early: has no matrix yet; got 'matrix.zarr/X'")
+    page.choose("Or a run", "made")
+    page.wait_text("120 records and")
+    page.tab("2 Check")
+    page.wait_text("initial_weight")
+    press_calibrate(page, GATES, Epochs=60)
+    page.wait_text("done: 1: gates")
+    page.wait(lambda: len(page.figure("step")) > 3, "a curve")
+    page.tab("4 Results")
+    page.press(".tabulator-row", "state: person_count by aca_ptc")
+    page.wait_text("Targets of state: person_count by aca_ptc")
+    page.press(".tabulator-row", "state_33/person_count/[aca")
+    page.wait_text("records that give most, of")
+    for words in ("household id", "clone", "NH-01"):
+        page.wait_text(words)
+    page.keep("run-calibrated")
+    page.button("Settings (YAML)")
+    settings = parse_yaml(downloaded(folder, "settings.yaml").decode(), "settings.yaml")
+    assert settings["fit"]["group_power"] == 1.0
+    press_calibrate(page, "Fewer records: reweighted L1 (exact number)")
+    page.wait_text("done: 2: reweighted, 60 records, seed 3")
+    page.tab("5 Compare")
+    page.wait_text("correlation of the weights")
+    page.tab("1 Data")
+    page.button("Load the example")
+    page.wait_text("12,000 records and 206 targets fit each other")
+    assert page.complaints() == []
+
+
 def test_bad_uploads_say_what_is_wrong_and_leave_the_page_usable(page, served, mine):
     page.open(served[0])
     page.upload(0, mine / "survey.csv")
@@ -259,6 +293,54 @@ def test_two_users_have_a_queue_each_their_own_results_and_a_cancel_that_stops(p
     page.driver.get("about:blank")
     press_calibrate(other, "GREG (linear)")
     other.wait_text("done: 2: greg", 60)
+    assert page.complaints() == other.complaints() == []
+
+
+def test_a_policyengine_file_is_a_survey_and_a_search_can_be_cancelled(page, served, small_file, mine):
+    page.open(served[0])
+    page.upload(0, small_file)
+    page.wait_text(f"{small_file.name}: 300 rows")
+    assert page.field("Weight").get_attribute("value") == "household_weight"
+    (mine / "people.csv").write_text("variable,value\npersons,340111000\ncount,132000000\n")
+    page.upload(1, mine / "people.csv")
+    page.wait_text("300 records and 2 targets fit each other")
+    page.button("Load the example")
+    page.wait_text("12,000 records and 206 targets fit each other")
+    page.tab("Tune")
+    page.fill("Trials", 500)
+    page.button("Tune")
+    page.wait_text("fit 1 of at most 1500")
+    page.button("Cancel")
+    page.wait_text("cancelled; nothing was kept", 5)
+    assert "chosen: l0_lambda" not in page.text()
+    press_calibrate(page, "Raking")
+    page.wait_text("done: 1: raking")
+    assert page.complaints() == []
+
+
+def test_a_page_that_is_loaded_anew_amid_an_upload_harms_nobody(page, other, served, mine):
+    for one in (page, other):
+        one.open(served[0])
+    other.upload(0, mine / "survey.csv")
+    other.wait_text("survey.csv: 300 rows")
+    large = mine / "large.csv"
+    large.write_text("wt,people\n" + "50,2\n" * 500_000)
+    # In parts so small that there is a time between the first and the last.
+    page.run("""
+    for (const model of Object.values(Bokeh.documents).flatMap(d => [...d._all_models.values()]))
+      if (model.data?.part) model.data.part = 500""")
+    page.upload(0, large)
+    page.wait(
+        lambda: any(t.strip() in ("1 %", "2 %", "3 %") for t in page.texts("small")), "some of the file"
+    )
+    page.open(served[0])
+    assert "large.csv" not in page.text()
+    page.upload(0, large)
+    page.wait_text("large.csv: 500,000 rows, 2 columns")
+    other.upload(1, mine / "targets.csv")
+    other.wait_text("300 records and 4 targets fit each other")
+    press_calibrate(other, "Raking")
+    other.wait_text("done: 1: raking, 300 records")
     assert page.complaints() == other.complaints() == []
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
+import subprocess
+import sys
 import zipfile
 from datetime import date
 from decimal import Decimal
@@ -107,6 +110,49 @@ def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file:
     rent = small.column("pre_subsidy_rent").sum(dtype=np.float64)
     assert household_table(small)["pre_subsidy_rent"].sum() == pytest.approx(rent)
     assert guess_weight(table) == "household_weight"
+
+
+def peak_while(work: str, *arguments: object) -> tuple[str, int]:
+    """What a process of its own says of a file, and the MiB that it took for that."""
+    script = f"""
+import resource, sys
+from pathlib import Path
+from distcalib.dashboard.tables import read_table
+from distcalib.errors import InputError
+import pyarrow.parquet, pyarrow.compute, h5py
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    {work}
+except InputError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    words, _, taken = ended.stdout.strip().rpartition("\n")
+    return words, int(taken)
+
+
+def test_a_text_that_is_repeated_is_refused_before_it_is_written_out(tmp_path):
+    text = pa.array(["x" * 10_000]).dictionary_encode().take(pa.array([0] * 2_000_000))
+    pq.write_table(pa.table({"id": np.zeros(2_000_000, np.int8), "note": text}), tmp_path / "f")
+    assert (tmp_path / "f").stat().st_size < 20_000
+    said, taken = peak_while("read_table(Path(sys.argv[1]), 'theirs.parquet')", tmp_path / "f")
+    assert said.startswith("theirs.parquet: note: is too large once it is read; got '1,")
+    assert "expected at most 1,600,000,000 bytes" in said
+    assert taken < 400
+
+
+def test_what_a_dataset_only_claims_is_refused_before_it_is_read(small_file, tmp_path):
+    claims = tmp_path / "f"
+    shutil.copy(small_file, claims)
+    with h5py.File(claims, "a") as h5:
+        h5.create_dataset("note/2024", shape=(20_000_000_000,), dtype="f8", chunks=(1_000_000,))
+    assert claims.stat().st_size < small_file.stat().st_size + 50_000
+    said, taken = peak_while("read_table(Path(sys.argv[1]), 'theirs.h5')", claims)
+    assert said.startswith("theirs.h5: note/2024: holds too much to be read here; got '160,000,000,000 bytes")
+    assert "expected at most 1,600,000,000 bytes" in said
+    assert taken < 400
 
 
 ARCHIVE = io.BytesIO()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from pages_in_chromium import FIND, Session, chromium, dashboard, picture, pictures_in, size
+from pages_in_chromium import Page, chromium, dashboard, picture, pictures_in, size
 
 from distcalib.report.comparison import compare_runs
 from distcalib.report.comparison_page import difference_maps
@@ -56,13 +56,14 @@ def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(runs: Path, downloads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    profile = tmp_path_factory.mktemp("profile")
-    with dashboard("--runs", str(runs)) as (url, _), chromium(profile) as browser:
-        allow = {"behavior": "allow", "downloadPath": str(downloads)}
-        browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
+def session(
+    runs: Path, downloads: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Page]:
+    own = tmp_path_factory.mktemp("served")
+    served = dashboard("--runs", str(runs), log=own / "log.txt")
+    with served as (url, _), chromium(own / "profile", downloads) as browser:
         size(browser, 1200, 1400)
-        yield Session(browser, url)
+        yield Page(browser, pictures, url)
         loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)"
         assert [name for name in browser.execute_script(loaded) if not name.startswith(url)] == []
         errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
@@ -77,11 +78,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.browser
 def test_from_a_group_to_a_target_to_the_records_that_carry_it(session, runs, pictures):
     tables = RunTables.read(runs / "small")
-    session.open("small")
-    figures = session.one(".cards").text
+    session.open_run("small")
+    figures = session.find(".cards").text
     assert f"{tables.summary['records_kept']:,}" in figures
-    assert "finished: every file is written and proven" in session.one(".state").text
-    picture(session.browser, pictures / "run-overview.png")
+    assert "finished: every file is written and proven" in session.find(".state").text
+    picture(session.driver, pictures / "run-overview.png")
     session.tab("Fit")
     session.wait(lambda: session.rows(0) and session.rows(1), "both tables")
     targets = target_list(tables)
@@ -100,19 +101,19 @@ def test_from_a_group_to_a_target_to_the_records_that_carry_it(session, runs, pi
     session.tab("Records")
     records = session.wait(lambda: len(session.rows(2)[0]) > 7 and session.rows(2), "records")
     assert int(records[0][3].replace(",", "")) == records_of_target(tables, row)["column"].iloc[0]
-    picture(session.browser, pictures / "run-target.png")
+    picture(session.driver, pictures / "run-target.png")
 
 
 @pytest.mark.browser
 def test_targets_are_searched_on_the_server_and_the_clicked_one_is_the_one_shown(session, runs):
     tables = RunTables.read(runs / "small")
-    session.open("small")
+    session.open_run("small")
     session.tab("Fit")
     session.wait(lambda: session.rows(1), "targets")
-    fields = session.find(".tabulator")[1].find_elements("css selector", "input")
+    fields = session.all(".tabulator")[1].find_elements("css selector", "input")
     fields[0].send_keys("WY-01")
     session.wait(lambda: {cells[0] for cells in session.rows(1)} == {"WY-01"}, "those of an area")
-    session.find(".tabulator")[1].find_elements("css selector", "input")[2].send_keys("age 5 to")
+    session.all(".tabulator")[1].find_elements("css selector", "input")[2].send_keys("age 5 to")
     found = session.wait(lambda: len(session.rows(1)) == 1 and session.rows(1), "one target")
     session.click(1, 0, "th", "carried by")
     name = session.facts()["name"]
@@ -128,11 +129,11 @@ def test_a_district_is_chosen_on_the_map_and_by_its_name(session, runs, pictures
 
     tables = RunTables.read(runs / "small")
     known = district_table(tables).set_index("district")
-    session.open("small")
+    session.open_run("small")
     session.tab("Districts")
     tile = session.still(session.map, "the map")["NH-02"]
-    ActionChains(session.browser).move_by_offset(tile["x"], tile["y"]).click().perform()
-    session.one("h3", "NH-02 (3302)")
+    ActionChains(session.driver).move_by_offset(tile["x"], tile["y"]).click().perform()
+    session.find("h3", "NH-02 (3302)")
     facts = session.facts()
     assert facts["records with weight"] == f"{known.loc['NH-02', 'records']:,.0f}"
     assert (
@@ -140,22 +141,22 @@ def test_a_district_is_chosen_on_the_map_and_by_its_name(session, runs, pictures
         == f"{known.loc['NH-02', 'effective_sample_size_by_donor']:.3g}"
     )
     session.wait(lambda: session.rows(0), "its targets")
-    menu = Select(session.find("select")[3])
+    menu = Select(session.all("select")[3])
     assert menu.first_selected_option.text == "NH-02"
     menu.select_by_visible_text("WY-01")
-    session.one("h3", "WY-01 (5601)")
+    session.find("h3", "WY-01 (5601)")
     assert (
         session.facts()["population in its file against the official one"]
         == f"{known.loc['WY-01', 'population']:+.2%}"
     )
-    Select(session.find("select")[2]).select_by_visible_text("Population error")
+    Select(session.all("select")[2]).select_by_visible_text("Population error")
     error = known["population"].to_dict()
     session.wait(
         lambda: {name: tile["value"] for name, tile in session.map().items()} == pytest.approx(error),
         "errors on the map",
     )
     assert [name for name, tile in session.map().items() if tile["marked"]] == ["WY-01"]
-    picture(session.browser, pictures / "run-district.png")
+    picture(session.driver, pictures / "run-district.png")
 
 
 @pytest.mark.browser
@@ -163,10 +164,10 @@ def test_a_district_is_chosen_on_the_map_and_by_its_name(session, runs, pictures
     "name", ["fit/weights.npy", "verify/areas.csv", "fit/diagnostics.csv", "areas/districts/NH-01.h5"]
 )
 def test_what_is_downloaded_is_the_file(session, runs, downloads, name):
-    session.open("small")
+    session.open_run("small")
     session.tab("Downloads")
-    session.one(".bk-btn, a, button", "fit/weights.npy")
-    session.one("a, button", name).click()
+    session.find(".bk-btn, a, button", "fit/weights.npy")
+    session.find("a, button", name).click()
     file = downloads / Path(name).name
     session.wait(file.exists, f"the download {file}")
     assert file.read_bytes() == (runs / "small" / name).read_bytes()
@@ -175,10 +176,10 @@ def test_what_is_downloaded_is_the_file(session, runs, downloads, name):
 @pytest.mark.browser
 def test_two_runs_stand_beside_each_other(session, runs, pictures):
     found = compare_runs(runs / "small", runs / "other")
-    session.open("small", "other")
-    assert "<i id=bad>other</i>" in session.one("td", "other").text
+    session.open_run("small", "other")
+    assert "<i id=bad>other</i>" in session.find("td", "other").text
     session.wait(lambda: "<i id=bad>other</i>" in session.rows(0)[0][2], "the setting as text")
-    assert session.browser.execute_script(FIND, "#bad") == []
+    assert session.all("#bad") == []
     session.tab("Targets")
     rows = session.wait(lambda: session.rows(0)[0][0] == "WY-01" and session.rows(0), "targets")
     moved = found.targets.loc[found.targets["area"] == "WY-01", "relative"]
@@ -188,41 +189,41 @@ def test_two_runs_stand_beside_each_other(session, runs, pictures):
     _, variables = difference_maps(found)
     drawn = {name: tile["value"] for name, tile in session.map().items()}
     assert drawn == pytest.approx(dict(zip(["NH-01", "NH-02", "WY-01"], variables[0].values, strict=True)))
-    picture(session.browser, pictures / "run-comparison.png")
-    session.open("small", "going on")
-    assert "finished" in session.one("div", "manifest.json").text
+    picture(session.driver, pictures / "run-comparison.png")
+    session.open_run("small", "going on")
+    assert "finished" in session.find("div", "manifest.json").text
 
 
 @pytest.mark.browser
 def test_a_run_that_goes_on_shows_what_is_there_and_is_followed(session, runs, pictures):
-    session.open("going on")
-    assert "not finished" in session.one(".state").text
-    assert "not done" in session.one("li", "verify/population.csv").text
+    session.open_run("going on")
+    assert "not finished" in session.find(".state").text
+    assert "not done" in session.find("li", "verify/population.csv").text
     session.tab("Other figures")
     session.wait(lambda: session.rows(1)[0][2] == "<i id=bad>because</i>", "the reason as text")
-    assert session.browser.execute_script(FIND, "#bad") == []
+    assert session.all("#bad") == []
     session.tab("Districts")
     assert set(session.map()) == {"NH-01", "NH-02", "WY-01"}
     session.tab("Overview")
-    picture(session.browser, pictures / "run-goes-on.png")
+    picture(session.driver, pictures / "run-goes-on.png")
     run = runs / "going on"
     with (run / "events.ndjson").open("a") as events:
         events.write((run / "rest").read_text())
     (run / "later").rename(run / "manifest.json")
-    session.one(".state", "finished: every file is written and proven")
+    session.find(".state", "finished: every file is written and proven")
 
 
 @pytest.mark.browser
 def test_a_folder_that_cannot_be_read_says_why(session):
-    session.open("garbage")
-    assert "plan.json: is not the plan of a run" in session.one("div", "garbage/plan.json").text
+    session.open_run("garbage")
+    assert "plan.json: is not the plan of a run" in session.find("div", "garbage/plan.json").text
 
 
 @pytest.mark.browser
 def test_it_fits_a_phone(session, pictures):
-    session.open("small")
+    session.open_run("small")
     try:
-        size(session.browser, 390, 844)
+        size(session.driver, 390, 844)
         parts = {"Overview": (".cards", ""), "Fit": (".tabulator-col", "targets of"),
                  "Districts": ("label", "District"), "Weights": (".tabulator-col", "records"),
                  "Other figures": (".tabulator-col", "figure"),
@@ -230,14 +231,14 @@ def test_it_fits_a_phone(session, pictures):
                  "Downloads": ("a, button", "fit/weights.npy")}  # fmt: skip
         for name, (selector, text) in parts.items():
             session.tab(name)
-            session.one(selector, text)
+            session.find(selector, text)
             if name == "Districts":
                 session.map()
-            picture(session.browser, pictures / f"run-phone-{name.split()[0].lower()}.png")
-            wide = session.browser.execute_script("return document.documentElement.scrollWidth")
+            picture(session.driver, pictures / f"run-phone-{name.split()[0].lower()}.png")
+            wide = session.driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= 390, name
     finally:
-        size(session.browser, 1200, 1400)
+        size(session.driver, 1200, 1400)
 
 
 def test_nothing_outside_of_the_run_folder_can_be_downloaded(tmp_path):

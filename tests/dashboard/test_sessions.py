@@ -19,6 +19,20 @@ from distcalib.runs.jobs import DONE, Job
 TARGETS = pd.DataFrame({"variable": ["count"], "value": [10.0]})
 
 
+def test_a_page_that_went_away_is_no_failure_of_the_server_and_others_are(caplog):
+    from tornado.websocket import WebSocketClosedError
+
+    from distcalib.dashboard.server import _unless_gone
+
+    async def say(error: Exception) -> None:
+        _unless_gone(asyncio.get_running_loop(), {"message": "a task failed", "exception": error})
+
+    asyncio.run(say(WebSocketClosedError()))
+    assert caplog.text == ""
+    asyncio.run(say(ValueError("x")))
+    assert "a task failed" in caplog.text
+
+
 class NoJobs:
     """Stands for the queue where no job is begun."""
 
