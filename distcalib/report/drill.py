@@ -139,7 +139,7 @@ def _stamp(tables: RunTables) -> tuple[Path, int]:
 
 @lru_cache(maxsize=2)
 def _columns(path: Path, written: int) -> tuple[NDArray, NDArray, NDArray]:
-    """Read donor, clone and district of every column once a process: 12 bytes a column."""
+    """Read donor, clone and district of every column once a process: 14 bytes a column."""
     table = pd.read_parquet(path, columns=list(_PLACE))
     household, clone, district = (table[name].to_numpy() for name in _PLACE)
     return household, clone.astype(np.int16), district.astype(np.int32)
