@@ -188,6 +188,18 @@ class Page:
     def tab(self, name: str) -> None:
         self.wait(lambda: next(t for t in self.all(".bk-tab") if t.text == name).click() is None, name)
 
+    def pick(self, text: str, words: str, number: int = 0) -> None:
+        """Click a cell of a table until the page says so: one that is drawn anew meanwhile loses a click."""
+
+        def picked() -> str:
+            self.press(".tabulator-cell", text, number)
+            try:
+                return self.wait_text(words, 5)
+            except AssertionError:
+                return ""
+
+        self.wait(picked, f"{words!r} after a click on {text!r}")
+
     def button(self, name: str) -> None:
         self.press("button, a.bk-btn", name)
 

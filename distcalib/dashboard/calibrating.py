@@ -9,9 +9,10 @@ import pandas as pd
 import panel as pn
 
 from distcalib.dashboard import charts, work
+from distcalib.dashboard.run_parts import facts
 from distcalib.dashboard.running import Runner
 from distcalib.dashboard.session import Session, alert
-from distcalib.dashboard.tabulated import facts, show
+from distcalib.dashboard.tabulated import show
 from distcalib.dashboard.work import Outcome, Settings
 from distcalib.errors import InputError
 from distcalib.runs.jobs import Job
@@ -109,7 +110,7 @@ def calibrating_tab(session: Session, choice: Choice) -> Any:
         kept = int(np.count_nonzero(outcome.weights))
         label = f"{made}: {solver}, {kept:,} records, seed {outcome.settings.seed}"
         runner.status.value = f"done: {label}. See Results."
-        said[:] = [facts(outcome.facts), *(alert(text, "warning") for text in outcome.warnings)]
+        said[:] = [facts("", outcome.facts), *(alert(text, "warning") for text in outcome.warnings)]
         session.outcomes = {**session.outcomes, label: outcome}
 
     runner = Runner(session, "Calibrate", begin, heard, done)

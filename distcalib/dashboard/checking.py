@@ -9,8 +9,9 @@ import pandas as pd
 import panel as pn
 
 from distcalib.dashboard.problem import Problem, id_columns
+from distcalib.dashboard.run_parts import facts
 from distcalib.dashboard.session import Session, alert, attempted
-from distcalib.dashboard.tabulated import facts, show
+from distcalib.dashboard.tabulated import show
 
 
 def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
@@ -70,7 +71,7 @@ def checking_tab(session: Session) -> Any:
             view[:] = [alert(trouble)]
             return
         told, missing, table = found
-        parts: list[Any] = [facts(told)]
+        parts: list[Any] = [facts("", told)]
         if len(missing):
             parts += [
                 pn.pane.Markdown("#### Missing values"),

@@ -12,8 +12,9 @@ import panel as pn
 
 from distcalib.dashboard import charts
 from distcalib.dashboard.problem import Problem, id_columns
+from distcalib.dashboard.run_parts import facts
 from distcalib.dashboard.session import Session, alert
-from distcalib.dashboard.tabulated import facts, line, show, texts
+from distcalib.dashboard.tabulated import line, show, texts
 from distcalib.dashboard.work import Outcome
 
 RECORDS = 50
@@ -96,7 +97,7 @@ def _outcome(problem: Problem, outcome: Outcome) -> list[Any]:
                       styles={"flex": "1 1 320px"}),
     )  # fmt: skip
     return [
-        facts(outcome.facts),
+        facts("", outcome.facts),
         *(alert(text, "warning") for text in outcome.warnings),
         _downloads(problem, outcome),
         pictures,
@@ -137,13 +138,11 @@ def _drill(problem: Problem, outcome: Outcome) -> list[Any]:
 
     def fill_targets(rows: pd.DataFrame, of: str) -> None:
         place = rows.index.to_numpy()
-        table = show(rows.drop(columns="variable"), percent=errors, pick=True)
 
-        def chosen(event: Any) -> None:
-            if event.new:
-                fill_records(int(place[event.new[0]]))
+        async def target(row: int) -> None:
+            fill_records(int(place[row]))
 
-        table.param.watch(chosen, "selection")
+        table = show(rows.drop(columns="variable"), percent=errors, chosen=target)
         chosen_records[:] = []
         chosen_targets[:] = [line(f"Targets of {of}: choose one to see the records behind it"), table]
 
@@ -154,14 +153,12 @@ def _drill(problem: Problem, outcome: Outcome) -> list[Any]:
         text = f"{problem.names[row]}: the {len(table):,} records that give most, of {number:,}"
         chosen_records[:] = [line(text), show(table, percent=("share",))]
 
-    first = show(groups, percent=("median_before", "median", "largest", "within_5_percent"), pick=True)
+    async def group(row: int) -> None:
+        name = groups["group"].iloc[row]
+        fill_targets(outcome.targets[outcome.targets["group"] == name], name)
 
-    def group(event: Any) -> None:
-        if event.new:
-            name = groups["group"].iloc[event.new[0]]
-            fill_targets(outcome.targets[outcome.targets["group"] == name], name)
-
-    first.param.watch(group, "selection")
+    shares = ("median_before", "median", "largest", "within_5_percent")
+    first = show(groups, percent=shares, chosen=group)
     fill_targets(outcome.targets, "all groups")
     head = pn.pane.Markdown("#### Groups: choose one to see its targets")
     return [head, first, chosen_targets, chosen_records]

@@ -12,12 +12,14 @@ import panel as pn
 from bokeh.models import Model, NumberFormatter, Row
 from markupsafe import escape
 
+from distcalib.dashboard.session import alert
 from distcalib.errors import DistcalibError
 
 _LOG = logging.getLogger(__name__)
 #: Formats of columns in tables: a text that is wrapped, and numbers.
 WRAP = "wrap"
 COUNT, FIGURE, SHARE, CHANGE, RATIO = "0,0", "0,0.[00]", "0.0%", "+0.00%", "0.000"
+_NO_PAGES = ".tabulator-footer { display: none; }"
 STYLE = """
 table { border-collapse: collapse; font-size: 13px; margin: .4rem 0; }
 th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #d8dee4; vertical-align: top;
@@ -44,9 +46,10 @@ def words(text: str) -> Any:
 
 
 def facts(title: str, rows: Mapping[str, object]) -> Any:
-    """Return a title and facts as a table with a row each."""
+    """Return a title (empty: none) and facts as a table with a row each."""
+    head = f"<h3>{escape(title)}</h3>" if title else ""
     lines = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
-    return html(f"<h3>{escape(title)}</h3><table>{lines}</table>")
+    return html(f"{head}<table>{lines}</table>")
 
 
 def plot(figure: Model) -> Any:
@@ -96,7 +99,7 @@ def grid(
         titles={name: title for name, (title, _) in columns.items()},
         formatters=formats, widths=dict.fromkeys(wrapped, 380), text_align=dict.fromkeys(numbers, "right"),
         header_filters={name: {"type": "input", "func": "like", "placeholder": "search"} for name in search},
-        theme="simple",
+        theme="simple", stylesheets=[_NO_PAGES] if len(table) <= rows else [],
     )  # fmt: skip
     if chosen is not None:
 
@@ -125,11 +128,6 @@ def attempted(make: Callable[[], Any]) -> Any:
     except Exception as error:
         _LOG.exception("a page cannot be made")
         return alert(f"This cannot be shown ({type(error).__name__}); the server's log says more.")
-
-
-def alert(text: str) -> Any:
-    """Return a text that says what is wrong."""
-    return html(f'<div class="state failed">{escape(text)}</div>')
 
 
 def pages(makers: Mapping[str, Callable[[], Any]]) -> Any:

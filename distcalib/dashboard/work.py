@@ -95,8 +95,6 @@ class Outcome:
         status (``fitted``, ``held out``, ``unreachable``).
     scale
         What all initial weights were multiplied by before the fit.
-    curve
-        step (through all stages), loss, held_out_error, stage, epoch (of the stage), active.
     facts
         Label -> text.
     yaml
@@ -109,7 +107,6 @@ class Outcome:
     weights: NDArray[np.float64]
     targets: pd.DataFrame
     scale: float
-    curve: pd.DataFrame
     facts: dict[str, str]
     yaml: str
     warnings: list[str]
@@ -140,7 +137,7 @@ def calibrate(folder: Path, settings: Settings, say: Say) -> Outcome:
     scale = base.problem.scale
     targets = _targets(problem, scale, weights, held, base.problem.reachable)
     facts = _facts(problem, weights, targets, scale)
-    return Outcome(settings, weights, targets, scale, curve.table(), facts, yaml, warned)
+    return Outcome(settings, weights, targets, scale, facts, yaml, warned)
 
 
 def tune(
@@ -252,7 +249,7 @@ class _Curve:
     """Rows of a fit's log on one axis of steps, through stages and restarts; says each."""
 
     def __init__(self, say: Say) -> None:
-        self.say, self.rows = say, list[dict[str, Any]]()
+        self.say = say
         self._stage: tuple[Any, Any] | None = None
         self._base = self._last = 0
 
@@ -268,13 +265,8 @@ class _Curve:
 
     def _add(self, loss: float, held_out_error: float | None, stage: str, active: int | None) -> None:
         error = float("nan") if held_out_error is None else float(held_out_error)
-        said = {"step": self._base + self._last, "loss": float(loss), "held_out_error": error,
-                "stage": stage, "epoch": self._last, "active": active}  # fmt: skip
-        self.rows.append(said)
-        self.say(said)
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows, columns=["step", "loss", "held_out_error", "stage", "epoch", "active"])
+        self.say({"step": self._base + self._last, "loss": float(loss), "held_out_error": error,
+                "stage": stage, "epoch": self._last, "active": active})  # fmt: skip
 
 
 @contextmanager
