@@ -66,7 +66,7 @@ def runs_tab(runs: Mapping[str, Path]) -> Any:
         return pn.pane.Markdown(
             "No run folders: start with `distcalib dashboard RUN ...` or `--runs FOLDER`."
         )
-    first = pn.widgets.Select(label="Run", options=["", *runs], value="")
+    first = pn.widgets.Select(label="Run", options=["", *runs], value=next(iter(runs)))
     second = pn.widgets.Select(label="Compare with", options=["", *runs], value="")
     shown = pn.Column(sizing_mode="stretch_width")
 
@@ -80,6 +80,8 @@ def runs_tab(runs: Mapping[str, Path]) -> Any:
 
     for menu in (first, second):
         menu.param.watch(show, "value")
+    if pn.state.curdoc is not None:  # a session that a browser opened
+        pn.state.onload(show)
     return pn.Column(pn.FlexBox(first, second), shown, sizing_mode="stretch_width")
 
 

@@ -181,7 +181,9 @@ def comparing_tab(session: Session) -> Any:
 
     def choose(*_: Any) -> None:
         a, b = (session.outcomes.get(menu.value) for menu in (first, second))
-        if a is not None and b is not None:
+        if a is b and a is not None:
+            view[:] = [pn.pane.Markdown("Choose two different calibrations.")]
+        elif a is not None and b is not None:
             view[:] = _compared(a, b, (str(first.value), str(second.value)))
 
     session.param.watch(fresh, "outcomes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +120,10 @@ class Runner:
         elif job.state == FAILED:
             self.status.value = "failed"
             self.trouble[:] = [alert(str(job.error))]
-        else:
-            self.done(job.result)
-        self._enable()
+        self._enable()  # whatever comes of showing it
+        if job.state not in (CANCELLED, FAILED):
+            try:
+                self.done(job.result)
+            except Exception as error:
+                logging.getLogger(__name__).exception("a result could not be shown")
+                self.trouble[:] = [alert(f"the result cannot be shown ({type(error).__name__}: {error})")]

@@ -125,6 +125,13 @@ def test_the_example_from_loading_to_downloads(page, served, folder, pictures):
     page.tab("5 Compare")
     page.wait_text("correlation of the weights")
     page.keep("compare")
+    for number in (3, 4):
+        press_calibrate(page, "Raking")
+        page.wait_text(f"done: {number}: raking")
+    page.tab("5 Compare")
+    page.wait_text("correlation of the weights")
+    page.choose("First", page.run("return all(document, 'select').filter(seen)[1].value"))
+    page.wait_text("Choose two different calibrations.")
     page.tab("Tune")
     for label, value in (("Trials", 2), ("Folds", 2), ("Epochs", 40)):
         page.fill(label, value)

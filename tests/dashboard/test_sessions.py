@@ -122,7 +122,7 @@ def test_the_run_shown_is_the_one_chosen_last(monkeypatch):
         return f"view of {folder.name}"
 
     monkeypatch.setattr("distcalib.dashboard.app.run_view", view)
-    tab = runs_tab({"a": Path("a"), "b": Path("b")})
+    tab = runs_tab({name: Path(name) for name in ("first", "a", "b")})
     menu, shown = tab[0][0], tab[1]
 
     async def choose() -> None:
