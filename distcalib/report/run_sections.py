@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from distcalib.config import FitConfig, RunConfig
 from distcalib.config.settings import GEOGRAPHY_FILES
+from distcalib.fit.consistency import FEW_DONORS
 from distcalib.report import figures
 from distcalib.report.charts import dots, histogram
 from distcalib.report.map_data import district_table
@@ -35,7 +36,8 @@ from distcalib.runs.gates import sentence
 WORST = 60
 #: What the causes of misses mean; ``distcalib.fit.diagnostics.explain`` has the rules.
 CAUSES = {
-    "support": "no weights within their limits give the figure, or too few donors carry it",
+    "support": f"no weights within their limits give the figure, fewer than {FEW_DONORS:g} effective donors carry "
+    "it, or no weights within their limits meet all targets of its area at once",
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
     "compromise": "traded against other targets of the same households, or against even weights",

@@ -100,6 +100,16 @@ def test_what_it_shows(made):
     assert "What this report lacks" not in text
 
 
+def test_each_ground_of_a_cause_is_told(made):
+    text = read(made)
+    for words in (
+        "no weights within their limits give the figure",
+        "fewer than 10 effective donors carry it",
+        "no weights within their limits meet all targets of its area at once",
+    ):
+        assert words in text, words
+
+
 def test_every_district_has_a_tile_with_its_name(made):
     titles = Page(read(made)).titles
     for geoid in GEOIDS:
