@@ -114,7 +114,10 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
 
 
 def worst(tables: RunTables) -> dict[str, Any] | None:
-    """The fitted targets that are missed most, and how often each cause stands; None before the fit."""
+    """The fitted targets that are missed most, and how often each cause stands; None before the fit.
+
+    Targets that nobody in the data counts toward, which no fit could change, stand apart by quantity.
+    """
     if tables.targets is None or not tables.fitted:
         return None
     fitted = tables.targets[tables.targets["status"] == "fit"]
@@ -131,11 +134,24 @@ def worst(tables: RunTables) -> dict[str, Any] | None:
         ("margins", "margins", ratio_text),
     )  # fmt: skip
     counts = missed["cause"].value_counts()
+    nobody = (missed["donors"] == 0) & ~missed["achievable"].astype(bool)
+    by = (
+        missed[nobody]
+        .sort_values(["geo_level", "area"])
+        .groupby(["geo_level", "quantity"], sort=True)["area"]
+    )
+    empty = by.agg(areas="size", which=", ".join).reset_index()
+    empty_columns = (
+        ("level", "geo_level", str), ("target", "quantity", str), ("in", "which", str),
+        ("areas", "areas", count_text),
+    )  # fmt: skip
     return {
         "missed": len(missed),
         "fitted": len(fitted),
         "causes": [(name, int(counts.get(name, 0)), words) for name, words in CAUSES.items()],
-        "table": section("Worst targets", missed, columns, WORST, numbers=3),
+        "nobody": int(nobody.sum()),
+        "empty": section("Targets of nobody", empty, empty_columns, WORST, numbers=3),
+        "table": section("Worst targets", missed[~nobody], columns, WORST, numbers=3),
     }
 
 
