@@ -97,7 +97,10 @@ def test_python_of_the_docs_compiles_and_its_names_and_arguments_are_there(page,
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distcalib"):
             for alias in node.names:
-                ours[alias.asname or alias.name] = getattr(import_module(node.module), alias.name)
+                module = import_module(node.module)
+                if not hasattr(module, alias.name):  # a module of the package that nobody has imported yet
+                    import_module(f"{node.module}.{alias.name}")
+                ours[alias.asname or alias.name] = getattr(module, alias.name)
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         function = ours.get(ast.unparse(call.func).split(".")[0])
         for part in ast.unparse(call.func).split(".")[1:]:
