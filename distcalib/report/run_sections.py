@@ -165,7 +165,7 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     plots = [histogram(*shown) for shown in figures.distributions(tables)]
     above = areas[areas["geo_level"] != "district"]
     named = above.assign(
-        name=above["area"].map(area_name).where(above["geo_level"] != "national", "US"),
+        name=above["area"].map(area_name).where(above["geo_level"] != "national", "all areas"),
         bounds=above["at_lower"] + above["at_upper"],
     )
     columns = (
@@ -187,7 +187,7 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
         "columns": len(weight),
         "at": at_bounds,
         "least": _least(at),
-        "table": section("Nation and states", named, columns, numbers=1),
+        "table": section("All areas and states", named, columns, numbers=1),
     }
 
 

@@ -98,6 +98,9 @@ def test_what_it_shows(made):
         "March CPS",
     ):
         assert words in text, words
+    # Six districts are not the nation.
+    assert "effective donors, all areas together" in text
+    assert "the nation<" not in text
     assert "What this report lacks" not in text
 
 
