@@ -81,11 +81,17 @@ def count(source: str, by: str, **asked: Any) -> None:
 @click.argument("target")
 @set_option
 def explain(source: str, target: str, sets: tuple[str, ...]) -> None:
-    """Print all that is known of a target (of an id or a name): values, place, status and why."""
+    """Print all that is known of a target (of an id or a name): values, place, status and why.
+
+    Of a run whose fit is done also its row of fit/diagnostics.csv: estimate, errors, donors, cause of a miss.
+    """
+    from distcalib.report.drill import judged
     from distcalib.runs.target_list import explain_target, list_targets
 
-    for facts in explain_target(list_targets(source, changes_of(sets)), target):
-        for name, value in facts.items():
+    found = explain_target(list_targets(source, changes_of(sets)), target)
+    fitted = judged(source, [facts["name"] for facts in found]) if Path(source).is_dir() else {}
+    for facts in found:
+        for name, value in {**facts, **fitted.get(facts["name"], {})}.items():
             click.echo(f"{name:22} {value}")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import read_rows
 from distcalib.report.pages import area_name
+from distcalib.report.run_sections import CAUSES
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import district_name
 from distcalib.report.wording import quantity
@@ -42,6 +45,20 @@ def target_list(tables: RunTables) -> pd.DataFrame:
     out["area"] = out["geographic_id"].map(area_name)
     out["what"] = quantity(out)
     return out
+
+
+def judged(folder: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return of each named target what ``fit/diagnostics.csv`` says, the cause of a miss with its meaning.
+
+    Empty where the run has no fit yet; a target that is no row of X is left out, and so is an empty field.
+    """
+    tables = RunTables.read(folder)
+    if tables.targets is None or not tables.fitted:
+        return {}
+    table = tables.targets[tables.targets["name"].isin(names)].drop(columns="target")
+    table["cause"] = [f"{cause}: {CAUSES[cause]}" if cause in CAUSES else cause for cause in table["cause"]]
+    rows = table.astype(object).where(table.notna() & (table != "")).to_dict("records")
+    return {row["name"]: {k: v for k, v in row.items() if v is not None and v == v} for row in rows}
 
 
 def records_of_target(tables: RunTables, row: int) -> pd.DataFrame:

@@ -153,7 +153,7 @@ def headline(tables: RunTables) -> list[tuple[str, str]]:
         if kept is not None:
             out.append((f"{kept:,}", f"records of {tables.summary.get('columns', 0):,} columns"))
         if size is not None:
-            out.append((f"{size:,.0f}", "effective donors, the nation"))
+            out.append((f"{size:,.0f}", "effective donors, all areas together"))
     if tables.population is not None and "listed" in tables.population:
         off = int(tables.population["listed"].sum())
         out.append((f"{off:,}", f"of {len(tables.population):,} districts too far from their population"))

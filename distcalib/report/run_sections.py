@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from distcalib.config import FitConfig, RunConfig
 from distcalib.config.settings import GEOGRAPHY_FILES
+from distcalib.fit.consistency import FEW_DONORS
 from distcalib.report import figures
 from distcalib.report.charts import dots, histogram
 from distcalib.report.map_data import district_table
@@ -35,7 +36,8 @@ from distcalib.runs.gates import sentence
 WORST = 60
 #: What the causes of misses mean; ``distcalib.fit.diagnostics.explain`` has the rules.
 CAUSES = {
-    "support": "no weights within their limits give the figure, or too few donors carry it",
+    "support": f"no weights within their limits give the figure, fewer than {FEW_DONORS:g} effective donors carry "
+    "it, or no weights within their limits meet all targets of its area at once",
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
     "compromise": "traded against other targets of the same households, or against even weights",
@@ -112,7 +114,10 @@ def fit(tables: RunTables) -> dict[str, Any] | None:
 
 
 def worst(tables: RunTables) -> dict[str, Any] | None:
-    """The fitted targets that are missed most, and how often each cause stands; None before the fit."""
+    """The fitted targets that are missed most, and how often each cause stands; None before the fit.
+
+    Targets that nobody in the data counts toward, which no fit could change, stand apart by quantity.
+    """
     if tables.targets is None or not tables.fitted:
         return None
     fitted = tables.targets[tables.targets["status"] == "fit"]
@@ -129,11 +134,24 @@ def worst(tables: RunTables) -> dict[str, Any] | None:
         ("margins", "margins", ratio_text),
     )  # fmt: skip
     counts = missed["cause"].value_counts()
+    nobody = (missed["donors"] == 0) & ~missed["achievable"].astype(bool)
+    by = (
+        missed[nobody]
+        .sort_values(["geo_level", "area"])
+        .groupby(["geo_level", "quantity"], sort=True)["area"]
+    )
+    empty = by.agg(areas="size", which=", ".join).reset_index()
+    empty_columns = (
+        ("level", "geo_level", str), ("target", "quantity", str), ("in", "which", str),
+        ("areas", "areas", count_text),
+    )  # fmt: skip
     return {
         "missed": len(missed),
         "fitted": len(fitted),
         "causes": [(name, int(counts.get(name, 0)), words) for name, words in CAUSES.items()],
-        "table": section("Worst targets", missed, columns, WORST, numbers=3),
+        "nobody": int(nobody.sum()),
+        "empty": section("Targets of nobody", empty, empty_columns, WORST, numbers=3),
+        "table": section("Worst targets", missed[~nobody], columns, WORST, numbers=3),
     }
 
 
@@ -147,7 +165,7 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
     plots = [histogram(*shown) for shown in figures.distributions(tables)]
     above = areas[areas["geo_level"] != "district"]
     named = above.assign(
-        name=above["area"].map(area_name).where(above["geo_level"] != "national", "US"),
+        name=above["area"].map(area_name).where(above["geo_level"] != "national", "all areas"),
         bounds=above["at_lower"] + above["at_upper"],
     )
     columns = (
@@ -169,7 +187,7 @@ def weights(tables: RunTables) -> dict[str, Any] | None:
         "columns": len(weight),
         "at": at_bounds,
         "least": _least(at),
-        "table": section("Nation and states", named, columns, numbers=1),
+        "table": section("All areas and states", named, columns, numbers=1),
     }
 
 

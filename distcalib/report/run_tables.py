@@ -30,8 +30,8 @@ TEXTS = (
 )  # fmt: skip
 _DIAGNOSTICS = [
     "name", "variable", "geo_level", "geographic_id", "domain_variable", "group_id", "status", "target",
-    "estimate", "rel_error", "abs_rel_error", "within_tolerance", "donors", "effective_donors", "margins",
-    "cause",
+    "estimate", "rel_error", "abs_rel_error", "achievable", "within_tolerance", "donors", "effective_donors",
+    "margins", "cause",
 ]  # fmt: skip
 _AREAS = [
     "geo_level", "area", "records", "donors", "weight", "effective_sample_size", "effective_share",

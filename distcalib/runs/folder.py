@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator
@@ -148,9 +149,12 @@ def require_same_plan(
         there, now = (plan["versions"].get("distcalib", "none") for plan in (stored, new))
         changed.insert(0, f"distcalib {there} there, {now} now")
     if changed and not accept_code:
+        # Without settings the command takes those of the folder; a stage done anew may have others.
+        whole = f"distcalib run --output {shlex.quote(str(folder))} --accept-code"
+        how = f"go on with `{whole}`" if force is None else "give --accept-code too to go on"
         raise RunError(
-            f"{folder} was begun by other code ({'; '.join(changed)}); "
-            "use --accept-code to go on: what that code changed is done again"
+            f"{folder} was begun by other code ({'; '.join(changed)}); {how}: "
+            "what that code changed is done again"
         )
 
 

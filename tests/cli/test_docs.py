@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from command_lines import command_lines, fenced, refused
+from sqlalchemy import create_engine, text
 
+from distcalib.cli import main
 from distcalib.config import ClusterConfig, RunConfig
 from distcalib.config.schema import read_settings
+from distcalib.targets.database import read_targets, read_tree
 from distcalib.targets.rules import read_rules
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +97,10 @@ def test_python_of_the_docs_compiles_and_its_names_and_arguments_are_there(page,
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distcalib"):
             for alias in node.names:
-                ours[alias.asname or alias.name] = getattr(import_module(node.module), alias.name)
+                module = import_module(node.module)
+                if not hasattr(module, alias.name):  # a module of the package that nobody has imported yet
+                    import_module(f"{node.module}.{alias.name}")
+                ours[alias.asname or alias.name] = getattr(module, alias.name)
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         function = ours.get(ast.unparse(call.func).split(".")[0])
         for part in ast.unparse(call.func).split(".")[1:]:
@@ -101,6 +108,22 @@ def test_python_of_the_docs_compiles_and_its_names_and_arguments_are_there(page,
         if callable(function):
             given = {word.arg: None for word in call.keywords if word.arg}
             inspect.signature(function).bind(*call.args, **given)
+
+
+def test_a_small_database_from_nothing_has_a_whole_tree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = [code for name, code in fenced(TEXTS["docs/how-to/own-data.md"]) if name == "python"]
+    exec(compile(code, "own-data.md", "exec"), {})
+    strata = read_tree("small.db")
+    assert strata["parent_stratum_id"].fillna(0).tolist() == [0, 1, 2]
+    assert sorted(read_targets("small.db")["value"]) == [27_000, 150_000_000, 340_000_000]
+    findings = CliRunner().invoke(main, ["data", "contradictions", "--database", "small.db"])
+    assert findings.exit_code == 0
+    assert "0 errors" in findings.output
+    with create_engine("sqlite:///small.db").begin() as db:
+        db.execute(text("UPDATE strata SET parent_stratum_id = NULL WHERE stratum_id = 2"))
+    told = CliRunner().invoke(main, ["data", "contradictions", "--database", "small.db"])
+    assert "has no parent" in told.output
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("yaml"))

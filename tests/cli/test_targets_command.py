@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from made_tables import write_made_run
 
 from distcalib.cli import main
 from distcalib.runs.target_list import choose, list_targets
@@ -70,6 +71,24 @@ def test_one_target_is_explained(folder):
     assert "geographic_id          6" in text
     assert "status                 fit" in text
     assert "did you mean 'state_6/snap'" in said("explain", folder, "state_6/snapp", code=2)
+
+
+def test_a_target_of_a_run_is_explained_with_what_the_fit_made_of_it(tmp_path):
+    run = write_made_run(tmp_path / "run", [3301, 3302, 5601])
+    fitted = pd.read_csv(run / "fit/diagnostics.csv", keep_default_na=False)
+    missed = fitted[fitted["cause"] == "support"].iloc[0]
+    text = said("explain", run, missed["name"])
+    told = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert float(told["estimate"]) == missed["estimate"]
+    assert float(told["rel_error"]) == missed["rel_error"]
+    assert (told["donors"], told["within_tolerance"]) == (str(missed["donors"]), "False")
+    assert "meet all targets of its area at once" in told["cause"]
+    met = fitted[(fitted["status"] == "fit") & (fitted["cause"] == "")].iloc[0]
+    text = said("explain", run, met["name"])
+    assert "estimate" in text
+    assert "cause" not in text
+    planned = write_made_run(tmp_path / "planned", [3301, 3302, 5601], failed=("fit", "no memory"))
+    assert "estimate" not in said("explain", planned, missed["name"])
 
 
 def test_settings_decide_what_is_used(tmp_path):

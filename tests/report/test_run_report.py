@@ -19,6 +19,7 @@ from distcalib.cli import main
 from distcalib.errors import InputError
 from distcalib.geography.district import District
 from distcalib.report.run_report import page, write_report, write_report_once
+from distcalib.report.run_sections import worst
 from distcalib.report.run_tables import RunTables
 from distcalib.runs.home import Home
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
@@ -97,7 +98,20 @@ def test_what_it_shows(made):
         "March CPS",
     ):
         assert words in text, words
+    # Six districts are not the nation.
+    assert "effective donors, all areas together" in text
+    assert "the nation<" not in text
     assert "What this report lacks" not in text
+
+
+def test_each_ground_of_a_cause_is_told(made):
+    text = read(made)
+    for words in (
+        "no weights within their limits give the figure",
+        "fewer than 10 effective donors carry it",
+        "no weights within their limits meet all targets of its area at once",
+    ):
+        assert words in text, words
 
 
 def test_every_district_has_a_tile_with_its_name(made):
@@ -253,6 +267,30 @@ def test_a_run_with_few_kinds_of_targets(run, kept):
     assert "What this report lacks" not in text
     first = held(text)["variables"][0]
     assert set(first["classes"]) == {"x"}
+
+
+def test_targets_of_nobody_stand_apart_from_what_the_fit_missed(run):
+    before = worst(RunTables.read(run))
+    fitted = pd.read_csv(run / "fit/diagnostics.csv", dtype={"geographic_id": str}, keep_default_na=False)
+    rows = fitted["name"] == "cd_5601/person_count/[age>=85]"
+    assert rows.sum() == 1
+    fitted.loc[rows, ["achievable", "within_tolerance"]] = False
+    fitted.loc[rows, ["estimate", "donors"]] = 0
+    fitted.loc[rows, ["rel_error", "abs_rel_error"]] = [-1.0, 1.0]
+    # Without donors since the fit gave them no weight: a miss like any other.
+    other = fitted.index[(fitted["status"] == "fit") & ~rows][0]
+    fitted.loc[other, ["within_tolerance", "donors"]] = [False, 0]
+    fitted.loc[other, ["rel_error", "abs_rel_error"]] = [-1.0, 1.0]
+    fitted.to_csv(run / "fit/diagnostics.csv", index=False)
+    vouch(run)
+    found = worst(RunTables.read(run))
+    assert found["nobody"] == 1
+    assert found["empty"].rows == [("district", "person count, age >= 85", "WY-01", "1")]
+    listed = [row[:2] for row in found["table"].rows]
+    assert ("WY-01", "person count, age >= 85") not in listed
+    assert found["table"].rows[0][3] == "-100.00%"
+    assert (before["nobody"], found["missed"] - found["table"].total) == (0, 1)
+    assert "Toward 1 of those that are missed nobody" in read(run)
 
 
 def test_further_fits_are_listed(run):

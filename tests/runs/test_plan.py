@@ -297,8 +297,16 @@ def test_a_run_of_other_code_is_refused_with_both_digests_unless_accepted(config
     stored = make_plan(config).plan
     other = replace(stored, code={**stored.code, "fit": "0" * 64})
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
-    with pytest.raises(RunError, match=r"begun by other code \(fit: 000000000000 there, \w{12} now\)"):
+    with pytest.raises(
+        RunError, match=r"begun by other code \(fit: 000000000000 there, \w{12} now\)"
+    ) as told:
         Run(config, folder, SERIAL).prepare()
+    assert f"go on with `distcalib run --output {folder} --accept-code`" in str(told.value)
+    stale = replace(stored, code={**stored.code, "simulate": "0" * 64})
+    (folder / "plan.json").write_text(json.dumps(stale.to_json()))
+    with pytest.raises(RunError, match="give --accept-code too to go on"):
+        Run(config, folder, SERIAL, force="fit").prepare()
+    (folder / "plan.json").write_text(json.dumps(other.to_json()))
     assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
     other = replace(stored, versions={**stored.versions, "distcalib": "0.0.1"})
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
