@@ -29,12 +29,13 @@ def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame
     table.insert(1, "findings", table.pop("findings"))
     table.insert(2, "group", problem.targets["group"].to_numpy())
     start = table["initial_estimate"]
-    off = np.abs(np.divide(start - table["target"], table["target"].where(table["target"] != 0)))
+    off = np.divide(start - table["target"], table["target"].abs().where(table["target"] != 0))
+    table.insert(table.columns.get_loc("initial_estimate") + 1, "initial_error", off)
     told = {
         "records": f"{len(survey):,}, weighted {problem.weights.sum():,.0f}",
         "weights": problem.weight or "1 each",
         "targets": f"{len(table):,} in {table['group'].nunique():,} groups",
-        "off by more than 10 % before calibration": f"{(off > 0.1).sum():,}",
+        "off by more than 10 % before calibration": f"{(off.abs() > 0.1).sum():,}",
         "targets with a finding": f"{(table['findings'] != '').sum():,}",
         "columns with missing values": f"{len(missing):,} of {survey.shape[1]:,}",
     }
@@ -84,7 +85,7 @@ def checking_tab(session: Session) -> Any:
                 "*initial estimate* is the total by the design weights; *lowest* and *highest* are what "
                 "weights between 0.02 and 50 times their first value can give."
             ),
-            show(shown, rows=15),
+            show(shown, rows=15, percent=("initial_error",)),
         ]
         view[:] = parts
 

@@ -139,4 +139,4 @@ def loading_tab(session: Session, runs: Mapping[str, Path]) -> Any:
 
 def _told(name: str, table: pd.DataFrame) -> Any:
     text = f"{name}: {len(table):,} {'row' if len(table) == 1 else 'rows'}, {table.shape[1]} columns"
-    return pn.Column(line(text), show(table.head(5), rows=5), sizing_mode="stretch_width")
+    return pn.Column(line(text), show(table.head(5), rows=5, named=True), sizing_mode="stretch_width")

@@ -121,7 +121,7 @@ def _downloads(problem: Problem, outcome: Outcome) -> Any:
     return pn.FlexBox(
         file("Weights (CSV)", "weights.csv", csv(lambda: weights_table(problem, outcome))),
         file("Weights (Parquet)", "weights.parquet", parquet),
-        file("Targets (CSV)", "targets.csv", csv(lambda: outcome.targets)),
+        file("Targets (CSV)", "calibrated_targets.csv", csv(lambda: outcome.targets)),
         file("Settings (YAML)", "settings.yaml", lambda: io.BytesIO(outcome.yaml.encode())),
         gap=".5rem",
     )

@@ -23,6 +23,7 @@ def show(
     chosen: Callable[[int], Awaitable[None]] | None = None,
     rows: int = ROWS,
     filters: bool = True,
+    named: bool = False,
 ) -> Any:
     """Return a table of whatever columns, headings and formats by their names and types.
 
@@ -36,6 +37,8 @@ def show(
         As in `distcalib.dashboard.run_parts.grid`.
     filters
         Whether columns of text have a box to search in, where there is more than a page.
+    named
+        Whether headings are the columns' names to the letter, as of a user's own table; else in words.
     """
     shown, columns, search = table.copy(), {}, []
     for column in table:
@@ -51,7 +54,7 @@ def show(
         elif values.dtype.kind != "b" and filters and len(table) > rows:
             search.append(column)
         # Tabulator takes headings as markup.
-        columns[column] = html.escape(column.replace("_", " ")), form
+        columns[column] = html.escape(column if named else column.replace("_", " ")), form
     return grid(shown, columns, search=tuple(search), chosen=chosen, rows=rows)
 
 

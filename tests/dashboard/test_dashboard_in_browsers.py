@@ -116,7 +116,7 @@ def test_the_example_from_loading_to_downloads(page, served, folder, pictures):
     assert weights["household_id"].tolist() == survey["household_id"].tolist()
     assert weights["weight"].tolist() == expected.weights.tolist()
     pd.testing.assert_frame_equal(pd.read_parquet(fetch("Weights (Parquet)", "weights.parquet")), weights)
-    table = pd.read_csv(fetch("Targets (CSV)", "targets.csv"))
+    table = pd.read_csv(fetch("Targets (CSV)", "calibrated_targets.csv"))
     np.testing.assert_allclose(table["after"], problem.X @ weights["weight"], rtol=1e-9)
     settings = fetch("Settings (YAML)", "settings.yaml").read().decode()
     assert parse_yaml(settings, "settings.yaml")["fit"]["selector"] == "gates"
