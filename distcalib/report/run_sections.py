@@ -36,8 +36,8 @@ from distcalib.runs.gates import sentence
 WORST = 60
 #: What the causes of misses mean; ``distcalib.fit.diagnostics.explain`` has the rules.
 CAUSES = {
-    "support": f"no weights within their limits give the figure, fewer than {FEW_DONORS:g} effective donors carry "
-    "it, or no weights within their limits meet all targets of its area at once",
+    "support": f"no weights within their limits give the figure, fewer than {FEW_DONORS:g} effective donors "
+    "carry it, or no weights within their limits meet all targets of its area at once",
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
     "compromise": "traded against other targets of the same households, or against even weights",
