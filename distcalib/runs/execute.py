@@ -171,10 +171,11 @@ class DaskExecutor:
         by_id = {task.id: task for task in tasks}
 
         def hear(event: tuple[float, Any]) -> None:
-            if (facts := dict(event[1])).pop("id") in by_id:
-                # What stays wrong with the one who listens shows elsewhere; a word is not worth a run.
+            # Dask adds the worker that spoke. What is wrong with the one who listens shows elsewhere; a
+            # word is not worth a run.
+            if (said := event[1])["id"] in by_id:
                 with suppress(Exception):
-                    self.said(by_id[event[1]["id"]], facts)
+                    self.said(by_id[said["id"]], said["facts"])
 
         work = partial(_aloud, f"distcalib-{this}", work)
         self.client.subscribe_topic(f"distcalib-{this}", hear)
@@ -275,7 +276,7 @@ def _aloud(topic: str, work: Callable[[Any], Result], task: Any) -> Result:
     worker = get_worker()
 
     def pass_on(facts: dict[str, Any]) -> None:
-        worker.log_event(topic, {**facts, "id": task.id})
+        worker.log_event(topic, {"facts": facts, "id": task.id})
 
     with heard_by(pass_on):
         return work(task)

@@ -142,8 +142,8 @@ def _telling(task: FitTask) -> Callable[[dict[str, Any]], None]:
             return
         said = time.monotonic()
         facts = {name: row[name] for name in ("epoch", "loss", "active", "within_5", "held_out_error")}
-        # A refit goes on, in rounds, where areas are to be evened out.
-        of = None if row["stage"] == "refit" else task.settings["epochs"]
+        # The others go on, in rounds, until the number of records or the areas are as asked.
+        of = task.settings["epochs"] if row["stage"] == "gates" else None
         say(doing=row["stage"], fit=task.name, attempt=row["attempt"], of=of, **facts)
 
     return tell

@@ -158,17 +158,14 @@ def test_the_table_beside_the_microdata_says_who_is_certain(run, tmp_path):
     assert facts["donors_certain"] == (donors % 2 == 0).sum()
 
 
-def test_the_bundled_microdata_come_with_their_certain_donors():
-    donors, facts = replicates._donors(bundled_plan(), None)
+def test_the_bundled_microdata_come_with_their_certain_donors(tmp_path):
+    settings = asdict(RunConfig.load("demo"))
+    plan = {"digest": "0" * 64, "run": settings, "slices": []}
+    plan |= {part: {} for part in ("code", "inputs", "versions", "engines")}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    donors, facts = replicates._donors(tmp_path, bundled_microdata().digest(), None)
     assert facts["donors"] == len(donors) == 12_000
     assert 1_000 < facts["donors_certain"] < 3_000
-
-
-def bundled_plan() -> dict:
-    return {
-        "run": {"microdata": "bundled", "period": 2024},
-        "inputs": {"microdata": bundled_microdata().digest()},
-    }
 
 
 def test_bad_lists_and_folders_are_named(run, tmp_path):
