@@ -233,7 +233,7 @@ class Page:
         )
         self.driver.execute_script(script, field, str(value))
 
-    def wait(self, look: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    def wait(self, look: Callable[[], Any], what: str, seconds: float = 90) -> Any:
         """Return what a look gives as soon as it gives something."""
         from selenium.common.exceptions import WebDriverException
 
@@ -248,7 +248,7 @@ class Page:
         self.keep("failed")
         raise AssertionError(f"no {what} within {seconds:g} s; the page says: {self.text()[-1500:]}")
 
-    def wait_text(self, words: str, seconds: float = 30) -> str:
+    def wait_text(self, words: str, seconds: float = 90) -> str:
         return self.wait(lambda: next((t for t in [self.text()] if words in t), ""), repr(words), seconds)
 
     def keep(self, name: str) -> None:
