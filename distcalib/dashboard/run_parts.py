@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -12,10 +11,8 @@ import panel as pn
 from bokeh.models import Model, NumberFormatter, Row
 from markupsafe import escape
 
-from distcalib.dashboard.session import alert
-from distcalib.errors import DistcalibError
+from distcalib.dashboard.session import alert, tried
 
-_LOG = logging.getLogger(__name__)
 #: Formats of columns in tables: a text that is wrapped, and numbers.
 WRAP = "wrap"
 COUNT, FIGURE, SHARE, CHANGE, RATIO = "0,0", "0,0.[00]", "0.0%", "+0.00%", "0.000"
@@ -113,21 +110,16 @@ def grid(
 async def fill(place: Any, make: Callable[[], Any]) -> None:
     """Make what stands in a place in a thread; an error stands there instead. Who asks last is shown."""
     place.loading, place.wanted = True, make
-    made = await asyncio.to_thread(attempted, make)
+    made = await asyncio.to_thread(made_or_told, make)
     if place.wanted is make:
         place[:] = [made]
         place.loading = False
 
 
-def attempted(make: Callable[[], Any]) -> Any:
+def made_or_told(make: Callable[[], Any]) -> Any:
     """Return what a function makes, or the error that explains itself."""
-    try:
-        return make()
-    except DistcalibError as error:
-        return alert(str(error))
-    except Exception as error:
-        _LOG.exception("a page cannot be made")
-        return alert(f"This cannot be shown ({type(error).__name__}); the server's log says more.")
+    made, trouble = tried(make)
+    return alert(trouble) if trouble else made
 
 
 def pages(makers: Mapping[str, Callable[[], Any]]) -> Any:
@@ -135,7 +127,7 @@ def pages(makers: Mapping[str, Callable[[], Any]]) -> Any:
     places = {name: pn.Column(sizing_mode="stretch_width", min_height=120) for name in makers}
     tabs = pn.Tabs(*places.items(), dynamic=True, sizing_mode="stretch_width")
     first = next(iter(makers))
-    places[first][:] = [attempted(makers[first])]
+    places[first][:] = [made_or_told(makers[first])]
 
     async def opened(*_: Any) -> None:
         name = list(places)[tabs.active]

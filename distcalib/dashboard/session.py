@@ -120,10 +120,10 @@ class Session(param.Parameterized):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-async def attempted(work: Callable[[], Any]) -> tuple[Any, str]:
-    """Return what `work` gives in a thread, and what went wrong; the log has what nobody foresaw."""
+def tried(work: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what `work` gives, and what went wrong; the log has what nobody foresaw."""
     try:
-        return await asyncio.to_thread(work), ""
+        return work(), ""
     except DistcalibError as error:
         return None, str(error)
     except MemoryError:
@@ -131,6 +131,11 @@ async def attempted(work: Callable[[], Any]) -> tuple[Any, str]:
     except Exception as error:
         logging.getLogger(__name__).exception("a session's work failed")
         return None, f"this failed for a reason that was not foreseen ({type(error).__name__}: {error})"
+
+
+async def attempted(work: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what `tried` does, of work in a thread of its own."""
+    return await asyncio.to_thread(tried, work)
 
 
 def alert(text: str, kind: str = "danger") -> Any:

@@ -54,6 +54,11 @@ class Job:
         return self.state in (DONE, FAILED, CANCELLED)
 
 
+def _kill(process: int) -> None:
+    with suppress(ProcessLookupError):  # it died of something else, and nobody has been told yet
+        os.kill(process, signal.SIGKILL)
+
+
 class Jobs:
     """A queue of jobs over the worker processes of a client, first come, first served.
 
@@ -89,7 +94,7 @@ class Jobs:
             job.state = CANCELLED
             self._waiting = deque(one for one in self._waiting if one[0] is not job)
             if job.id in self._running and job.process is not None:
-                os.kill(job.process, signal.SIGKILL)
+                _kill(job.process)
 
     def _hand_out(self) -> None:
         while self._waiting and len(self._running) < self.workers:
@@ -107,7 +112,7 @@ class Jobs:
             if "process" in said:
                 job.process = said["process"]
                 if job.state == CANCELLED:
-                    os.kill(job.process, signal.SIGKILL)
+                    _kill(job.process)
                 else:
                     job.state = RUNNING
             elif job.state == RUNNING:

@@ -93,6 +93,7 @@ distcalib = 3
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_of_the_docs_compiles_and_its_names_and_arguments_are_there(page, code):
     tree = ast.parse(code, page)
+    assert tree.body
     ours: dict[str, object] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distcalib"):
@@ -131,10 +132,10 @@ def test_settings_of_the_docs_are_valid(page, code, tmp_path):
     said = yaml.safe_load(code)
     if set(said) & {"include", "exclude", "check"} or isinstance(said.get("fit"), list):
         (tmp_path / "rules.yaml").write_text(code)
-        read_rules(tmp_path / "rules.yaml")
+        assert read_rules(tmp_path / "rules.yaml")
         return
     kind = ClusterConfig if "kind" in said else RunConfig
-    read_settings(kind, said, page)
+    assert isinstance(read_settings(kind, said, page), kind)
 
 
 @pytest.mark.parametrize("page", TEXTS)

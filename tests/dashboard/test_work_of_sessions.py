@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,7 @@ from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, yaml_of
 from distcalib.errors import InputError
 from distcalib.fit import FitSpec
 from distcalib.fit.dense import METHODS, calibrate_dense
-from distcalib.runs.jobs import CANCELLED, DONE, FAILED, WAITING, open_jobs
+from distcalib.runs.jobs import CANCELLED, DONE, FAILED, WAITING, Jobs, open_jobs
 
 
 @pytest.fixture(scope="module")
@@ -263,3 +265,14 @@ def test_runs_are_those_named(tmp_path):
         find_runs([tmp_path / "b" / "notes"], [])
     with pytest.raises(InputError, match="holds no run folders"):
         find_runs([], [tmp_path / "b" / "notes"])
+
+
+def test_a_job_whose_worker_is_gone_already_can_be_cancelled():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    jobs = Jobs(SimpleNamespace(subscribe_topic=lambda *_: None), workers=0)
+    job = jobs.submit(counting, 1)
+    job.process = gone.pid
+    jobs._running[job.id] = job
+    jobs.cancel(job)
+    assert job.state == CANCELLED
