@@ -6,7 +6,7 @@ import difflib
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DistcalibError(Exception):
@@ -61,6 +61,15 @@ class InputError(DistcalibError):
         return InputError(
             self.message, place=place, value=self.value, expected=self.expected, choices=self.choices
         )
+
+
+def raise_all(errors: Sequence[InputError]) -> None:
+    """Raise what was found: the one error, or one that lists them all; without any, return."""
+    if len(errors) > 1:
+        lines = [f"{number}. {error}" for number, error in enumerate(errors, 1)]
+        raise InputError("\n".join([f"{len(errors):,} things are wrong", *lines]))
+    for error in errors:
+        raise error
 
 
 class RunError(DistcalibError):

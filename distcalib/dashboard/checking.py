@@ -13,6 +13,9 @@ from distcalib.dashboard.run_parts import facts
 from distcalib.dashboard.session import Session, alert, attempted
 from distcalib.dashboard.tabulated import show
 
+#: Findings of `Calibration.target_analysis` that name other targets.
+_EXCLUDE = "(?:^|; )(?:contradicts|not together with) "
+
 
 def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame]:
     """Return facts, the columns of the survey with missing values, and one row a target.
@@ -36,6 +39,7 @@ def checks(problem: Problem) -> tuple[dict[str, str], pd.DataFrame, pd.DataFrame
         "weights": problem.weight or "1 each",
         "targets": f"{len(table):,} in {table['group'].nunique():,} groups",
         "off by more than 10 % before calibration": f"{(off.abs() > 0.1).sum():,}",
+        "targets that exclude each other": f"{table['findings'].str.contains(_EXCLUDE).sum():,}",
         "targets with a finding": f"{(table['findings'] != '').sum():,}",
         "columns with missing values": f"{len(missing):,} of {survey.shape[1]:,}",
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from distcalib.documents.microcalibrate import Calibration
-from distcalib.errors import InputError
+from distcalib.errors import InputError, raise_all
 
 #: A variable that every survey has: 1 for each record.
 COUNT = "count"
 #: Cells of X, 16 bytes each while they are joined.
 MOST_PAIRS = 100_000_000
 NEEDED = ("variable", "value")
+#: Rows of a column that are shown when they are wrong.
+SHOWN = 5
 #: Columns of a targets table that are no conditions.
 SAID = ("name", "group", "source", "note")
 _WEIGHT_NAMES = ("weight", "household_weight", "design_weight", "wt", "wgt", "pweight", "perwt", "hhwt")
@@ -136,8 +138,7 @@ def build(
     InputError
         Names the file, the column, the row, the value and the nearest choice.
     """
-    table = _checked(survey, targets, weight, survey_name, targets_name)
-    conditions = [c for c in table if c in survey and c not in (*NEEDED, *SAID)]
+    table, conditions = _checked(survey, targets, weight, survey_name, targets_name)
     row, record = _matches(survey, table, conditions, targets_name)
     variables = table["variable"].unique()
     amounts = np.column_stack(
@@ -156,7 +157,7 @@ def build(
     X = sp.csr_array((cells, (row, record)), shape=(len(table), len(survey)))
     X.eliminate_zeros()
     weights = np.ones(len(survey)) if weight is None else survey[weight].to_numpy(np.float64)
-    table["name"] = _names(table, conditions, targets_name)
+    table["name"] = _names(table, list(conditions), targets_name)
     if "group" not in table:
         table["group"] = table["variable"]
     table["group"] = table["group"].astype("str").where(table["group"].notna(), table["variable"])
@@ -166,59 +167,92 @@ def build(
 
 def _checked(
     survey: pd.DataFrame, targets: pd.DataFrame, weight: str | None, survey_name: str, targets_name: str
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, dict[str, pd.Series]]:
+    """Return targets with values as numbers, and the conditions by column, of the kind of the survey's.
+
+    All that is wrong is said at once, of each column the first `SHOWN` rows.
+    """
     able = weight_columns(survey)
+    wrong: list[InputError] = []
     if weight is not None and weight not in able:
-        raise InputError(
-            "cannot be the weight", place=survey_name, value=weight, choices=able,
-            expected="a column of numbers of 0 or more, none missing",
+        wrong.append(
+            InputError(
+                "cannot be the weight", place=survey_name, value=weight, choices=able,
+                expected="a column of numbers of 0 or more, none missing",
+            )
         )  # fmt: skip
     for column in NEEDED:
         if column not in targets:
-            raise InputError(
-                f"lacks the column {column!r}", place=targets_name, choices=targets.columns,
-                value=column if len(targets.columns) < 1 else None,
-                expected=f"columns variable and value; it has {', '.join(map(str, targets.columns[:8]))}",
+            wrong.append(
+                InputError(
+                    f"lacks the column {column!r}", place=targets_name, choices=targets.columns,
+                    value=column if len(targets.columns) < 1 else None,
+                    expected=f"columns variable and value; it has {', '.join(map(str, targets.columns[:8]))}",
+                )
             )  # fmt: skip
     for column in targets:
         if column not in (*NEEDED, *SAID) and column not in survey:
-            raise InputError(
-                f"the column is neither one of {', '.join((*NEEDED, *SAID))} nor a column of {survey_name}",
-                place=f"{targets_name}: header", value=column, choices=[*survey.columns, *NEEDED, *SAID],
+            wrong.append(
+                InputError(
+                    f"the column is neither one of {', '.join((*NEEDED, *SAID))} nor a column of "
+                    f"{survey_name}",
+                    place=f"{targets_name}: header", value=column,
+                    choices=[*survey.columns, *NEEDED, *SAID],
+                )
             )  # fmt: skip
-    value = pd.to_numeric(targets["value"], errors="coerce")
-    bad = np.flatnonzero(~np.isfinite(value))
-    if len(bad):
-        raise InputError(
-            "is no number", place=f"{targets_name}: value, row {bad[0] + 2}",
-            value=str(targets["value"].iloc[bad[0]]), expected="a total, such as 331000000",
-        )  # fmt: skip
+    raise_all(wrong)
+    value = pd.to_numeric(targets["value"], errors="coerce").astype(np.float64)
+    wrong += _rows(targets["value"], np.isfinite(value), targets_name, "is no number",
+                   expected="a total, such as 331000000")  # fmt: skip
     numbers = numeric(survey)
-    for number, variable in enumerate(targets["variable"]):
-        if variable in numbers or variable == COUNT:
-            continue
-        words = "is a column of text" if variable in survey else f"is no column of {survey_name}"
-        raise InputError(
-            words, place=f"{targets_name}: variable, row {number + 2}", value=variable,
-            choices=[*numbers, COUNT], expected="a column of numbers, or count for the number of records",
+    variable = targets["variable"]
+    able_here = {"choices": [*numbers, COUNT],
+                 "expected": "a column of numbers, or count for the number of records"}  # fmt: skip
+    known = variable.isin([*numbers, COUNT])
+    text = variable.isin(survey.columns)
+    wrong += _rows(variable, known | text, targets_name, f"is no column of {survey_name}", **able_here)
+    wrong += _rows(variable, known | ~text, targets_name, "is a column of text", **able_here)
+    conditions = {}
+    for column in targets:
+        if column in survey and column not in (*NEEDED, *SAID):
+            wanted, held = targets[column], survey[column].dropna()
+            if pd.api.types.is_numeric_dtype(held):
+                asked = pd.to_numeric(wanted.replace({"True": 1, "False": 0}), errors="coerce")
+                known = asked.isin(held.astype(np.float64))
+            else:
+                asked = wanted.astype("str").where(wanted.notna())
+                known = asked.isin(held)
+            shown = held.unique()
+            wrong += _rows(
+                wanted, known | wanted.isna(), targets_name, "no record of the survey has this value",
+                choices=shown[:5000],
+                expected=f"one of {', '.join(map(str, sorted(shown)[:8]))}{' ...' if len(shown) > 8 else ''}",
+            )  # fmt: skip
+            conditions[column] = asked
+    raise_all(wrong)
+    return targets.assign(value=value), conditions
+
+
+def _rows(values: pd.Series, good: pd.Series, name: str, words: str, **more: Any) -> list[InputError]:
+    """Return an error for each of the first rows that are not good."""
+    bad = np.flatnonzero(~good)
+    errors = []
+    for number, row in enumerate(bad[:SHOWN].tolist(), 1):
+        rest = f" ({len(bad) - SHOWN:,} more rows like it)" if number == SHOWN < len(bad) else ""
+        value = values.iloc[row]
+        errors.append(
+            InputError(words + rest, place=f"{name}: {values.name}, row {row + 2}",
+                       value="an empty cell" if pd.isna(value) else value, **more)
         )  # fmt: skip
-    return targets.assign(value=value.astype(np.float64))
+    return errors
 
 
 def _matches(
-    survey: pd.DataFrame, table: pd.DataFrame, conditions: Sequence[str], name: str
+    survey: pd.DataFrame, table: pd.DataFrame, conditions: Mapping[str, pd.Series], name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs (row of the table, record) where the record meets every condition of the row."""
     codes = {}
-    for column in conditions:
-        wanted = table[column]
-        if pd.api.types.is_numeric_dtype(survey[column]):
-            number = pd.to_numeric(wanted.replace({"True": 1, "False": 0}), errors="coerce")
-            _require_known(wanted, number.isin(survey[column].astype(np.float64)), survey[column], name)
-            wanted = number
-        else:
-            wanted = wanted.astype("str").where(wanted.notna())
-            _require_known(wanted, wanted.isin(survey[column]), survey[column], name)
+    for column, wanted in conditions.items():
         both = pd.concat([survey[column].astype(wanted.dtype), wanted], ignore_index=True)
         codes[column] = pd.factorize(both)[0]
     n = len(survey)
@@ -255,17 +289,6 @@ def _pairs(codes: dict[str, Any], used: list[str], those: NDArray[np.int64], n: 
     keys = pd.DataFrame({c: codes[c] for c in used}).groupby(used).ngroup()
     held = keys[:n].value_counts()
     return int(held.reindex(keys[n:].iloc[those]).fillna(0).sum())
-
-
-def _require_known(wanted: pd.Series, known: pd.Series, held: pd.Series, name: str) -> None:
-    bad = np.flatnonzero(wanted.notna() & ~known)
-    if len(bad):
-        shown = held.dropna().unique()
-        raise InputError(
-            "no record of the survey has this value", place=f"{name}: {held.name}, row {bad[0] + 2}",
-            value=wanted.iloc[bad[0]], choices=shown[:5000],
-            expected=f"one of {', '.join(map(str, sorted(shown)[:8]))}{' ...' if len(shown) > 8 else ''}",
-        )  # fmt: skip
 
 
 def _names(table: pd.DataFrame, conditions: Sequence[str], place: str) -> pd.Series:

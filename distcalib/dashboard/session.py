@@ -149,7 +149,7 @@ def alert(text: str, kind: str = "danger") -> Any:
 #: Blue, orange and vermilion of Okabe and Ito, told apart by the colour-blind; the sign before says it too.
 ALERTS = """
 .said { padding: .5rem .8rem; border-left: 4px solid #0072b2; background: #f0f6fb; overflow-wrap: anywhere;
-  font: 14px/1.5 system-ui, sans-serif; }
+  white-space: pre-line;  font: 14px/1.5 system-ui, sans-serif; }
 .danger { border-color: #d55e00; background: #fdf3ec; }
 .danger::before { content: "Error: "; font-weight: 600; }
 .good::before { content: "Ready: "; font-weight: 600; }

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from distcalib.dashboard.problem import Problem
 from distcalib.dashboard.run_problem import problem_in
+from distcalib.documents.analysis import target_analysis
 from distcalib.errors import DistcalibWarning, InputError
 from distcalib.fit import effective_sample_size
 from distcalib.fit.dense import METHODS, calibrate_dense
 from distcalib.fit.diagnostics import relative_error
 from distcalib.random import uniform
 
+#: Of a target that nothing was found against and that is off by more than 5 percent.
+COMPROMISE = "compromise"
 Say = Callable[[dict[str, Any]], None]
 #: Title -> solver, in the order of the menu.
 SOLVERS = {
@@ -92,7 +95,7 @@ class Outcome:
         float64 (n_records,).
     targets
         One row a target: name, group, variable, target, before, after, error_before, error (both relative),
-        status (``fitted``, ``held out``, ``unreachable``).
+        status (``fitted``, ``held out``, ``unreachable``), why (see `why`).
     scale
         What all initial weights were multiplied by before the fit.
     facts
@@ -136,6 +139,7 @@ def calibrate(folder: Path, settings: Settings, say: Say) -> Outcome:
             curve.end(base.result.summary["loss_after"], base.result.summary["held_out_error"])
     scale = base.problem.scale
     targets = _targets(problem, scale, weights, held, base.problem.reachable)
+    targets["why"] = why(target_analysis(base.problem, settings.lower, settings.upper), targets["error"])
     facts = _facts(problem, weights, targets, scale)
     return Outcome(settings, weights, targets, scale, facts, yaml, warned)
 
@@ -221,6 +225,15 @@ def _targets(problem: Problem, scale: float, weights: Any, held: Any, reachable:
             "status": np.select([~reachable, held], ["unreachable", "held out"], "fitted"),
         }
     )
+
+
+def why(analysis: pd.DataFrame, error: pd.Series) -> pd.Series:
+    """Return what explains each target's error, as far as it is known: findings, or *compromise*.
+
+    That is said of misses over 5 percent that nothing was found against: other targets, the penalty, the
+    number of records or too few epochs.
+    """
+    return analysis["findings"].where((analysis["findings"] != "") | (error.abs() <= 0.05), COMPROMISE)
 
 
 def _facts(problem: Problem, weights: Any, targets: pd.DataFrame, scale: float) -> dict[str, str]:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.documents.table import FAR, Float, Matrix, Problem, numbers, read_table
+from distcalib.documents.analysis import target_analysis, why_not
+from distcalib.documents.table import Float, Matrix, Problem, numbers, read_table
 from distcalib.errors import InputError, warn
 from distcalib.fit import FitResult, FitSpec, fit_weights
-from distcalib.fit.consistency import attainable
 from distcalib.fit.diagnostics import relative_error
 from distcalib.fit.folds import Map, blocked_folds, robustness
 from distcalib.fit.log import performance
@@ -24,8 +24,6 @@ from distcalib.fit.tune import tune
 #: initial weights only chooses among the weights that meet them.
 SETTINGS: dict[str, Any] = {"ridge": 1e-5}
 MAX_ITER = 500
-#: A target to which fewer households contribute is hard to meet without giving some of them great weights.
-FEW_HOUSEHOLDS = 10
 
 
 class Calibration:
@@ -121,7 +119,7 @@ class Calibration:
         """
         p = self.problem
         for row in np.flatnonzero(~p.reachable & ~p.excluded).tolist():
-            warn(f"no weights can reach the target {p.names[row]!r}: {_why_not(p, row)}; it is not fitted")
+            warn(f"no weights can reach the target {p.names[row]!r}: {why_not(p, row)}; it is not fitted")
         try:
             result = fit_weights(
                 p.X[p.fitted],
@@ -185,49 +183,15 @@ class Calibration:
             - *zero* and *negative* targets;
             - *far from the initial estimate*: by more than a factor of 10 after the scaling of all weights;
             - *few households*: fewer than 10 effective ones;
-            - *contradicts NAME*: the same households and amounts as NAME, with another target.
+            - *contradicts NAME*: the same households and amounts as NAME, with another target;
+            - *not together with NAMES*: no weights within the bounds bring it and those to within 1 percent,
+              whatever becomes of the others (`distcalib.fit.feasible.conflicts`; of those targets alone that
+              have none of the findings above but the last three, and of at most 5 million amounts).
         """
-        p = self.problem
-        weights = p.weights * p.scale
         low, high = (
             self.settings.get(name, getattr(FitSpec, name)) for name in ("lower_bound", "upper_bound")
         )
-        lowest, highest = attainable(p.X, (low * weights, np.where(weights > 0, high, 0.0) * weights))
-        start, gross = p.X @ p.weights, abs(p.X) @ p.weights
-        squares = p.X.power(2) @ p.weights**2
-        effective = np.divide(gross**2, squares, out=np.zeros_like(gross), where=squares > 0)
-        ratio = np.divide(p.targets, start, out=np.full_like(start, np.nan), where=start != 0)
-        with np.errstate(divide="ignore"):
-            orders = np.log10(np.abs(ratio))
-        far = np.isfinite(orders) & (np.abs(orders - np.log10(p.scale)) > np.log10(FAR))
-        tests = {
-            "beyond bounds": p.reachable & ((p.targets < lowest) | (p.targets > highest)),
-            "zero target": p.targets == 0,
-            "negative target": p.targets < 0,
-            "far from the initial estimate": far,
-            "few households": p.reachable & (effective < FEW_HOUSEHOLDS),
-        }
-        findings: list[list[str]] = [[] for _ in p.names]
-        for row in np.flatnonzero(~p.reachable).tolist():
-            findings[row].append(f"unreachable: {_why_not(p, row)}")
-        for words, found in tests.items():
-            for row in np.flatnonzero(found).tolist():
-                findings[row].append(words)
-        for row, other in _contradictions(p):
-            findings[row].append(f"contradicts {p.names[other]}")
-        return pd.DataFrame(
-            {
-                "target_name": p.names,
-                "target": p.targets,
-                "initial_estimate": start,
-                "orders_of_magnitude": orders,
-                "households": np.diff(p.X.indptr),
-                "effective_households": effective,
-                "lowest": lowest,
-                "highest": highest,
-                "findings": ["; ".join(words) for words in findings],
-            }
-        )
+        return target_analysis(self.problem, low, high)
 
 
 def tune_hyperparameters(
@@ -367,23 +331,6 @@ def _folds(p: Problem, n_folds: int, seed: int) -> NDArray[np.int64]:
     if not labels:
         raise InputError("no target can be reached by any weights", place="targets")
     return blocked_folds(labels, n_folds, seed, at_most=True)
-
-
-def _why_not(p: Problem, row: int) -> str:
-    count = int(np.diff(p.X.indptr)[row])
-    return "no household contributes" if not count else "no household contributes with its sign"
-
-
-def _contradictions(p: Problem) -> list[tuple[int, int]]:
-    """Pairs of rows with equal cells and different targets: (row, the first such row)."""
-    first: dict[tuple[bytes, bytes], int] = {}
-    found = []
-    for row in range(len(p.names)):
-        cells = slice(p.X.indptr[row], p.X.indptr[row + 1])
-        other = first.setdefault((p.X.indices[cells].tobytes(), p.X.data[cells].tobytes()), row)
-        if p.targets[other] != p.targets[row]:
-            found.append((row, other))
-    return found
 
 
 def _performance(p: Problem, result: FitResult, start: Float) -> pd.DataFrame:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
 
+from distcalib.fit.feasible import LARGEST, NO_EXCESS, attainable, least_excess, rows_in_pieces
 from distcalib.targets.families import WHOLE, in_wholes, placed, sums_of_parts
 
 Float = NDArray[np.float64]
@@ -17,26 +15,6 @@ Float = NDArray[np.float64]
 #: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
 #: tolerance. State rows of the demonstration below it miss two to three times as often as those above.
 FEW_DONORS = 10
-#: A sum of relative misses up to this is rounding of the solver.
-NO_EXCESS = 1e-6
-#: Cells of the largest system that is solved: about ten seconds. Above it nothing is said of the area.
-LARGEST = 5_000_000
-#: Passes of descent that look for weights that meet all targets of an area, before a linear programme does.
-PASSES = 30
-#: Cells that are looked at together: figures of rows need no second copy of the matrix.
-PIECE = 1 << 22
-
-
-def rows_in_pieces(X: sp.csr_array) -> Iterator[sp.csr_array]:
-    """Yield successive rows of a CSR matrix in float64, about `PIECE` cells each; without rows, one piece."""
-    row, n = 0, X.shape[0]
-    if n == 0:
-        yield sp.csr_array(X, dtype=np.float64)
-    while row < n:
-        stop = int(np.searchsorted(X.indptr, int(X.indptr[row]) + PIECE, side="right")) - 1
-        stop = min(max(stop, row + 1), n)
-        yield sp.csr_array(X[row:stop], dtype=np.float64)
-        row = stop
 
 
 def support(X: sp.csr_array, weights: ArrayLike, donors: ArrayLike) -> tuple[NDArray[np.intp], Float]:
@@ -64,69 +42,6 @@ def support(X: sp.csr_array, weights: ArrayLike, donors: ArrayLike) -> tuple[NDA
         counts.append(np.diff(part.indptr))
         effective.append(np.divide(total**2, squares, out=np.zeros(len(total)), where=squares > 0))
     return np.concatenate(counts), np.concatenate(effective)
-
-
-def attainable(X: sp.csr_array, limits: tuple[Float, Float]) -> tuple[Float, Float]:
-    """Return the least and the most that each row can give, (n_targets,) each, with weights within limits."""
-    low, high = limits
-    least, most = [], []
-    for rows in rows_in_pieces(X):
-        positive, negative = rows.maximum(0), rows.minimum(0)
-        positive.eliminate_zeros()  # a stored zero times an unbounded weight is no number
-        negative.eliminate_zeros()
-        least.append(positive @ low + negative @ high)
-        most.append(positive @ high + negative @ low)
-    return np.concatenate(least), np.concatenate(most)
-
-
-def least_excess(X: sp.csr_array, value: Float, tolerance: Float, limits: tuple[Float, Float]) -> float:
-    """Return the least sum over rows of what a miss has beyond its tolerance, relative to the target.
-
-    Zero when some weights within their limits meet all targets at once: where some passes of descent find
-    such weights, they are the proof. Else a linear programme (HiGHS); NaN where that finds no optimum.
-
-    Parameters
-    ----------
-    X, value, tolerance
-        (n, k), targets (n,), and relative tolerances (n,). Targets of zero are left out.
-    limits
-        Least and largest weight of each column, (k,) each.
-    """
-    kept = np.flatnonzero(value)
-    if not kept.size:
-        return 0.0
-    scaled = sp.diags_array(1 / np.abs(value[kept])) @ X[kept]
-    n, k = scaled.shape
-    slack = sp.eye_array(n)
-    sign, give = np.sign(value[kept]), tolerance[kept]
-    if _all_met(scaled, sign, give, limits):
-        return 0.0
-    solved = linprog(
-        np.r_[np.zeros(k), np.ones(n)],
-        A_ub=sp.vstack([sp.hstack([scaled, -slack]), sp.hstack([-scaled, -slack])]).tocsc(),
-        b_ub=np.r_[sign + give, give - sign],
-        bounds=np.column_stack([np.r_[limits[0], np.zeros(n)], np.r_[limits[1], np.full(n, np.inf)]]),
-        method="highs",
-    )
-    return float(solved.fun) if solved.status == 0 else np.nan
-
-
-def _all_met(scaled: sp.csr_array, sign: Float, give: Float, limits: tuple[Float, Float]) -> bool:
-    """Try to find weights within their limits that meet all targets; False says only that none was found."""
-    from distcalib.fit.descent import Descent
-
-    low, high = (np.asarray(limit, dtype=np.float64) for limit in limits)
-    path = Descent(scaled, sign)
-    path.v[:] = low
-    path.renew()
-    nothing, every = np.zeros(len(low)), np.arange(len(low))
-    for _ in range(PASSES):
-        # Inside the tolerances: what the passes leave of a miss is small, and never quite nothing.
-        if (np.abs(path.residual) <= give).all():
-            return True
-        path.walk(every, nothing, 0.0, 0.0, low, high, low)
-        path.renew()
-    return bool((np.abs(path.residual) <= give).all())
 
 
 def area_excess(
@@ -206,67 +121,6 @@ def area_excess(
     if (asked & national).any():
         out[asked & national] = solve(national, 0, int(district_of[-1]))
     return out
-
-
-def limits_before(
-    initial_weights: Float,
-    lower: float,
-    upper: float,
-    records: int | None = None,
-    selects: bool = False,
-    weight_ratio: float | None = None,
-) -> tuple[Float, Float]:
-    """Return the least and largest weight that a fit may give each column, as far as known before it.
-
-    Parameters
-    ----------
-    initial_weights
-        Design weights, (n_columns,).
-    lower, upper
-        Bounds of a kept column's weight over its design weight, scaled to the mass of all.
-    records
-        How many columns are kept, where that is given: at least the lightest ones, so the scale is at most
-        the mass of all over theirs.
-    selects
-        Whether a penalty decides how many are kept: then the scale is not known.
-    weight_ratio
-        Largest weight over the design weight itself; None: no limit.
-    """
-    start = np.asarray(initial_weights, dtype=np.float64)
-    some = start > 0
-    columns = int(np.count_nonzero(some))
-    least, scale = lower, 1.0
-    if records is not None and records < columns:
-        least, scale = 0.0, float(start.sum() / np.partition(start[some], records - 1)[:records].sum())
-    elif selects:
-        least, scale = 0.0, np.inf
-    ratio = upper * scale if weight_ratio is None else min(upper * scale, weight_ratio)
-    return least * start, np.multiply(ratio, start, out=np.zeros_like(start), where=some)
-
-
-def within_cap(
-    X: sp.csr_array, targets: pd.DataFrame, limits: tuple[Float, Float], cap: float | None
-) -> tuple[Float, Float]:
-    """Return limits with the largest weights cut to the largest share `cap` of any fitted target.
-
-    Parameters
-    ----------
-    X, targets, limits
-        As `consistency` takes them.
-    cap
-        ``w |x| <= cap |target|``, for targets other than zero; None: no cap.
-    """
-    if cap is None:
-        return limits
-    value = np.where(targets["status"] == "fit", targets["value"], 0.0).astype(np.float64)
-    share, first = np.zeros(X.shape[1]), 0
-    for rows in rows_in_pieces(X):
-        goal = np.repeat(np.abs(value[first : first + rows.shape[0]]), np.diff(rows.indptr))
-        part = np.divide(np.abs(rows.data), goal, out=np.zeros_like(rows.data), where=goal > 0)
-        np.maximum.at(share, rows.indices, part)
-        first += rows.shape[0]
-    most = np.divide(cap, share, out=np.full_like(share, np.inf), where=share > 0)
-    return limits[0], np.minimum(limits[1], most)
 
 
 def consistency(

@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 
 from distcalib.errors import InputError
 from distcalib.fit.columns import Columns
-from distcalib.fit.consistency import attainable
+from distcalib.fit.feasible import attainable
 
 Float = NDArray[np.float64]
 

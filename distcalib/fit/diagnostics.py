@@ -10,15 +10,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.fit.consistency import (
-    FEW_DONORS,
-    NO_EXCESS,
-    area_excess,
-    attainable,
-    family_gaps,
-    rows_in_pieces,
-    support,
-)
+from distcalib.fit.consistency import FEW_DONORS, area_excess, family_gaps, support
+from distcalib.fit.feasible import NO_EXCESS, attainable, rows_in_pieces
 
 Float = NDArray[np.float64]
 

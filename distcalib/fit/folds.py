@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from distcalib.errors import InputError
 from distcalib.fit.calibrate import fit_weights
-from distcalib.fit.consistency import rows_in_pieces
 from distcalib.fit.diagnostics import achievable_rows, effective_sample_size, relative_error
+from distcalib.fit.feasible import rows_in_pieces
 from distcalib.random import uniform
 
 Float = NDArray[np.float64]

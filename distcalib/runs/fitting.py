@@ -154,7 +154,8 @@ def _publish_table(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _consistency(task: FitTask, matrix: Any, targets: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    from distcalib.fit.consistency import consistency, limits_before, within_cap
+    from distcalib.fit.consistency import consistency
+    from distcalib.fit.feasible import limits_before, within_cap
 
     initial, settings = columns["initial_weight"].to_numpy(np.float64), task.settings
     limits = limits_before(

@@ -335,7 +335,7 @@ def _foresight(
     drawn: tuple[str, ...],
 ) -> list[str]:
     """Return what stands against the targets, as far as it is known before any simulation."""
-    from distcalib.fit.consistency import limits_before
+    from distcalib.fit.feasible import limits_before
     from distcalib.runs.foresight import apart, known_problems, warnings_of
 
     fit = config.fit

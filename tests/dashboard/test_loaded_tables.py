@@ -268,6 +268,25 @@ def test_wrong_targets_get_the_place_the_value_and_the_nearest_choice(rows, word
         build(SURVEY, pd.DataFrame(rows), "weight", "s.csv", "t.csv")
 
 
+def test_all_that_is_wrong_with_targets_is_said_at_once():
+    rows = {"variable": ["persns", "state", *["persons"] * 9], "value": ["x", *range(10)],
+            "state": [None, None, "CAL", *["ZZ"] * 8], "age_group": [*[np.nan] * 10, 9]}  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        build(SURVEY, pd.DataFrame(rows), "weight", "s.csv", "t.csv")
+    said = str(caught.value).splitlines()
+    assert said[0] == "9 things are wrong"
+    assert said[1].startswith("1. t.csv: value, row 2: is no number; got 'x'")
+    assert "variable, row 2: is no column of s.csv; got 'persns'" in said[2]
+    assert "variable, row 3: is a column of text" in said[3]
+    assert [line.split("row ")[1][:1] for line in said[4:9]] == ["4", "5", "6", "7", "8"]
+    assert "(4 more rows like it); got 'ZZ'" in said[8]
+    assert "age_group, row 12" in said[9]
+    with pytest.raises(InputError, match=r"3 things are wrong\n1. s.csv: cannot be the weight(.|\n)*'stat'"):
+        build(SURVEY, pd.DataFrame({"variable": ["persons"], "stat": "CA"}), "income", "s.csv", "t.csv")
+    with pytest.raises(InputError, match=r"variable, row 3: .*got 'an empty cell'"):
+        build(SURVEY, pd.DataFrame({"variable": ["persons", None], "value": 1}), "weight", "s.csv", "t.csv")
+
+
 def test_a_weight_must_be_one():
     targets = pd.DataFrame({"variable": ["persons"], "value": [1.0]})
     for column in ("income", "state"):

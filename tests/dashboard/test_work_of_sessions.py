@@ -24,7 +24,7 @@ from distcalib.dashboard.checking import checks
 from distcalib.dashboard.problem import Problem, build
 from distcalib.dashboard.results import by_group, supporters, weights_table
 from distcalib.dashboard.server import check_address, find_runs, origins
-from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, yaml_of
+from distcalib.dashboard.work import SOLVERS, Settings, calibrate, tune, why, yaml_of
 from distcalib.errors import InputError
 from distcalib.fit import FitSpec
 from distcalib.fit.dense import METHODS, calibrate_dense
@@ -143,6 +143,26 @@ def test_the_checks_name_what_cannot_be_met(problem):
     assert missing["column"].tolist() == ["note"]
     assert missing["missing_values"].tolist() == [200]
     assert told["targets with a finding"] == "2"
+    assert told["targets that exclude each other"] == "0"
+
+
+def test_targets_that_exclude_each_other_are_told_before_and_after(problem, tmp_path):
+    parts = problem.targets[problem.targets["variable"] == "count"].drop(columns="name")
+    assert len(parts) > 1
+    whole = pd.DataFrame({"variable": ["count"], "value": [1.5 * parts["value"].sum()], "group": "g"})
+    twice = build(problem.survey, pd.concat([parts, whole], ignore_index=True), "weight", "s", "t")
+    told, _, table = checks(twice)
+    assert told["targets that exclude each other"] == f"{len(parts) + 1}"
+    assert table["findings"].str.startswith("not together with").all()
+    twice.save(tmp_path / "twice")
+    targets = calibrate(tmp_path / "twice", Settings(epochs=100), [].append).targets
+    assert (targets["error"].abs() > 0.05).any()
+    assert targets["why"].str.startswith("not together with count").any()
+
+
+def test_a_miss_without_a_finding_is_a_compromise():
+    analysis = pd.DataFrame({"findings": ["", "", "few households"]})
+    assert why(analysis, pd.Series([-0.06, 0.05, 1.0])).tolist() == ["compromise", "", "few households"]
 
 
 def test_the_records_behind_a_target_are_those_that_give_most(problem, folder):

@@ -384,6 +384,19 @@ def test_target_analysis_names_what_stands_in_the_way():
     assert cal.summary()["Status"].tolist()[4] == "unreachable"
 
 
+def test_target_analysis_names_targets_that_exclude_each_other():
+    weights, targets, frame = table()
+    frame["all"] = frame[["kind_a", "kind_b"]].sum(axis=1)
+    together = targets[0] + targets[1]
+    fine = Calibration(weights, np.r_[targets, together], frame).target_analysis()
+    assert (fine["findings"] == "").all()
+    found = Calibration(weights, np.r_[targets, 1.3 * together], frame).target_analysis()
+    findings = found.set_index("target_name")["findings"]
+    assert findings["all"] == "not together with kind_a, kind_b"
+    assert findings["kind_b"] == "not together with kind_a, all"
+    assert (findings[["kind_c", "kind_d"]] == "").all()
+
+
 def test_targets_of_a_nation_are_met_from_weights_of_one_and_far_ones_are_told():
     weights, targets, frame = table()
     far = targets * np.array([1e6, 1e6, 1e6, 1e9])

@@ -9,16 +9,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcalib.fit.consistency import (
-    area_excess,
-    attainable,
-    consistency,
-    family_gaps,
-    least_excess,
-    limits_before,
-    support,
-    within_cap,
-)
+from distcalib.fit.consistency import area_excess, consistency, family_gaps, support
+from distcalib.fit.feasible import attainable, conflicts, least_excess, limits_before, within_cap
 
 GEOIDS = np.repeat([101, 102], 20)
 W = np.full(40, 10.0)
@@ -169,6 +161,33 @@ def test_targets_that_some_weights_give_have_no_excess_and_others_the_distance(s
     excess = least_excess(matrix, value, np.full(5, 0.01), (low, high))
     # Only the first is out of reach: 1/1.1 of it is to be had, 1 % is allowed.
     assert excess == pytest.approx(1 - 1 / 1.1 - 0.01 if shifted else 0.0, abs=1e-7)
+
+
+def test_targets_that_exclude_each_other_are_one_set_and_the_others_of_none():
+    # Whole and two parts; whole and one part that is more than it; three that go together; one of zero.
+    parts = sp.csr_array(np.kron(np.eye(2), np.repeat(np.eye(2), 5, axis=1)))
+    whole = sp.csr_array(np.kron(np.eye(2), np.ones((1, 10))))
+    cells = sp.csr_array(sp.vstack([parts, whole]))
+    apart = sp.csr_array(sp.block_diag([cells, np.kron(np.eye(3), np.ones((1, 4))), np.ones((1, 2))]))
+    value = np.array([5.0, 5, 5, 20, 14, 15, 4, 4, 4, 0])
+    limits = np.full(34, 0.1), np.full(34, 10.0)
+    sets = conflicts(apart, value, np.full(10, 0.01), limits)
+    assert sets is not None
+    assert (sets[6:] == -1).all()
+    # Zones 0 and 1 with whole 4; 3, which alone is more than its whole 5, with it.
+    assert sets[0] == sets[1] == sets[4] >= 0
+    assert sets[3] == sets[5] >= 0
+    assert sets[2] in (-1, sets[5])
+    assert sets[0] != sets[5]
+    value[4:6] = 10, 25
+    fine = conflicts(apart, value, np.full(10, 0.01), limits)
+    assert fine is not None
+    assert (fine == -1).all()
+
+
+def test_of_too_many_cells_no_conflict_is_said(monkeypatch):
+    monkeypatch.setattr("distcalib.fit.feasible.LARGEST", 10)
+    assert conflicts(world()[0], np.ones(4), np.full(4, 0.01), (0.5 * W, 2 * W)) is None
 
 
 def test_a_weight_ratio_and_a_share_cap_narrow_what_the_weights_may_be():

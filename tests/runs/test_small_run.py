@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from distcalib import CalibrationMatrix, ClusterConfig, Run, RunConfig
 from distcalib.cli import main
 from distcalib.errors import RunError
-from distcalib.fit.consistency import limits_before
+from distcalib.fit.feasible import limits_before
 from distcalib.matrix.blocks import read_block, write_block
 from distcalib.microdata import Microdata
 from distcalib.report.console import accuracy, stage_seconds
