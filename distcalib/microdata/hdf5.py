@@ -16,6 +16,9 @@ from distcalib.microdata.model import ID_COLUMNS, Microdata, normalise
 from distcalib.microdata.validate import positions_of, validate
 from distcalib.storage import TRIES, publish
 
+#: Bytes of texts of variable length that are read at once where nobody knows how long they are.
+_TEXTS = 1 << 28
+
 
 def read_hdf5(path: str | Path, period: int | None = None) -> Microdata:
     """Read a PolicyEngine dataset and check that it is sound.
@@ -86,7 +89,7 @@ def check_claims(path: str | Path, most: int) -> None:
     """Refuse a file whose datasets claim more than so many bytes together, before one is read.
 
     A dataset may claim any shape at no size on disk: what was never written is read as zeros, and what is
-    compressed may be a thousand times as long.
+    compressed may be a thousand times as long. Texts of variable length become as wide as the longest.
 
     Raises
     ------
@@ -101,9 +104,7 @@ def check_claims(path: str | Path, most: int) -> None:
                 entries = {name: group} if isinstance(group, h5py.Dataset) else {
                     f"{name}/{when}": entry for when, entry in group.items()}  # fmt: skip
                 for place, entry in entries.items():
-                    # Numbers become int64 or float64 in tables.
-                    dataset = isinstance(entry, h5py.Dataset)
-                    claimed = (entry.size or 0) * max(entry.dtype.itemsize, 8) if dataset else 0
+                    claimed = _claimed(entry, left, file, place) if isinstance(entry, h5py.Dataset) else 0
                     left -= claimed
                     if left < 0:
                         raise InputError(
@@ -116,6 +117,27 @@ def check_claims(path: str | Path, most: int) -> None:
             f"cannot be read as HDF5, it may be truncated ({error})", place=file,
             expected="a complete PolicyEngine HDF5 file",
         ) from error  # fmt: skip
+
+
+def _claimed(entry: h5py.Dataset, most: int, file: Path, place: str) -> int:
+    """Return the bytes that a dataset becomes; numbers become int64 or float64 in tables."""
+    size = entry.size or 0
+    claimed = size * max(entry.dtype.itemsize, 8)
+    if entry.dtype.kind != "O" or claimed > most:
+        return claimed
+    if entry.ndim != 1 or h5py.check_string_dtype(entry.dtype) is None:
+        raise InputError(
+            "is no column of numbers or texts", place=f"{file}: {place}",
+            value=f"{entry.shape} of {entry.dtype}", expected="one number or text a unit",
+        )  # fmt: skip
+    # No text is longer than the file, but many entries can be the one long text: few are read at once.
+    step = max(1, _TEXTS // entry.file.id.get_filesize())
+    longest = 0
+    for start in range(0, size, step):
+        longest = max(longest, *(len(text) for text in entry[start : start + step]))
+        if size * longest > most:
+            break
+    return max(claimed, size * longest)
 
 
 def _refuse_other_files(h5: h5py.File, file: Path) -> None:

@@ -155,6 +155,41 @@ def test_what_a_dataset_only_claims_is_refused_before_it_is_read(small_file, tmp
     assert taken < 400
 
 
+def test_one_long_text_that_many_units_refer_to_is_refused(small_file, tmp_path):
+    long = tmp_path / "f"
+    shutil.copy(small_file, long)
+    with h5py.File(long, "a") as h5:
+        # A heap object of 20 MB that every entry refers to: copied at the level of the file's own bytes.
+        texts = h5.create_dataset("note/2024", shape=(4_000,), dtype=h5py.string_dtype())
+        texts[0] = "x" * 20_000_000
+        at = texts.id.get_offset()
+    with long.open("r+b") as raw:
+        raw.seek(at)
+        first = raw.read(16)
+        raw.seek(at)
+        raw.write(first * 4_000)
+    with h5py.File(long) as h5:
+        assert len(h5["note/2024"][3_999]) == 20_000_000
+    said, taken = peak_while("read_table(Path(sys.argv[1]), 'theirs.h5')", long)
+    assert said.startswith("theirs.h5: note/2024: holds too much to be read here; got '80,000,000,000 bytes")
+    assert taken < 800
+
+
+def test_texts_of_variable_length_are_read_and_other_objects_refused(small_file, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copy(small_file, mine)
+    with h5py.File(mine, "a") as h5:
+        tenure = h5["tenure_type/2024"][:]
+        del h5["tenure_type/2024"]
+        h5["tenure_type"].create_dataset("2024", data=[t.decode() for t in tenure], dtype=h5py.string_dtype())
+    read = read_table(mine, "mine.h5")
+    pd.testing.assert_frame_equal(read, read_table(small_file, "small.h5"))
+    with h5py.File(mine, "a") as h5:
+        h5.create_dataset("note/2024", shape=(3,), dtype=h5py.vlen_dtype(np.int32))
+    with pytest.raises(InputError, match=r"mine\.h5: note/2024: is no column of numbers or texts"):
+        read_table(mine, "mine.h5")
+
+
 ARCHIVE = io.BytesIO()
 np.savez(ARCHIVE, weight=np.ones(3))
 XLSX = io.BytesIO()
