@@ -119,12 +119,14 @@ def wait_for_workers(client: Client, config: ClusterConfig, count: int, until: f
         there = len(client.scheduler_info(n_workers=-1)["workers"])
         raise RunError(
             f"{config.file}: {there} of {count} workers joined within {config.scheduler.wait:g} s "
-            f"(scheduler.wait): look at {_REASONS[config.kind]}"
+            f"(scheduler.wait): look at {WHY[config.kind]}"
         ) from None
     check_addresses(config, list(client.scheduler_info(n_workers=-1)["workers"]))
 
 
-_REASONS = {
+#: Where the reason may be found why workers do not join.
+WHY = {
+    "local": "what this process prints",
     "address": "the output of `dask worker`; it needs the scheduler's address and the same certificates",
     "slurm": "`squeue`: jobs that wait need a longer scheduler.wait or a smaller sim.minimum; the output of "
     "jobs that ended says why",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,13 +22,13 @@ API = "kubernetes.dask.org/v1"
 PORT = 8786
 _MOUNT = "/etc/distcalib/tls"
 _USER = 1000
+_LABEL = "distcalib/cluster"
 
 
 @contextmanager
 def kubernetes_client(config: ClusterConfig) -> Iterator[Client]:
     """Create the resources of `manifests`, join their scheduler, and delete them afterwards."""
     try:
-        import kr8s
         from kr8s.objects import Secret, new_class
     except ImportError:
         raise InputError(
@@ -44,18 +44,52 @@ def kubernetes_client(config: ClusterConfig) -> Iterator[Client]:
         if security is None:
             security = make_certificates(Path(stack.enter_context(TemporaryDirectory(prefix="distcalib-"))))
         for manifest in manifests(config, security):
-            made = kinds[manifest["kind"]](manifest)
-            try:
-                made.create()
-            except (kr8s.ServerError, kr8s.APITimeoutError, OSError) as error:
-                raise RunError(
-                    f"{config.file}: Kubernetes did not make {made.kind} {config.kubernetes.namespace}/"
-                    f"{made.name}: {error}"
-                ) from None
-            stack.callback(made.delete)
+            made = _made(kinds[manifest["kind"]], manifest, config, until)
+            stack.callback(_deleted, made)
         client = stack.enter_context(join(config, address_of(config), security, until))
         wait_for_workers(client, config, 1, until)
         yield client
+
+
+def _made(kind: Any, manifest: dict[str, Any], config: ClusterConfig, until: float) -> Any:
+    """Create a resource; one of that name, which a coordinator left that was killed, is replaced.
+
+    Only one coordinator holds a run, and a cluster of another run has another ``kubernetes.name``; what was
+    made by something else (no label of ours) is left, and an error.
+    """
+    import httpx
+    import kr8s
+
+    name = f"{manifest['kind']} {config.kubernetes.namespace}/{manifest['metadata']['name']}"
+    try:
+        made = kind(manifest)
+        while True:
+            try:
+                made.create()
+                return made
+            except kr8s.ServerError as error:
+                if error.response is None or error.response.status_code != 409 or time.monotonic() > until:
+                    raise
+            left = kind(manifest)
+            with suppress(kr8s.NotFoundError):
+                left.refresh()
+                if left.labels.get(_LABEL) != config.kubernetes.name:
+                    raise RunError(
+                        f"{config.file}: there is a {name} that no run made: set another kubernetes.name, or "
+                        "delete it"
+                    )
+                left.delete()
+            time.sleep(0.5)
+            made = kind(manifest)
+    except (kr8s.ServerError, kr8s.APITimeoutError, httpx.HTTPError, ValueError, OSError) as error:
+        raise RunError(f"{config.file}: Kubernetes did not make {name}: {error}") from None
+
+
+def _deleted(made: Any) -> None:
+    import kr8s
+
+    with suppress(kr8s.NotFoundError):  # somebody was faster
+        made.delete()
 
 
 def address_of(config: ClusterConfig) -> str:
@@ -97,7 +131,11 @@ def _head(config: ClusterConfig, kind: str, name: str, api: str = API) -> dict[s
     return {
         "apiVersion": api,
         "kind": kind,
-        "metadata": {"name": name, "namespace": config.kubernetes.namespace},
+        "metadata": {
+            "name": name,
+            "namespace": config.kubernetes.namespace,
+            "labels": {_LABEL: config.kubernetes.name},
+        },
     }
 
 

@@ -21,7 +21,11 @@ _AWAY = ("slurm", "kubernetes")
 _OF_JOBS = ("walltime", "queue", "account", "directives")
 # Settings that mean something for some kinds only; elsewhere they are refused, not overlooked.
 _ONLY: dict[str, tuple[str, ...]] = {
+    "workers": ("local", "address", *_AWAY),
+    "memory_limit": ("local", "address", *_AWAY),
     "warm": ("local",),
+    "sim.workers": ("local", "address", *_AWAY),
+    "sim.memory_limit": ("local", "address", *_AWAY),
     "sim.threads": _AWAY,
     "sim.minimum": ("slurm",),
     "sim.maximum": ("slurm",),
@@ -39,11 +43,13 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "scheduler.scheduler_file": ("address",),
     "scheduler.interface": ("slurm",),
     "scheduler.port": ("slurm",),
+    "scheduler.wait": ("local", "address", *_AWAY),
     "kubernetes.name": ("kubernetes",),
     "kubernetes.namespace": ("kubernetes",),
     "security.ca": ("address", *_AWAY),
     "security.cert": ("address", *_AWAY),
     "security.key": ("address", *_AWAY),
+    "security.temporary": _AWAY,
     "security.folder": ("slurm",),
     "security.allow_unencrypted_and_unauthenticated": ("address", "slurm"),
 }
@@ -212,6 +218,20 @@ class ClusterConfig(FromFile):
             memory_bytes(self.memory_limit, f"{self.file}: memory_limit")
         _check_group(self.sim, f"{self.file}: sim")
         _check_group(self.fit, f"{self.file}: fit")
+        for field in fields(self.fit):
+            value = getattr(self.fit, field.name)
+            if not self.fit.workers and value != getattr(FitWorkersConfig(), field.name):
+                raise InputError(
+                    "has no meaning without a worker of the fit's own",
+                    place=f"{self.file}: fit.{field.name}", value=value,
+                    expected="fit.workers: 1 beside it, or the setting under sim",
+                )  # fmt: skip
+        for name, environment in (("sim", self.sim.environment), ("fit", self.fit.environment)):
+            if self.kind == "kubernetes" and None in environment.values():
+                raise InputError(
+                    "a container begins with no variables, so none can be unset",
+                    place=f"{self.file}: {name}.environment", value=environment, expected="texts",
+                )  # fmt: skip
         self._check_count()
         self._check_scheduler()
         self._check_security()

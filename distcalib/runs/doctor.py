@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from uuid import uuid4
 import psutil
 
 from distcalib.cluster import open_client
+from distcalib.cluster.address import WHY
 from distcalib.config import ClusterConfig
 from distcalib.config.cluster import is_loopback
 from distcalib.errors import InputError, RunError
@@ -35,6 +37,8 @@ FINE, NOTE, FAILS = "fine", "note", "fails"
 
 #: Seconds that clocks may be apart: a new certificate holds from now on, by its maker's clock.
 SKEW = 5.0
+#: Pages of Dask's servers: of their own routes, and of Bokeh, which is another switch.
+_PAGES = ("health", "metrics", "status")
 #: Days before the end of a certificate that it is told.
 DAYS_LEFT = 14
 
@@ -86,17 +90,38 @@ def examine(
         In the order in which they were made. A cluster that cannot be opened is a check that fails.
     """
     with _probe(folder) as (probe, checks):
-        checks += _of_process("here", _inspect(probe), identity())
+        here = _inspect(probe)
+        checks += _of_process("here", here, identity())
         checks += _of_certificate(cluster)
         if cluster.kind == "serial":
-            return checks
+            return [*checks, _of_memory("here", 0, here, plan)]
         try:
             with open_client(cluster.changed(warm=cluster.kind != "local")) as client:
                 checks += _of_scheduler(client)
+                checks.append(_of_number(client, cluster))
                 checks += _of_workers(client, plan, probe)
         except RunError as error:
-            checks.append(Check("scheduler", "workers", FAILS, str(error), "see the message"))
+            mend = f"start scheduler and workers, or set a longer scheduler.wait; look at {WHY[cluster.kind]}"
+            checks.append(Check("scheduler", "workers", FAILS, str(error), mend))
+        except InputError as error:
+            # Found only when it was joined: an address that is open, certificates of others.
+            mend = "give scheduler, workers and cluster settings the same certificates, and tls:// addresses"
+            checks.append(Check("scheduler", "TLS", FAILS, str(error), mend))
     return checks
+
+
+def _of_number(client: Any, cluster: ClusterConfig) -> Check:
+    """Wait for the workers that the settings name: one that has not joined is not looked at."""
+    most = cluster.group.workers or cluster.group.bounds[0] or 1
+    asked = most + (cluster.fit.workers or 0)
+    with suppress(TimeoutError):
+        client.wait_for_workers(asked, timeout=cluster.scheduler.wait)
+    there = len(workers_of(client))
+    words = f"{there} of {asked} workers" if there < asked else f"{there} workers"
+    if there < asked:
+        words += f" joined within {cluster.scheduler.wait:g} s; the others are not looked at"
+        return Check("scheduler", "workers", FAILS, words, f"look at {WHY[cluster.kind]}")
+    return Check("scheduler", "workers", FINE, words)
 
 
 def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check]:
@@ -113,7 +138,7 @@ def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check
         asked = time.time()
         (clock,) = client.run(time.time, workers=[address]).values()
         checks += _of_process(place, answer, identity())
-        checks.append(_of_memory(place, known[address], answer, plan))
+        checks.append(_of_memory(place, known[address]["memory_limit"], answer, plan))
         checks.append(_of_threads(place, known[address], answer))
         checks.append(_of_clock(place, clock - (asked + time.time()) / 2))
         checks.append(_of_address(place, address))
@@ -144,7 +169,10 @@ def _inspect(probe: str | None) -> dict[str, Any]:
 def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
-    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []  # a driver that does not answer serves no fit
     return [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU ")]
 
 
@@ -266,8 +294,8 @@ def _of_process(place: str, answer: Mapping[str, Any], expected: Mapping[str, st
     return checks
 
 
-def _of_memory(place: str, known: Mapping[str, Any], answer: Mapping[str, Any], plan: Plan | None) -> Check:
-    limit, available = known["memory_limit"], answer["available"]
+def _of_memory(place: str, limit: int, answer: Mapping[str, Any], plan: Plan | None) -> Check:
+    available = answer["available"]
     has = f"{limit / 2**30:.1f} GiB" if limit else "no limit"
     words = f"{has}, {available / 2**30:.1f} GiB free on the machine"
     if plan is not None:
@@ -278,6 +306,8 @@ def _of_memory(place: str, known: Mapping[str, Any], answer: Mapping[str, Any], 
                 place, "memory", FAILS, words,
                 f"give workers {needed / 2**30:.1f} GiB (memory_limit), or set smaller slice_households",
             )  # fmt: skip
+        if not limit and available < needed:
+            return Check(place, "memory", FAILS, words, "end what else runs there, or take another machine")
     if limit > available:
         mend = "fewer workers on that machine, or end what else runs there"
         return Check(place, "memory", NOTE, words, mend)
@@ -312,22 +342,32 @@ def _of_address(place: str, address: str) -> Check:
 
 
 def _of_pages(place: str, address: str, services: Mapping[str, Any]) -> list[Check]:
-    """Ask the HTTP servers of Dask, which know no authentication, for the page that they all have."""
+    """Ask the HTTP servers of Dask, which know no authentication, for the pages that they may have."""
     host, checks = str(urlsplit(address).hostname), []
     shown = f"[{host}]" if ":" in host else host
     for port in sorted({port for port in services.values() if port}):
-        try:
-            with urllib.request.urlopen(f"http://{shown}:{port}/health", timeout=5):
-                words = f"http://{shown}:{port} shows tasks and logs"
-        except OSError:
+        words = f"http://{shown}:{port} shows tasks and logs"
+        if not any(_answers(f"http://{shown}:{port}/{page}") for page in _PAGES):
             checks.append(Check(place, "pages", FINE, f"port {port} shows nothing"))
-            continue
-        if is_loopback(host):
+        elif is_loopback(host):
             checks.append(Check(place, "pages", FINE, f"{words}, on the loopback interface"))
         else:
-            mend = f"start it with DASK_DISTRIBUTED__{place.split()[0].upper()}__HTTP__ROUTES='[]'"
+            mend = (
+                "start it with --no-dashboard --dashboard-address 127.0.0.1:0 and "
+                f"DASK_DISTRIBUTED__{place.split()[0].upper()}__HTTP__ROUTES='[]'"
+            )
             checks.append(Check(place, "pages", FAILS, f"{words} to everybody", mend))
     return checks
+
+
+def _answers(url: str) -> bool:
+    """Return whether an HTTP server gives this page; asked directly, whatever proxy the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5):
+            return True
+    except (OSError, HTTPException):
+        return False
 
 
 def _of_scheduler(client: Any) -> list[Check]:
@@ -357,7 +397,8 @@ def _of_fit(client: Any, plan: Plan | None, said: Mapping[str, Mapping[str, Any]
     known = workers_of(client)
     holders = [a for a, w in known.items() if resource is None or w["resources"].get(resource)]
     on = f"resource {resource}, of {len(holders)} workers"
-    checks = [Check("cluster", "fit", NOTE, words) if words else Check("cluster", "fit", FINE, on)]
+    mend = "start one with --resources FIT=1, or set fit.workers: 1" if words else ""
+    checks = [Check("cluster", "fit", NOTE if words else FINE, words or on, mend)]
     bare = [a for a in holders if a in said and not said[a]["gpus"]]
     if resource == "GPU" and bare:
         words, mend = "has the resource GPU, and nvidia-smi lists none", "add a driver, or leave out GPU=1"

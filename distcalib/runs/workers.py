@@ -20,7 +20,10 @@ from distcalib.runs.execute import Result
 from distcalib.runs.plan import ROOMS
 from distcalib.simulation.installed import RULES, rules_digest
 
-VERSIONS = ("distcalib", "numba", "numpy", "policyengine-core", "policyengine-us", "spm-calculator")
+VERSIONS = (
+    "dask", "distcalib", "distributed", "h5py", "numba", "numpy", "pandas", "policyengine-core",
+    "policyengine-us", "scipy", "spm-calculator", "zarr",
+)  # fmt: skip
 _WARM = "distcalib.simulation.warm"
 
 # Of this process as a worker: None before it was asked, "" when it may compute, else why not.

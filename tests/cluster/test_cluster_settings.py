@@ -163,6 +163,15 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
         "kind: kubernetes\nsim: {workers: 1, image: a}\nkubernetes: {namespace: ../kube-system}",
         ["kubernetes.namespace"],
     ),
+    "workers of a single process": ("kind: serial\nworkers: 2", ["workers", "no meaning for kind: serial"]),
+    "memory of a single process": ("kind: serial\nsim: {memory_limit: 9GiB}", ["no meaning"]),
+    "a wait for nobody": ("kind: serial\nscheduler: {wait: 9}", ["no meaning for kind: serial"]),
+    "certificates of one machine": ("security: {temporary: false}", ["no meaning for kind: local"]),
+    "a fit without a worker": (SLURM + "fit: {gpu: 1}", ["fit.gpu", "fit.workers: 1"]),
+    "a variable unset in a pod": (
+        "kind: kubernetes\nsim: {workers: 1, image: a, environment: {X: null}}",
+        ["sim.environment", "none can be unset"],
+    ),
     "no image": ("kind: kubernetes\nsim: {workers: 1}", ["sim.image"]),
 }  # fmt: skip
 

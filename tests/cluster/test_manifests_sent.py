@@ -20,7 +20,7 @@ kind: kubernetes
 sim:
   workers: 6
   image: registry.example/distcalib:1
-  environment: {SCRATCH: /x, GONE: null}
+  environment: {SCRATCH: /x}
 fit: {workers: 1, memory_limit: 16GiB, threads: 8, gpu: 1}
 kubernetes: {name: mine, namespace: policy}
 """
@@ -130,6 +130,5 @@ def test_groups_have_what_the_settings_say(sent):
     assert "FIT=1,GPU=1" in found["fit"]["args"]
     assert "--resources" not in found["sim"]["args"]
     assert {"name": "SCRATCH", "value": "/x"} in found["sim"]["env"]
-    assert "GONE" not in {e["name"] for e in found["sim"]["env"]}
     assert {"name": "OMP_NUM_THREADS", "value": "8"} in found["fit"]["env"]
     assert found["fit"]["image"] == found["sim"]["image"] == "registry.example/distcalib:1"
