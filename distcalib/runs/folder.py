@@ -236,6 +236,11 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read(200).strip() or "another process"
             raise RunError(f"{folder}: {owner} is carrying this run out") from None
+        except OSError as error:
+            raise InputError(
+                f"its file system cannot keep two coordinators apart ({error.strerror})", place=folder,
+                expected="a file system with flock (Lustre: mounted with -o flock), or an object store",
+            ) from None  # fmt: skip
         file.truncate(0)
         since = datetime.now(UTC).isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since},")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from by_command_line import LOOPBACK, WORKER, cluster_file, tls
 from click.testing import CliRunner, Result
@@ -16,7 +20,7 @@ from distcalib import ClusterConfig
 from distcalib.cli.doctor import doctor
 from distcalib.cluster.security import make_certificates
 from distcalib.runs.capacity import unmet
-from distcalib.runs.doctor import FAILS, FINE, NOTE, Check, _of_clock, examine
+from distcalib.runs.doctor import FAILS, FINE, NOTE, Check, _of_clock, _of_pages, examine
 from distcalib.runs.plan import Plan
 
 # A worker that loads this says that it has another rules engine.
@@ -74,6 +78,59 @@ def test_a_healthy_cluster_passes_and_nothing_stays_in_the_run_folder(healthy, t
     assert list(folder.iterdir()) == []
 
 
+def test_workers_that_have_not_joined_are_told(healthy):
+    config = ClusterConfig.load(healthy)
+    assert of(examine(config), "workers", "scheduler").found == "1 workers"
+    more = config.changed(workers=3, scheduler=dataclasses.replace(config.scheduler, wait=1.0))
+    # Joined all the same, and looked at.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distcalib.cluster.address.wait_for_workers", lambda *_: None)
+        checks = examine(more)
+    missing = of(checks, "workers", "scheduler")
+    assert missing.status == FAILS
+    assert "1 of 3 workers joined within 1 s" in missing.found
+    assert "`dask worker`" in missing.mend
+    assert of(checks, "versions").status == FINE
+
+
+def test_one_process_is_held_to_the_memory_of_the_machine():
+    serial = ClusterConfig(kind="serial")
+    assert of(examine(serial, plan_of(2**20)), "memory", "here").status == FINE
+    assert of(examine(serial, plan_of(2**50)), "memory", "here").status == FAILS
+
+
+class Page(BaseHTTPRequestHandler):
+    """Has the pages of Bokeh and none of Dask's own routes; or speaks something that is no HTTP."""
+
+    words = b"HTTP/1.1"
+
+    def do_GET(self) -> None:
+        found = self.path == "/status"
+        self.wfile.write(self.words + b" 200 OK\r\n\r\n" if found else self.words + b" 404 No\r\n\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("words", "shown"), [(b"HTTP/1.1", True), (b"SSH-2.0", False)])
+def test_pages_are_asked_directly_and_every_kind_of_them(words, shown, monkeypatch):
+    # A proxy that answers nothing, as login nodes have for the world outside.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    handler = type("Mine", (Page,), {"words": words})
+    with ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (check,) = _of_pages("scheduler", "tls://127.0.0.1:1", {"dashboard": server.server_port})
+        assert ("shows tasks and logs" in check.found) == shown
+        every = [one for card in psutil.net_if_addrs().values() for one in card]
+        open_ones = [a.address for a in every if a.family == socket.AF_INET and a.address[:4] != "127."]
+        for here in open_ones[:1]:  # a machine without a network has none
+            (check,) = _of_pages("scheduler", f"tls://{here}:1", {"dashboard": server.server_port})
+            assert check.status == (FAILS if shown else FINE)
+            assert not shown or "--no-dashboard" in check.mend
+        server.shutdown()
+
+
 def test_memory_is_held_to_the_plan(healthy):
     config = ClusterConfig.load(healthy)
     (check,) = [c for c in examine(config, plan_of(2**20)) if c.name == "memory"]
@@ -101,7 +158,7 @@ def test_what_is_wrong_with_a_worker_is_named_with_its_mend(start, tmp_path):
     checks = examine(config)
     failing = {c.name for c in checks if c.status == FAILS}
     assert failing == {"versions", "threads"} | ({"GPU"} if shutil.which("nvidia-smi") is None else set())
-    assert all(c.mend for c in checks if c.status != FINE and c.name != "fit")
+    assert all(c.mend for c in checks if c.status != FINE)
     assert "policyengine-us is 2.0.0 there" in of(checks, "versions").found
     assert "--nthreads 1" in of(checks, "threads").mend
     assert of(checks, "deaths", "scheduler").status == NOTE

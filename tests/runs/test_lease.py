@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from distcalib.cli import main
-from distcalib.errors import RunError
+from distcalib.errors import InputError, RunError
 from distcalib.runs.folder import locked
 
 HOLD = """
@@ -63,3 +64,13 @@ def test_a_coordinator_that_was_killed_holds_nothing(holder):
                 pass
     with locked(folder):
         pass
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(InputError, match=r"cannot keep two coordinators apart.*-o flock"):  # noqa: SIM117
+        with locked(tmp_path):
+            pass

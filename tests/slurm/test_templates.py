@@ -171,3 +171,28 @@ def test_workers_that_end_at_once_are_not_submitted_for_ever(slurm: Slurm, clust
     until(lambda: log.exists() and "No more are" in log.read_text(), "it gave up", 60, lambda: logs(cluster))
     (cluster / "go").touch()
     until(lambda: slurm.state(job) == "COMPLETED", "the job has ended", 60, lambda: logs(cluster))
+
+
+def test_a_fit_worker_that_slurm_refuses_takes_nothing_from_the_others(slurm: Slurm, cluster: Path) -> None:
+    (cluster / "coordinator.py").write_text(
+        "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.1)"
+    )
+    job = submit(
+        slurm, cluster, str(cluster / "go"), DISTCALIB_FIT_OPTIONS="--gres gpu:9", DISTCALIB_JOBS_AT_MOST="2"
+    )
+    log = cluster / "logs" / f"run-{job}.log"
+    said = "set DISTCALIB_FIT_OPTIONS, or DISTCALIB_FIT_RESOURCES=FIT=1"
+    until(lambda: log.exists() and said in log.read_text(), "it gave up", 60, lambda: logs(cluster))
+    first = slurm.jobs(f"distcalib-sim-{job}", "PENDING,RUNNING")
+    killed = next(iter(first))
+    slurm.say("scancel", first[killed])
+
+    def replaced() -> bool:
+        there = slurm.jobs(f"distcalib-sim-{job}", "PENDING,RUNNING")
+        return len(there) == 2 and killed not in there
+
+    until(replaced, "another job in place of the killed one", 60, lambda: logs(cluster))
+    (cluster / "go").touch()
+    until(lambda: slurm.state(job) == "COMPLETED", "the job has ended", 60, lambda: logs(cluster))
+    assert log.read_text().count(said) == 1
+    assert "No more are" not in log.read_text()
