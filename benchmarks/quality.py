@@ -1,7 +1,7 @@
 """Quality of fits: how close, how even, how right on targets not seen, at what cost; beside l0-python.
 
     python benchmarks/quality.py --run runs/demo [--synthetic 10000] [--records 0.05 0.1 0.25 0.5] [--folds 5]
-                                 [--tables budgets ridges peer] [--setting ridge=0.001 ...]
+                                 [--tables shipped budgets ridges peer] [--setting ridge=0.001 ...]
 
 On the matrix, fitted targets and design weights of a run folder, and on a problem of so many columns whose
 nation, states and districts contradict one another. Every fit has a process of its own and one thread.
@@ -10,11 +10,13 @@ and 10 percent; blocked holdout error (mean of min(|relative error|, 1)) over fo
 Kish's effective number of donors in each district as a share of the records that it keeps (least, 5th
 percentile, median, and the share of districts with half or more); largest weight over design weight.
 
-`budgets`: no calibration, dense fits, and both selectors at each record count. `ridges`: half of the columns,
-no weight above 10 times its design weight, over the ridge; without and with an effective sample size of half
-of the records in every district. `peer`: l0-python on the scaled problem, 500 epochs, at a penalty that
-leaves it as many records or up to 2 percent more (the search for it does not count), with its own weights,
-gates times weights; and l0-python as it comes.
+`shipped`: the preset `demo` with half and a quarter of the columns, beside no calibration, what any weights
+can do, a fit that hardly moves, both selectors without limits, and l0-python as it comes. `budgets`: no
+calibration, dense fits, and both selectors at each record count. `ridges`: half of the columns, no weight
+above 10 times its design weight, over the ridge; without and with an effective sample size of half of the
+records in every district. `peer`: l0-python on the scaled problem, 500 epochs, at a penalty that leaves it as
+many records or up to 2 percent more (the search for it does not count), with its own weights, gates times
+weights; and l0-python as it comes.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from distcalib import RunConfig
 from distcalib.config.settings import FitConfig
 from distcalib.fit import FitSpec, effective_sample_size, fit_weights
 from distcalib.fit.diagnostics import achievable_rows, relative_error
@@ -41,13 +44,12 @@ from distcalib.fit.engines import cpu_engine, l0_engine
 from distcalib.fit.folds import blocked_folds
 from distcalib.fit.problem import FitProblem, build_problem
 
+#: Settings of a run that `fit_weights` takes as they are.
+NAMES = (
+    "epochs", "ridge", "refit_epochs", "lower_bound", "upper_bound", "weight_ratio", "effective_share"
+)  # fmt: skip
 #: What a run gives `fit_weights` unless told otherwise.
-RUN = {
-    name: getattr(FitConfig(), name)
-    for name in (
-        "epochs", "ridge", "refit_epochs", "lower_bound", "upper_bound", "weight_ratio", "effective_share"
-    )
-}  # fmt: skip
+RUN = {name: getattr(FitConfig(), name) for name in NAMES}
 PEER_EPOCHS = 500
 RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 #: How many more records than asked l0-python may keep; logarithms of the penalties searched; how often their
@@ -282,6 +284,24 @@ def line(name: str, r: dict[str, Any]) -> None:
     )
 
 
+def shipped(case: str, n: int, asked: argparse.Namespace, settings: dict[str, Any]) -> None:
+    preset = RunConfig.load("demo").fit
+    demo = {name: getattr(preset, name) for name in NAMES} | {"selector": "reweighted"}
+    free = {**RUN, "ridge": 1e-4, "records": n // 2}
+    print(HEADER)
+    line("no calibration", measured(case, "no calibration", {}, asked.folds))
+    for name, how in {
+        "every column, no ridge": {"epochs": 0, "refit_epochs": 20_000, "ridge": 0.0},
+        "every column, ridge 0.3": {**RUN, "epochs": 0, "ridge": 0.3},
+        "half, the demo's": {**demo, "records": n // 2},
+        "half, reweighted": {**free, "selector": "reweighted"},
+        "half, gates": {**free, "selector": "gates"},
+        "a quarter, the demo's": {**demo, "records": n // 4},
+    }.items():
+        line(name, measured(case, "own", {**how, **settings}, asked.folds))
+    line("l0-python defaults", measured(case, "l0-python defaults", {}, asked.folds))
+
+
 def budgets(case: str, n: int, asked: argparse.Namespace, settings: dict[str, Any]) -> None:
     print(HEADER)
     line("no calibration", measured(case, "no calibration", {}, asked.folds))
@@ -324,7 +344,7 @@ def peer(case: str, n: int, asked: argparse.Namespace, settings: dict[str, Any])
     line("l0-python defaults", measured(case, "l0-python defaults", {}, asked.folds))
 
 
-TABLES = {"budgets": budgets, "ridges": ridges, "peer": peer}
+TABLES = {"shipped": shipped, "budgets": budgets, "ridges": ridges, "peer": peer}
 
 
 def main() -> None:
@@ -347,7 +367,7 @@ def main() -> None:
         shape = case_of(str(case)).X.shape
         for table in asked.tables:
             print(f"\n{case}: {shape[0]:,} targets x {shape[1]:,} columns, {table}", flush=True)
-            TABLES[table](str(case), shape[1], asked, {**RUN, **given})
+            TABLES[table](str(case), shape[1], asked, given if table == "shipped" else {**RUN, **given})
 
 
 if __name__ == "__main__":
