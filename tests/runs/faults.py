@@ -336,7 +336,8 @@ def arm_coordinator(folder: str) -> None:
 
     home = Home(folder)
     home.say("started coordinator")
-    fail_writes(home, lambda: "", lambda start=len(home.said("started")): f"coordinator {start}")
+    start = len(home.said("started"))
+    fail_writes(home, lambda: "", lambda: f"coordinator {start}")
     seen: list[str] = []
     real = Events.emit
 
