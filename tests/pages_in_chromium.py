@@ -286,6 +286,11 @@ class Page:
         self.wait(same, what)
         return seen[-1]
 
+    def width(self) -> int:
+        """Return how wide the page is once it is laid out."""
+        script = "return document.documentElement.scrollWidth"
+        return self.still(lambda: self.driver.execute_script(script), "a width that stays")
+
     def click(self, table: int, row: int, selector: str, text: str = "") -> None:
         """Click a row of a table until something is there: one that is drawn anew meanwhile loses a click."""
 

@@ -22,8 +22,10 @@ def s3_at(host: str, failing: float = 0.0) -> Iterator[str]:
     command = [sys.executable, __file__, host, str(failing)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        yield f"http://{host}:{int(process.stdout.readline())}"
-        process.terminate()
+        try:
+            yield f"http://{host}:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
 
 def s3_variables(url: str) -> dict[str, str]:

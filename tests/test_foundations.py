@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcalib.digest import canonical_json, code_digest, digest_arrays, digest_of
@@ -42,6 +42,7 @@ def by_hand(seed: int, name: str, *ids: int) -> float:
     return ((state >> 11) + 0.5) * 2.0**-53
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**32),
     st.text(max_size=8),

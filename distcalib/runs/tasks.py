@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -147,7 +146,7 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
                 outputs={path: str(digest) for path, digest in digests.items()},
                 facts=facts,
                 seconds=round(time.perf_counter() - began, 3),
-                peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                peak_bytes=_peak_bytes(),
                 process=os.getpid(),
                 cpu_seconds=round(time.process_time() - cpu, 3),
             )
@@ -155,6 +154,15 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
         return asdict(done)
 
     return run_task
+
+
+def _peak_bytes() -> int:
+    """Return the peak resident memory of this process (Linux).
+
+    Not ``ru_maxrss``, which a process that was not forked begins with from the one that started it.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def _memory_error(error: BaseException | None) -> str | None:
@@ -222,7 +230,7 @@ def write_areas(task: AreaTask) -> dict[str, Any]:
             outputs={path: digest for r in receipts for path, digest in r.outputs.items()},
             facts={"areas": {name: facts for r in receipts for name, facts in r.facts["areas"].items()}},
             seconds=round(time.perf_counter() - began, 3),
-            peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            peak_bytes=_peak_bytes(),
             process=os.getpid(),
             cpu_seconds=round(time.process_time() - cpu, 3),
         )

@@ -128,6 +128,9 @@ def test_a_task_that_nobody_can_take_ends_within_seconds(start, tmp_path):
     file = tmp_path / "scheduler.json"
     start("scheduler", *LOOPBACK, "--scheduler-file", file)
     start("worker", "--scheduler-file", file, *WORKER)
+    # Both have started before the short wait; not `open_client`, for the first one to join sets the limit.
+    with Client(scheduler_file=str(wait_for(file)), timeout=60, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=60)
     with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 5}}")) as client:
         began = time.monotonic()
         with pytest.raises(RunError, match=r"simulate gpu \(WY\): NoValidWorker"):

@@ -114,23 +114,35 @@ def test_policyengine_files_give_a_row_a_household(small: Microdata, small_file:
 
 def peak_while(work: str, *arguments: object) -> tuple[str, int]:
     """What a process of its own says of a file, and the MiB that it took for that."""
+    # Not ru_maxrss: a new process begins with that of pytest, so that nothing would ever seem to be taken.
     script = f"""
-import resource, sys
+import sys
 from pathlib import Path
 from distcalib.dashboard.tables import read_table
 from distcalib.errors import InputError
 import pyarrow.parquet, pyarrow.compute, h5py
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
 try:
     {work}
 except InputError as error:
     print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
     command = [sys.executable, "-c", script, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     words, _, taken = ended.stdout.strip().rpartition("\n")
     return words, int(taken)
+
+
+def test_what_a_process_takes_is_seen_from_a_large_one():
+    ballast = np.ones(1 << 26)  # 512 MiB, more than the process that is measured ever has
+    _, taken = peak_while("bytearray(200 << 20)")
+    assert ballast.size
+    assert 190 < taken < 300
 
 
 def test_a_text_that_is_repeated_is_refused_before_it_is_written_out(tmp_path):

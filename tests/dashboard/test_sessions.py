@@ -131,7 +131,7 @@ def test_the_run_shown_is_the_one_chosen_last(monkeypatch):
         menu.value = "b"
         await asyncio.sleep(0.1)
         late.set()
-        await asyncio.sleep(0.2)
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
 
     asyncio.run(choose())
     assert [part.object for part in shown] == ["view of b"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcalib.errors import InputError
@@ -36,6 +36,7 @@ def spellings(d: District) -> list[object]:
     return out
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ALL))
 def test_every_spelling_means_the_same_district(geoid):
     district = District(geoid)

@@ -100,7 +100,8 @@ def anndata_python(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("anndata") / "venv"
     run(sys.executable, "-m", "venv", home)
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINNED)
+    patient = ("--retries", "10", "--timeout", "60")
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *patient, *PINNED)
     return python
 
 

@@ -33,6 +33,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dask
 from distributed import Nanny
@@ -122,17 +123,21 @@ def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
         "distributed.worker.multiprocessing-method": "forkserver",
         "distributed.comm.timeouts.connect": "60s",
     }
-    os.environ.update(ONE_THREAD)
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    log = logging.getLogger("distributed")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     Home(folder).meet()
-    with dask.config.set(settings):
-        get_mp_context().set_forkserver_preload(PRELOAD)
-        mine = Cluster(folder, workers)
-        mine.start()
-        try:
-            yield mine
-        finally:
-            mine.kill()
+    try:
+        with patch.dict(os.environ, ONE_THREAD), dask.config.set(settings):
+            get_mp_context().set_forkserver_preload(PRELOAD)
+            mine = Cluster(folder, workers)
+            mine.start()
+            try:
+                yield mine
+            finally:
+                mine.kill()
+    finally:
+        log.setLevel(level)
 
 
 @dataclass

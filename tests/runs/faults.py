@@ -12,6 +12,7 @@ then on (`Fates`); ``log.txt`` has a line for
     struck ID STEP FAULT   every fault, just before it
     receipt ID             every receipt that was written
     slice STATE SIZE       every simulation that was begun
+    started coordinator    every coordinator with faults of its own
     failed ID CALL         every write that was failed
 """
 
@@ -24,7 +25,8 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,7 +72,8 @@ class Fates:
     writes
         Share of writes of distcalib that fail with EIO.
     seed
-        Of what is random: decided by task id and how often it was handed out.
+        Of what is random: decided by stage and place of a task, not by its id, which another code changes, by
+        how often it was handed out, and for a write by how many came before it there.
     dies
         The coordinator dies of these events, when they came in this order, once.
     """
@@ -153,7 +156,7 @@ def arm(folder: str) -> None:
     from distcalib.simulation.engine import RulesSimulation
 
     home = Home(folder)
-    stage = now = ""  # of the task that this process works at
+    stage = now = turn = ""  # of the task that this process works at; turn has no digest in it
 
     def strikes(step: str) -> str:
         """Return the fault that strikes the task here, or ''."""
@@ -193,22 +196,25 @@ def arm(folder: str) -> None:
 
     def handed_out(real):
         def admitted(function, task):
-            nonlocal now, stage
+            nonlocal now, stage, turn
             now, stage = task.id, task.stage
             times = home.ids("begun").count(now)
+            what = f"{stage} {getattr(task, 'place', '') or getattr(task, 'name', '')}"
+            turn = f"{what} {times}"
             home.say(f"begun {now} {stage} {os.getpid()}")
             fates = home.fates()
-            draws = [random.Random(f"{fates.seed} {now} {t}") for t in range(times + 1)]
+            draws = [random.Random(f"{fates.seed} {what} {t}") for t in range(times + 1)]
             fell = [one.random() < fates.lost for one in draws]
             draw, before = draws[-1], fell[:-1][-fates.in_a_row :]
             lost = fell[-1] and not (len(before) == fates.in_a_row and all(before))
+            clock = threading.Timer(draw.random() * fates.seconds.get(now, 1.0), lose)
+            clock.daemon = True
             if lost:
-                clock = threading.Timer(draw.random() * fates.seconds.get(now, 1.0), lose)
-                clock.daemon = True
                 clock.start()
             try:
                 result = real(function, task)
             except Exception:
+                clock.cancel()  # else it strikes the next task, which is not to be lost
                 home.say(f"raised {now}")
                 raise
             if lost:
@@ -277,14 +283,17 @@ def arm(folder: str) -> None:
     before(verify, "_check", "checking")
     before(verify, "evaluate", "recomputing")
     before(verify, "publish", "writing")
-    fail_writes(home, lambda: now)
+    fail_writes(home, lambda: now, lambda: turn)
 
     if (home.folder / "another version").exists():
         put(workers, "identity", lambda real: lambda: {**real(), "policyengine-us": "2.0.0"})
 
 
-def fail_writes(home: Home, now) -> None:
-    """Let writes of distcalib fail now and then, where they meet the operating system, zarr and HDF5."""
+def fail_writes(home: Home, now: Callable[[], str], turn: Callable[[], str]) -> None:
+    """Let writes of distcalib fail now and then, where they meet the operating system, zarr and HDF5.
+
+    `now` says for the log whose they are, `turn` for the draw: words that are the same in every run.
+    """
     import zarr.storage._local
 
     from distcalib import storage
@@ -292,12 +301,13 @@ def fail_writes(home: Home, now) -> None:
     from distcalib.microdata.hdf5_stream import HDF5Stream
     from distcalib.runs import events
 
-    draw = random.Random(f"{home.fates().seed} {os.getpid()}")
+    came: Counter[str] = Counter()
 
     def failing(name: str, real):
         def call(*args, **kwargs):
-            share = home.fates().writes
-            if share and draw.random() < share:
+            fates, mine = home.fates(), turn()
+            came[mine] += 1
+            if random.Random(f"{fates.seed} {mine} {came[mine]}").random() < fates.writes:
                 home.say(f"failed {now() or 'coordinator'} {name}")
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return real(*args, **kwargs)
@@ -325,7 +335,9 @@ def arm_coordinator(folder: str) -> None:
     from distcalib.runs.events import Events
 
     home = Home(folder)
-    fail_writes(home, lambda: "")
+    home.say("started coordinator")
+    start = len(home.said("started"))
+    fail_writes(home, lambda: "", lambda: f"coordinator {start}")
     seen: list[str] = []
     real = Events.emit
 

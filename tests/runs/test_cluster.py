@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -46,7 +47,10 @@ def test_nothing_listens_beyond_the_loopback_address(client):
     assert client.scheduler.address.startswith("tcp://127.0.0.1:")
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
-        for connection in process.net_connections("inet"):
+        connections = []
+        with suppress(psutil.NoSuchProcess):  # it ended since it was listed
+            connections = process.net_connections("inet")
+        for connection in connections:
             if connection.status == psutil.CONN_LISTEN:
                 assert connection.laddr.ip == "127.0.0.1", connection
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcalib import RunConfig
@@ -27,6 +27,7 @@ def test_the_bundled_costs_are_of_the_pinned_rules_engine():
     assert 3_000 < costs.largest(27) < 100_000
 
 
+@settings(deadline=None)
 @given(
     st.tuples(*[st.floats(0, 5), st.floats(0, 0.1), st.floats(0, 0.01), st.floats(0, 1e-4)]),
     st.floats(1e9, 3e9),

@@ -22,7 +22,7 @@ from distcalib.runs.execute import DaskExecutor, SerialExecutor
 from distcalib.runs.saying import say
 from distcalib.runs.tasks import finished
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)

@@ -245,7 +245,7 @@ def test_a_task_that_kills_its_workers_is_replaced_and_no_other_is_blamed(plan, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_workers_that_outgrow_their_limit_come_back_however_often(plan, inputs, tmp_path):
     whole = standing_tasks(plan, inputs, tmp_path)[0]
 

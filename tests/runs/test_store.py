@@ -347,7 +347,7 @@ def test_keys_that_would_lead_out_of_the_copy_remove_nothing(memory):
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "ENDS", 1.0)
+    monkeypatch.setattr(lease, "ENDS", 3.0)
     monkeypatch.setattr(lease, "RENEWED", 0.1)
     monkeypatch.setattr(lease, "BEAT", 0.02)
 
@@ -371,12 +371,12 @@ def test_one_coordinator_at_a_time(url, short):
             RunError, match=rf"another process is carrying this run out \(process {os.getpid()}"
         ):
             Lease(store, nothing).__enter__()
-        time.sleep(1.5)
+        time.sleep(4)
         mine.check()
     assert len(beats) > 3
     began = time.monotonic()
     with Lease(store, nothing):
-        assert time.monotonic() - began < 0.9  # it was given back
+        assert time.monotonic() - began < 2.7  # it was given back
     words = store.read(LEASE).decode()
     assert json.loads(words)["released"]
     assert "hunter2" not in words
@@ -389,11 +389,13 @@ def test_a_lease_that_is_not_renewed_is_taken_over(url, short, machine):
     store.write(LEASE, json.dumps(left.__dict__).encode())
     began = time.monotonic()
     with Lease(store, nothing) as mine:
-        assert time.monotonic() - began >= 1.0
+        assert time.monotonic() - began >= 3.0
         mine.check()
 
 
-def test_a_lease_of_a_process_of_this_machine_that_ended_is_taken_at_once(memory):
+@pytest.mark.timeout(60)
+def test_a_lease_of_a_process_of_this_machine_that_ended_is_taken_at_once(memory, monkeypatch):
+    monkeypatch.setattr(lease, "ENDS", 1e9)  # it is not waited for
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     store = object_store(memory)
@@ -429,7 +431,7 @@ def test_of_two_that_wait_for_a_lease_one_gets_it(url, short):
         try:
             with Lease(object_store(url) if isinstance(store, MemoryStore) else store, nothing):
                 got.append(name)
-                time.sleep(2.5)
+                time.sleep(4)
         except RunError as error:
             got.append(str(error))
 

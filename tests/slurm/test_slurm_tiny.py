@@ -19,7 +19,7 @@ SETTINGS = """
 name: tiny
 households: 300
 geography: {districts: [AK-01, DC-01, HI-01, HI-02, MT-01, MT-02, VT-01, WY-01]}
-simulation: {slice_households: 150}
+simulation: {slice_households: 50}
 fit: {epochs: 50, refit_epochs: 500}
 """
 

@@ -137,10 +137,10 @@ def test_a_walltime_that_ends_interrupts_the_command_and_queues_the_job_again(
     # SLURM counts walltimes in minutes, and gives the signal up to a minute early.
     job = submit(
         slurm, cluster, "walltime",
-        DISTCALIB_RUN_OPTIONS="--cpus-per-task 1 --mem 1G --time 2 --signal B:USR1@60",
+        DISTCALIB_RUN_OPTIONS="--cpus-per-task 1 --mem 1G --time 3 --signal B:USR1@60",
     )  # fmt: skip
     until((cluster / "first").exists, "the first life", 100, lambda: logs(cluster))
-    until((cluster / "interrupted").exists, "an interrupt before the end", 150, lambda: logs(cluster))
+    until((cluster / "interrupted").exists, "an interrupt before the end", 210, lambda: logs(cluster))
     # SLURM lets a job wait two minutes before its next life.
     until(lambda: slurm.state(job) == "PENDING", "queued again", 60, lambda: logs(cluster))
     slurm.say("scontrol", "update", f"JobId={job}", "StartTime=now")

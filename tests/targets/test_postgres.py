@@ -56,7 +56,8 @@ def server():
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=120)
 
     try:
-        call("initdb", "--pgdata", data, "--username", "tester", "--auth", "trust", "--no-sync")
+        how = ("--username", "tester", "--auth", "trust", "--locale", "C", "--encoding", "UTF8")
+        call("initdb", "--pgdata", data, *how, "--no-sync")
         options = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder} -c fsync=off"
         call("pg_ctl", "start", "--wait", "-D", data, "-l", str(folder / "log"), "-o", options)
         try:
