@@ -251,7 +251,7 @@ def test_sums_of_files_are_judged_though_no_file_is_held_against_another(copy, p
     with h5py.File(path) as h5:
         weight = float(h5["household_weight/2024"][4])
     change(path, "household_weight", 4, weight * 1.5)
-    with pytest.raises(RunError, match=r"sums: weight of NH is .*the files of its districts hold other"):
+    with pytest.raises(RunError, match=r"sums: weight of US is .*the files of its districts hold other"):
         prove_all(copy, prepared)
     found = pd.read_csv(copy / "verify/gates.csv")
     own = found[found["kind"] == "sums"]
