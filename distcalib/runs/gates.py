@@ -1,7 +1,8 @@
 """Sanity gates on the totals of a run's files: what would be wrong though every file gives X.w.
 
 A variable that the rules silently leave at zero in one county is zero in the matrix too, so the proof against
-X.w passes. These gates look at the totals themselves, each area against its state, its peers and its parts.
+X.w passes. These gates look at the totals themselves, each area against its state and its peers, and at what
+each file holds against its parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import pandas as pd
 
 from distcalib.catalogue import COUNTS, catalogue, terms
 from distcalib.errors import InputError, RunError
-from distcalib.geography.sources import districts
 from distcalib.runs.zero_gate import found, zero
 
 #: Columns of the table that is judged, and of the findings.
@@ -25,7 +25,7 @@ LEVELS = ("national", "state", "district", "other")
 #: Kinds of findings that can be known and right.
 ACCEPTABLE = ("missing", "negative", "zero", "outlier")
 
-# Totals of the same float64 values, summed in another order.
+# Sums of the same float64 values in another order.
 SUMS = 1e-9
 # Robust z of the log of an amount a person, and the factor from the median that it has to be as well. Of the
 # demo's 5,200 amounts by district the largest z is 4.0; z is spread there as it should be (sd 0.5 to 1.1).
@@ -41,7 +41,11 @@ _SIGNED = ("income", "tax", "gain", "gains", "loss", "losses", "agi", "net", "pr
 
 
 def gates(
-    totals: pd.DataFrame, accept: Sequence[str] = (), *, areas: Collection[str] | None = None
+    totals: pd.DataFrame,
+    accept: Sequence[str] = (),
+    *,
+    areas: Collection[str] = (),
+    files: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Judge the totals of a run's files.
 
@@ -57,7 +61,11 @@ def gates(
         it. An error so named becomes a warning that carries the text, but for ``not finite`` and ``sums``; an
         entry that meets nothing is a warning itself.
     areas
-        Names of the areas that the run was to write; None: an area that is absent is not looked for.
+        Names of the states and districts of which the files hold every record. One that is not in `totals`
+        has none.
+    files
+        What each file says of itself, one row a file: area, geo_level, and sums: households, persons, weight.
+        None: no sums are looked at.
 
     Returns
     -------
@@ -66,7 +74,8 @@ def gates(
         ``not finite``, ``negative``, ``sums``, ``zero``, ``outlier``, ``accept``), area, geo_level, variable,
         figure, low and high (what was expected; float64, NaN where open), cause (the likely one), accepted
         (the entry of `accept`, or empty). The figure and bounds of ``zero`` are records with a value, those
-        of ``outlier`` the amount a person, those of ``missing`` records, those of the others totals.
+        of ``outlier`` the amount a person, those of ``missing`` records, those of the others totals. The
+        variable of ``sums`` is a column of `files`.
 
     Raises
     ------
@@ -89,9 +98,9 @@ def gates(
     findings = pd.concat(
         [
             _missing(table, areas),
+            *([] if files is None else [_sums(files, areas)]),
             found(table[~finite], "error", "not finite", "a value or weight of a household is no number"),
             _negative(sound),
-            _sums(sound),
             zero(sound),
             _outliers(sound),
         ],
@@ -131,34 +140,12 @@ def sentence(finding: pd.Series) -> str:
     return f"{finding['kind']}: {figure}; likely: {finding['cause']}"
 
 
-def _missing(table: pd.DataFrame, areas: Collection[str] | None) -> pd.DataFrame:
-    known = table.drop_duplicates("area").set_index("area")
-    pairs = pd.MultiIndex.from_product([known.index, table["variable"].unique()])
-    absent = pairs.difference(pd.MultiIndex.from_frame(table[["area", "variable"]])).to_frame(index=False)
-    absent.columns = pd.Index(["area", "variable"])
-    absent["geo_level"] = absent["area"].map(known["geo_level"])
-    words = "the variable was not computed from this area's file, but from others"
-    parts = [found(absent, "error", "missing", words, figure=np.nan)]
-    known = known.reset_index().assign(variable="")
-    empty = known[known["households"] == 0]
+def _missing(table: pd.DataFrame, areas: Collection[str]) -> pd.DataFrame:
+    lost = pd.Series(sorted(set(areas) - set(table["area"])), dtype=str, name="area").to_frame()
+    lost["geo_level"] = np.where(lost["area"].str.contains("-"), "district", "state")
+    lost["variable"] = ""
     words = "no record was kept or placed there: too few records for so many areas"
-    parts.append(found(empty, "error", "missing", words, figure=0.0, low=1.0))
-    if areas is not None:
-        lost = pd.DataFrame({"area": sorted(set(areas) - set(known["area"])), "variable": ""})
-        level = lost["area"].map(dict.fromkeys(districts()["name"], "district"))
-        lost["geo_level"] = level.fillna(lost["area"].map(lambda a: "state" if len(a) == 2 else "other"))
-        parts.append(found(lost, "error", "missing", "its file was not written or not read", figure=np.nan))
-    return pd.concat(parts)
-
-
-def _wholes(table: pd.DataFrame, level: str) -> pd.DataFrame:
-    # A further fit has a national file of its own, which is not the sum of the states.
-    chosen = table["geo_level"] == level
-    return table[chosen & (table["area"] == "US") if level == "national" else chosen]
-
-
-def _parent(table: pd.DataFrame, part: str) -> pd.Series:
-    return table["state"] if part == "district" else pd.Series("US", table.index)
+    return found(lost, "error", "missing", words, figure=0.0, low=1.0)
 
 
 def _negative(table: pd.DataFrame) -> pd.DataFrame:
@@ -175,21 +162,28 @@ def _never_below_zero(variable: str) -> bool:
     return kind == "bool" or not any(word in variable.split("_") for word in _SIGNED)
 
 
-def _sums(table: pd.DataFrame) -> pd.DataFrame:
+def _sums(files: pd.DataFrame, areas: Collection[str]) -> pd.DataFrame:
+    """Find files whose sums are not those of the files of their parts, read each by itself."""
+    long = files.melt(["area", "geo_level"], ["households", "persons", "weight"], "variable", "total")
     out = []
-    for whole, part in (("state", "district"), ("national", "state")):
-        inside = table[table["geo_level"] == part]
-        groups = inside.assign(size=inside["total"].abs()).groupby([_parent(inside, part), "variable"])
-        sums = groups[["total", "size", "households"]].sum().rename_axis(["area", "variable"]).reset_index()
-        both = _wholes(table, whole).merge(sums, on=["area", "variable"], suffixes=("", "_parts"))
-        # Only where all parts are there.
-        both = both[both["households"] == both["households_parts"]]
-        slack = SUMS * np.maximum(both["size"], both["total"].abs())
-        wrong = both[(both["total"] - both["total_parts"]).abs() > slack]
-        low, high = wrong["total_parts"] - slack[wrong.index], wrong["total_parts"] + slack[wrong.index]
-        words = f"its file and those of its {part}s were computed from other weights, inputs or rules"
-        out.append(found(wrong, "error", "sums", words, low=low, high=high))
+    for whole, part in (("state", "district"), ("national", "state"), ("national", "district")):
+        due = pd.Series([name for name in areas if ("-" in name) == (part == "district")], dtype=str)
+        inside = long[long["geo_level"] == part]
+        groups = inside.groupby([_over(inside["area"], whole), "variable"])
+        sums = groups["total"].agg(["sum", "size"]).reset_index()
+        both = long[long["geo_level"] == whole].merge(sums, on=["area", "variable"])
+        # Only where all parts have files.
+        both = both[both["size"] == both["area"].map(_over(due, whole).value_counts())]
+        slack = SUMS * both["sum"].abs()
+        wrong = (both["total"] - both["sum"]).abs() > slack
+        low, high = (both["sum"] - slack)[wrong], (both["sum"] + slack)[wrong]
+        words = f"the files of its {part}s hold other households, or other weights"
+        out.append(found(both[wrong], "error", "sums", words, low=low, high=high))
     return pd.concat(out)
+
+
+def _over(names: pd.Series, whole: str) -> pd.Series:
+    return names.str[:2] if whole == "state" else names.mask(names.notna(), "US")
 
 
 def _outliers(table: pd.DataFrame) -> pd.DataFrame:

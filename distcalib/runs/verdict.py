@@ -102,7 +102,12 @@ def judge(
         if not fit:
             write_checks(folder)
             due = [proof.names[code] for code in sorted(cover.states | cover.districts)]
-            findings = gates(totals, plan.run.verify.accept, areas=due)
+            areas = {held.area.file: held.area for task in proof.checks for held in task.files}
+            each = files.assign(
+                area=[areas[file].name for file in files["file"]],
+                geo_level=[areas[file].kind.removesuffix("s") for file in files["file"]],
+            )
+            findings = gates(totals, plan.run.verify.accept, areas=due, files=each)
             publish(place / "gates.csv", lambda p, t=findings: t.to_csv(p, index=False))  # type: ignore[misc]
             refuse(findings, place / "gates.csv")
             warned = [sentence(row) for _, row in findings.iterrows()]

@@ -111,10 +111,11 @@ def proof_of(
                 held += [files_here] if files_here else []
                 parts += _beside(files_here, begin, places)
             slices += [cut for one in opened for cut in _cut(one, plan.run.verify.slice_households)]
-            whole = bool(opened) and sum(s.last - s.first for s in opened) == n
+            # A state without a record is held by the nation's file, which has none of it.
+            whole = bool(opened or nation) and sum(s.last - s.first for s in opened) == n
             cover.states |= {state.code} if whole else set()
             within = {d.code for d in districts if whole or d in there}
-            cover.districts |= within if opened else set()
+            cover.districts |= within
             cover.files |= {d: _file(opened, d, places) for d in within if opened}
             begin += n
         cover.nation = len(cover.states) == len(everywhere)

@@ -20,7 +20,7 @@ from distcalib.microdata.hdf5_slice import layout_of, read_slice
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.missing import refuse_empty_scales
 from distcalib.simulation.reforms import reform_of, struck_out
-from distcalib.simulation.speed import kept_systems, read_menus_once, repeats_spared
+from distcalib.simulation.speed import kept_systems, repeats_spared
 from distcalib.simulation.weights import weights_spared
 
 
@@ -96,7 +96,6 @@ def _rules_engine() -> ModuleType:
     check_version()
     import policyengine_us
 
-    read_menus_once()
     refuse_empty_scales()
     return policyengine_us
 

@@ -12,6 +12,10 @@ def refuse_empty_scales() -> None:
     The rules engine makes it a scale without brackets, which is zero for everybody: with the values of the
     EITC's maximum gone, the credit was 0 and no error said so. Over all states and all variables that the
     bundled targets ask for no formula of 2024 reads such a scale.
+
+    It stays for the whole process, also where a file is opened with nothing spared: the nodes of parameters
+    that the engine keeps are made with it. No value comes from it: a calculation that asks for such a scale
+    ends in an error; every other scale is the engine's own.
     """
     from policyengine_core.parameters import ParameterScale
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -35,36 +34,15 @@ _before: list[tuple[Any, str, Any]] = []
 _lock = Lock()
 
 
-def read_menus_once() -> None:
-    """Let the poverty thresholds' calculator read its menu of areas once, and not for every threshold.
-
-    ``spm_calculator`` asks 'is this area in the year's menu?' for each distinct pair of household size and
-    county, and parses 345 JSON texts for the answer, 5 to 8 ms each time. The forecast is immutable and known
-    by its digest, so its menu is too.
-    """
-    from spm_calculator.rolling_forecast import SPMForecast
-
-    original: Callable[..., dict[str, Any]] = SPMForecast.areas_for_year
-    if hasattr(original, "__wrapped__"):
-        return
-
-    @wraps(original)
-    def areas_for_year(self: Any, year: int, *, scenario: Any = None, as_of: Any = None) -> dict[str, Any]:
-        key = (self.content_sha256, year, scenario, as_of)
-        if key not in _menus:
-            _menus[key] = original(self, year, scenario=scenario, as_of=as_of)
-        return dict(_menus[key])
-
-    SPMForecast.areas_for_year = areas_for_year
-
-
 @contextmanager
 def repeats_spared() -> Iterator[None]:
-    """Let the rules engine do what it repeats once, while inside; verification runs without this.
+    """Let the rules engine do what it repeats once, while inside.
 
     - Parameters are looked up by vectors of names in tables that are kept (`_look_up`).
     - A poverty threshold is computed once for each household composition, tenure and county, not in every
       simulation: it depends on nothing else. Its provenance is not recorded.
+    - The calculator of these thresholds reads its menu of a year's areas once, not for each threshold (345
+      JSON texts, 4 to 8 ms). The forecast is immutable and known by its digest, so its menu is too.
     - A tax system with credits of an earlier year, which New York's child credit asks for, is cloned once for
       a tree of parameters, not in every simulation (10 s or more, and more than 1 GiB).
     - Whether SNAP's time limit is waived is looked up once for each county, not for each person in each
@@ -100,11 +78,13 @@ def _install() -> None:
     from policyengine_us.system import system
     from policyengine_us.tools import pinned_tbs
     from spm_calculator.policyengine_adapter import PolicyEngineSPMProvider as Provider
+    from spm_calculator.rolling_forecast import SPMForecast
 
     waived = system.variables["is_in_snap_abawd_waived_area"].formulas.peekitem()[1].__globals__
     for owner, name, replacement in (
         (Node, "__getitem__", _look_up),
         (Provider, "_amounts", _amounts),
+        (SPMForecast, "areas_for_year", _menu_of),
         (pinned_tbs, "_get_pinned_tbs", _pinned),
         (waived, "in_listed_abawd_waiver_area", _by_county),
     ):
@@ -129,6 +109,16 @@ def _amounts(original: Callable[..., tuple[float, ...]]) -> Callable[..., tuple[
         return _thresholds[key]
 
     return amounts
+
+
+def _menu_of(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def areas_for_year(self: Any, year: int, *, scenario: Any = None, as_of: Any = None) -> dict[str, Any]:
+        key = (self.content_sha256, year, scenario, as_of)
+        if key not in _menus:
+            _menus[key] = original(self, year, scenario=scenario, as_of=as_of)
+        return dict(_menus[key])
+
+    return areas_for_year
 
 
 def _pinned(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -184,14 +184,13 @@ def test_a_variable_that_is_zero_everywhere_is_an_error(nation):
     assert found[["area", "variable", "kind"]].to_numpy().tolist() == [["US", "ssi", "zero"]]
 
 
-def test_an_absent_area_or_variable_is_named(nation):
-    lost, asked = nation[nation["area"] != "CA-12"], sorted(set(nation["area"]))
-    found = errors(gates(lost, areas=asked))
-    assert found[["area", "kind"]].to_numpy().tolist() == [["CA-12", "missing"]]
-    pair = nation[~((nation["area"] == "CA-12") & (nation["variable"] == "snap"))]
-    found = errors(gates(pair))
-    assert found[["area", "variable", "kind"]].to_numpy().tolist()[0] == ["CA-12", "snap", "missing"]
-    assert "snap of CA-12 is nan; likely: the variable was not computed" in sentence(found.iloc[0])
+def test_an_area_without_a_record_is_named(nation):
+    due = sorted(set(nation["area"]) - {"US"})
+    found = errors(gates(nation[nation["area"] != "CA-12"], areas=due))
+    assert found[["area", "geo_level", "kind"]].to_numpy().tolist() == [["CA-12", "district", "missing"]]
+    assert "CA-12 is 0, expected 1 or more; likely: no record was kept" in sentence(found.iloc[0])
+    accepted = gates(nation[nation["area"] != "CA-12"], ["*@CA-12: few records"], areas=due)
+    assert errors(accepted).empty
 
 
 def test_what_was_not_asked_for_is_not_missing(nation):
@@ -219,14 +218,43 @@ def test_no_number_and_a_negative_benefit_are_errors(nation):
     assert "negative" not in set(found["kind"])
 
 
-@pytest.mark.parametrize(("area", "named"), [("TX-18", "TX"), ("TX", "US")])
-def test_sums_that_do_not_add_up_are_an_error(nation, area, named):
-    value = nation.query("area == @area and variable == 'rent'")["total"].iloc[0]
-    found = errors(gates(set_(nation, area, "rent", total=value * (1 + 1e-6))))
-    assert [named, "rent", "sums"] in found[["area", "variable", "kind"]].to_numpy().tolist()
+def each_file(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what the files of such totals say of themselves."""
+    one = table[table["variable"] == "household_count"].rename(columns={"total": "weight"})
+    one = one.assign(persons=2 * one["households"])
+    return one[["area", "geo_level", "households", "persons", "weight"]]
+
+
+@pytest.mark.parametrize(
+    ("area", "column", "named"),
+    [("TX-18", "weight", ["TX", "US"]), ("TX", "households", ["TX", "US"]), ("US", "persons", ["US", "US"])],
+)
+def test_files_that_do_not_add_up_are_an_error(nation, area, column, named):
+    due, files = sorted(set(nation["area"]) - {"US"}), each_file(nation)
+    assert errors(gates(nation, areas=due, files=files)).empty
+    wrong = files.astype({column: np.float64})
+    wrong.loc[wrong["area"] == area, column] *= 1 + 1e-6
+    found = errors(gates(nation, [f"{column}@{named[0]}"], areas=due, files=wrong))
+    assert sorted(found["area"]) == named
     assert set(found["kind"]) == {"sums"}
-    rounded = gates(set_(nation, area, "rent", total=value * (1 + 1e-12)))
-    assert "sums" not in set(rounded["kind"])
+    assert set(found["variable"]) == {column}
+    assert ((found["figure"] < found["low"]) | (found["figure"] > found["high"])).all()
+    rounded = files.astype({column: np.float64})
+    rounded.loc[rounded["area"] == area, column] *= 1 + 1e-12
+    assert errors(gates(nation, areas=due, files=rounded)).empty
+
+
+def test_files_of_some_parts_need_not_add_up(nation):
+    due, files = sorted(set(nation["area"]) - {"US"}), each_file(nation)
+    few = files[~files["area"].isin(["TX-18", "WY"])]
+    assert errors(gates(nation, areas=due, files=few)).empty
+    alone = files[files["area"].isin(["CA", "CA-12"])]
+    assert errors(gates(nation, areas=due, files=alone)).empty
+    city = files[files["area"] == "US"]
+    more = pd.concat(
+        [files, city.assign(area="US-50k", weight=1.0), city.assign(area="NYC", geo_level="other")]
+    )
+    assert errors(gates(nation, areas=due, files=more)).empty
 
 
 @pytest.mark.parametrize(("factor", "severity"), [(40, "warning"), (1 / 40, "warning"), (2_000, "error")])

@@ -244,6 +244,34 @@ def test_a_nation_that_is_not_its_states_is_named(copy, prepared):
         prove_all(copy, prepared)
 
 
+def test_sums_of_files_are_judged_though_no_file_is_held_against_another(copy, prepared, monkeypatch):
+    """A fault: what compares files value by value lets all pass; only the states' files are opened again."""
+    monkeypatch.setattr(verify, "require_part", lambda *_: None)
+    path = copy / "areas/districts/NH-02.h5"
+    with h5py.File(path) as h5:
+        weight = float(h5["household_weight/2024"][4])
+    change(path, "household_weight", 4, weight * 1.5)
+    with pytest.raises(RunError, match=r"sums: weight of US is .*the files of its districts hold other"):
+        prove_all(copy, prepared)
+    found = pd.read_csv(copy / "verify/gates.csv")
+    own = found[found["kind"] == "sums"]
+    assert set(zip(own["area"], own["variable"], strict=True)) == {("NH", "weight"), ("US", "weight")}
+
+
+def test_a_state_without_a_record_is_held_by_the_nations_file(copy, prepared):
+    path = copy / "fits/few/weights.npy"
+    weights = np.load(path)
+    weights[prepared.assignment.state_fips == 56] = 0
+    np.save(path, weights)
+    inputs = Run(prepared.plan.run, copy)._inputs(prepared.plan)
+    files = files_of(prepared.plan.run, prepared.assignment)
+    written = {area.file: "" for area in files.nations}
+    cover = proof_of(prepared.plan, inputs, files, written, prepared.assignment).covers["few"]
+    assert cover.nation
+    assert cover.states == {33, 56}
+    assert cover.districts == {3301, 3302, 5601}
+
+
 def test_a_household_outside_of_a_named_area_is_named(copy, prepared):
     change(copy / "areas/others/coast.h5", "county_fips", 0, b"33001")
     with pytest.raises(RunError, match=r"others/coast\.h5.*not in the area"):

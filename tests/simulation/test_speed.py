@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
+from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from distcalib.matrix.cells import household_values
 from distcalib.matrix.measures import Rows
 from distcalib.microdata import bundled_microdata
 from distcalib.simulation import engine, speed
+from distcalib.simulation.missing import refuse_empty_scales
 from distcalib.simulation.speed import repeats_spared
 from distcalib.targets.choose import load_targets
 
@@ -135,16 +139,73 @@ def test_tables_stay_until_the_last_of_several_simulations_ends():
     assert Node.__getitem__ is look_up
 
 
-def test_the_menu_of_areas_is_that_of_the_calculator():
+def test_the_menu_of_areas_is_that_of_the_calculator_and_is_read_once(monkeypatch):
     from policyengine_us.system import system
     from spm_calculator.rolling_forecast import SPMForecast
 
-    engine._rules_engine()
-    forecast = system.spm_forecast_provider.forecast
-    kept = forecast.areas_for_year(2024)
-    assert len(kept) > 300
-    assert kept == SPMForecast.areas_for_year.__wrapped__(forecast, 2024)
-    kept.clear()
-    assert len(forecast.areas_for_year(2024)) > 300
-    with pytest.raises(ValueError, match="1990"):
-        forecast.areas_for_year(1990)
+    forecast, read = system.spm_forecast_provider.forecast, []
+    original = SPMForecast.areas_for_year
+    plain = forecast.areas_for_year(2024)
+
+    def counted(self, *args, **named):
+        read.append(args)
+        return original(self, *args, **named)
+
+    monkeypatch.setattr(SPMForecast, "areas_for_year", counted)
+    monkeypatch.setattr(speed, "_menus", {})
+    with repeats_spared():
+        kept = forecast.areas_for_year(2024)
+        assert len(kept) > 300
+        assert kept == plain
+        kept.clear()
+        assert forecast.areas_for_year(2024) == plain
+        assert len(read) == 1
+        with pytest.raises(ValueError, match="1990"):
+            forecast.areas_for_year(1990)
+
+
+def put_in() -> set[str]:
+    """Return what the rules engine and its packages have of ours: functions with code of distcalib."""
+    packages, home = ("policyengine_core", "policyengine_us", "spm_calculator", "microdf"), engine.__file__
+    found = set()
+    for module in [m for name, m in sys.modules.items() if name.split(".")[0] in packages]:
+        for owner in (module, *(c for c in vars(module).values() if isinstance(c, type))):
+            found |= {
+                f"{owner.__name__}.{name}"
+                for name, value in vars(owner).items()
+                if isinstance(value, FunctionType)
+                and value.__code__.co_filename.startswith(str(Path(home).parent))
+            }
+    return found
+
+
+def test_a_file_opened_with_nothing_spared_has_the_engine_as_it_is_installed(tmp_path):
+    bundled_microdata().take(np.arange(2)).write(tmp_path / "two.h5")
+    with engine.open_slice(tmp_path / "two.h5", 2024) as opened:
+        opened.calculate("snap")
+        # Which gives no value, but an error; see the next test.
+        assert put_in() == {"ParameterScale._get_at_instant"}
+    with engine.open_slice(tmp_path / "two.h5", 2024, spared=True):
+        assert {"SPMForecast.areas_for_year", "PolicyEngineSPMProvider._amounts"} < put_in()
+        assert {"VectorialParameterNodeAtInstant.__getitem__", "MicroSeries.set_weights"} < put_in()
+    assert put_in() == {"ParameterScale._get_at_instant"}
+
+
+def test_a_scale_without_a_value_is_missing_and_all_others_are_the_engines():
+    from policyengine_core.parameters import ParameterScale
+    from policyengine_us.system import system
+
+    refuse_empty_scales()
+    original = ParameterScale._get_at_instant.__wrapped__
+    scales = [one for one in system.parameters.get_descendants() if isinstance(one, ParameterScale)]
+    assert len(scales) > 500
+    missing = 0
+    for scale in scales:
+        ours, theirs = scale._get_at_instant("2024-01-01"), original(scale, "2024-01-01")
+        if ours is None:
+            missing += 1
+            assert vars(theirs)["thresholds"] == []
+        else:
+            assert type(ours) is type(theirs)
+            assert repr(vars(ours)) == repr(vars(theirs))
+    assert 0 < missing < len(scales) / 2
