@@ -21,7 +21,9 @@ from distcalib.runs.tasks import MICRODATA
 from distcalib.storage import parse_json, publish, write_json, write_text
 
 #: Folders of what tasks leave, where attempts with other settings leave other files.
-CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas")
+CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas", "fit", "fits")
+#: What users put among them, and no task writes.
+OF_USERS = ("fit/frontier.csv",)
 
 
 def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = False) -> list[str]:
@@ -176,11 +178,11 @@ def forget(folder: Path, stage: str) -> None:
 
 
 def keep_only(folder: Path, used: set[str]) -> None:
-    """Remove blocks, area files and receipts of an earlier attempt that this plan does not use.
+    """Remove what tasks of an earlier attempt left and this plan does not use: blocks, files and receipts.
 
     Nothing is removed through a link that leads out of the folder.
     """
-    inside = folder.resolve()
+    inside, used = folder.resolve(), used.union(OF_USERS)
 
     def old(pattern: str) -> list[Path]:
         return [path for path in folder.glob(pattern) if path.parent.resolve().is_relative_to(inside)]
@@ -191,8 +193,8 @@ def keep_only(folder: Path, used: set[str]) -> None:
     for block in old("matrix.zarr/blocks/*"):
         if block.relative_to(folder).as_posix() not in used:
             shutil.rmtree(block)
-    for file in old("areas/*/*"):
-        if file.relative_to(folder).as_posix() not in used:
+    for file in (path for place in ("areas", "fit", "fits") for path in old(f"{place}/**/*")):
+        if not file.is_dir() and file.relative_to(folder).as_posix() not in used:
             file.unlink()
 
 
