@@ -163,8 +163,10 @@ def require_same_plan(
 def _stage_of(name: str) -> str:
     """Return the first stage that depends on a setting or input."""
     section = name.split(".")[0]
-    if name in ("inputs.values", "inputs.initial_weights"):
+    if name in ("inputs.values", "inputs.labels", "inputs.initial_weights"):
         return "fit"
+    if name == "inputs.excluded":
+        return "verify"
     # Rows and values of the targets have digests of their own among the inputs; no cell is weighted.
     if section in ("fit", "fits", "engines", "targets", "design_weights"):
         return "fit"

@@ -98,7 +98,7 @@ class Plan:
     run
         The settings.
     inputs
-        Content digests of microdata, rows, values, placement and design weights.
+        Content digests of microdata, targets (rows, values, labels, excluded), placement and design weights.
     versions
         Versions of policyengine-us and distcalib, and the digest of the rules engine's files.
     code
@@ -291,6 +291,8 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         "microdata": source.digest(),
         "rows": targets.rows_digest(),
         "values": targets.values_digest(),
+        "labels": targets.labels_digest(),
+        "excluded": targets.excluded_digest(),
         "assignment": assignment.digest(),
         "initial_weights": digest_arrays({"w": columns["initial_weight"].to_numpy()}),
     }

@@ -272,6 +272,7 @@ class Run:
                 "code": plan.code["fit"],
                 "matrix": matrix_digest,
                 "values": plan.inputs["values"],
+                "labels": plan.inputs["labels"],
                 "initial_weights": plan.inputs["initial_weights"],
                 "engine": engine,
                 "settings": settings,

@@ -8,6 +8,7 @@ import subprocess
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,8 @@ from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
 from distcalib.runs.folder import write_plan
-from distcalib.runs.plan import make_plan
+from distcalib.runs.plan import Plan, make_plan
+from distcalib.runs.receipts import Receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.tasks import take_up_of
 from distcalib.simulation.takeup import rates
@@ -324,6 +326,40 @@ def test_other_design_weights_change_the_fit_alone(config, tmp_path):
     (folder / "gone.tmp").symlink_to(folder / "nothing")
     found = Run(config.changed(design_weights="equal"), folder, SERIAL, force="fit").prepare().plan
     assert found.slices == prepared.plan.slices
+
+
+def test_margins_and_reasons_that_changed_are_another_plan(config, tmp_path, monkeypatch):
+    """What the tables of a fit show of targets is redone with it; what is excluded touches no fit."""
+
+    def fits_of(run: Run, plan: Plan) -> list[str]:
+        ids: list[str] = []
+
+        def stage(name: str, function: object, tasks: list[Any], **_: object) -> list[Receipt]:
+            ids.extend(task.id for task in tasks)
+            return [Receipt(name, task.id, {}, {"summary": {}}) for task in tasks]
+
+        monkeypatch.setattr(run, "_stage", stage)
+        run._fit(plan, run._inputs(plan), "0" * 64)
+        return ids
+
+    folder, prepared = tmp_path / "out", make_plan(config)
+    folder.mkdir()
+    write_plan(folder, prepared, replace=False)
+    rows, excluded = prepared.targets.rows, prepared.targets.excluded
+    first = fits_of(Run(config, folder, SERIAL), prepared.plan)
+    for part, table, stage in (
+        ("labels", {"rows": rows.assign(moe=rows["moe"].fillna(0) + 1)}, "fit"),
+        ("labels", {"rows": rows.assign(reason="far")}, "fit"),
+        ("excluded", {"excluded": excluded.assign(reason="far")}, "verify"),
+    ):
+        changed = replace(prepared.targets, **table)
+        monkeypatch.setattr("distcalib.runs.plan.read_run_targets", lambda _, found=changed: found)
+        with pytest.raises(InputError, match=rf"different: inputs\.{part};.*--force {stage}"):
+            Run(config, folder, SERIAL).prepare()
+        run = Run(config, folder, SERIAL, force=stage)
+        plan = run.prepare().plan
+        assert plan.slices == prepared.plan.slices
+        assert (fits_of(run, plan) == first) == (part == "excluded")
 
 
 def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, small, tmp_path):
