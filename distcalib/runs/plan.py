@@ -21,6 +21,7 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
+from distcalib.microdata.plausible import require_plausible_source
 from distcalib.microdata.validate import overridden_variables
 from distcalib.notebook import facts_html
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
@@ -31,6 +32,7 @@ from distcalib.runs.sizes import COLUMN_BYTES, facts_of, told_of
 from distcalib.runs.verify import check_totals
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
+from distcalib.simulation.place import GEOGRAPHY, STALE_WEIGHTS
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
 from distcalib.targets.choose import Targets, load_targets
 from distcalib.targets.database import without_password
@@ -178,8 +180,11 @@ def microdata_path(config: RunConfig) -> Path:
 
 
 def read_source(config: RunConfig) -> Microdata:
-    """Read the microdata that the settings mean, and draw the households of a trial."""
-    source = Microdata.read(microdata_path(config), config.period)
+    """Read the microdata that the settings mean, check all of them, and draw the households of a trial."""
+    file = microdata_path(config)
+    source = Microdata.read(file, config.period)
+    # Places are drawn anew, and so are weights, but what they begin with is held to a range too.
+    require_plausible_source(source, file, but=(*GEOGRAPHY, *STALE_WEIGHTS))
     if config.households is None:
         return source
     if config.households > source.count():

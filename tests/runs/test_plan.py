@@ -19,7 +19,7 @@ from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
 from distcalib.runs.folder import write_plan
-from distcalib.runs.plan import Plan, make_plan
+from distcalib.runs.plan import Plan, make_plan, read_source
 from distcalib.runs.receipts import Receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.tasks import take_up_of
@@ -254,6 +254,27 @@ def test_microdata_without_ages_are_refused_and_absent_inputs_are_said(config, s
     words = " ".join(make_plan(other).plan.warnings)
     assert "inputs that the microdata lack" in words
     assert "real_estate_taxes" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "words"),
+    [
+        ("age", 131, r"age/2024: 1 values cannot be; got '131(\.0)? for person \d+'.*0 to 130: nobody"),
+        ("pre_subsidy_rent", -1.0, r"pre_subsidy_rent/2024: .*got '-1\.0 for"),
+        ("tenure_type", b"CAVE", r"tenure_type/2024: .*got 'CAVE for household \d+'.*one of "),
+        ("state_fips", 72, ""),  # of the file, and no file takes it over
+    ],
+)
+def test_values_that_no_file_may_hold_are_refused_by_the_plan(config, small, tmp_path, name, first, words):
+    column = small.column(name).copy()
+    column[0] = first
+    small.with_columns({name: column}).write(tmp_path / "own.h5")
+    other = replace(config, microdata=str(tmp_path / "own.h5"), households=250)
+    if not words:
+        assert read_source(other).count() == 250
+        return
+    with pytest.raises(InputError, match=rf"own\.h5: {words}"):
+        make_plan(other)
 
 
 @pytest.mark.parametrize(("records", "epochs", "words"), [(301, 20, "at most 300"), (10, 0, "needs epochs")])
