@@ -16,7 +16,7 @@ from typing import Any
 from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
-from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, microdata_path
+from distcalib.runs.plan import INCIDENTAL, WITHIN, Plan, Prepared, microdata_path
 from distcalib.runs.tasks import MICRODATA
 from distcalib.storage import parse_json, publish, write_json, write_text
 
@@ -143,9 +143,9 @@ def require_same_plan(
         )
     standing = STAGES if force is None else STAGES[: STAGES.index(force)]
     changed = [
-        f"{s}: {stored['code'].get(s, 'none')[:12]} there, {new['code'][s][:12]} now"
-        for s in standing
-        if stored["code"].get(s) != new["code"][s]
+        f"{s}: {stored['code'].get(s, 'none')[:12]} there, {now[:12]} now"
+        for s, now in new["code"].items()
+        if WITHIN.get(s, s) in standing and stored["code"].get(s) != now
     ]
     if own and standing:
         there, now = (plan["versions"].get("distcalib", "none") for plan in (stored, new))

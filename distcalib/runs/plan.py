@@ -63,7 +63,17 @@ ROOMS = {
         "targets/constraints",
         "targets/reforms",
     ),
+    # What is made of the receipts of the proof in this process, each time: in the plan, in no task's id.
+    "judge": (
+        "runs/checks",
+        "runs/gates",
+        "runs/verdict",
+        "runs/zero_gate",
+        "targets/bundled/targets_2024.csv.gz",
+    ),
 }
+#: The stage that is done anew for what is no stage of its own.
+WITHIN = {"judge": "verify"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +114,7 @@ class Plan:
     versions
         Versions of policyengine-us and distcalib, and the digest of the rules engine's files.
     code
-        Stage -> digest of the rooms that it uses.
+        Stage, and what is `WITHIN` one -> digest of the rooms that it uses.
     engines
         The engine of each fit, resolved: of ``fit`` (by the name '') and of the further ones.
     slices

@@ -331,6 +331,11 @@ def test_a_run_of_other_code_is_refused_with_both_digests_unless_accepted(config
         Run(config, folder, SERIAL, force="fit").prepare()
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
     assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
+    judged = replace(stored, code={**stored.code, "judge": "0" * 64})
+    (folder / "plan.json").write_text(json.dumps(judged.to_json()))
+    with pytest.raises(RunError, match=r"begun by other code \(judge: 000000000000 there, \w{12} now\)"):
+        Run(config, folder, SERIAL).prepare()
+    Run(config, folder, SERIAL, force="verify").prepare()  # which is done anew
     other = replace(stored, versions={**stored.versions, "distcalib": "0.0.1"})
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(RunError, match=r"begun by other code \(distcalib 0\.0\.1 there, \S+ now\)"):

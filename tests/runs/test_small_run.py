@@ -25,7 +25,7 @@ from distcalib.report.run_tables import RunTables
 from distcalib.runs.events import read_events
 from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
-from distcalib.runs.plan import make_plan, microdata_path
+from distcalib.runs.plan import ROOMS, make_plan, microdata_path
 
 
 def facts(folder: Path) -> dict:
@@ -209,6 +209,20 @@ def test_only_what_is_damaged_is_done_again(copy, config):
     done = [e["stage"] for e in events if e["event"] == "task"]
     assert done == ["areas"]
     assert (copy / "fit" / "weights.npy").stat().st_mtime_ns == weights
+
+
+def test_other_code_of_the_judgement_judges_again_and_does_nothing_else(copy, config):
+    plan = json.loads((copy / "plan.json").read_text())
+    old = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(old.replace(plan["digest"], "0" * 64))
+    assert ROOMS["judge"][:4] == ("runs/checks", "runs/gates", "runs/verdict", "runs/zero_gate")
+    plan["code"]["judge"] = plan["digest"] = "0" * 64
+    (copy / "plan.json").write_text(json.dumps(plan))
+    (copy / "verify/gates.csv").write_text("old")
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial"), accept_code=True))
+    assert not [e for e in events if e["event"] == "task"]
+    assert "judge" in [e["stage"] for e in events if e["event"] == "stage"]
+    assert facts(copy)["files"] == json.loads(old)["files"]
 
 
 def test_a_killed_assembly_goes_on_from_its_blocks(copy, config):
