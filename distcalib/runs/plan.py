@@ -290,8 +290,12 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append(
             f"{len(other_years)} columns of other periods are carried along: {_some(other_years)}"
         )
-    if not config.areas.states:
-        warnings.append("areas.states is false: no target is recomputed from files, so nothing is proven")
+    written = config.areas
+    if not (written.states or written.national or written.districts):
+        warnings.append(
+            "areas.districts, areas.states and areas.national are false: no target is recomputed from files, "
+            "so nothing is proven"
+        )
     if config.microdata != "bundled" and config.targets.database == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
     if config.microdata != "bundled" and config.simulation.take_up and rates is None:

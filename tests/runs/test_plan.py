@@ -400,6 +400,16 @@ def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, sm
     assert "stored values replace the rules for 1 variables: snap" in words
 
 
+def test_the_plan_says_when_no_file_proves_anything(config):
+    def told(**kinds: bool) -> bool:
+        areas = replace(config.areas, others={"North": "state == NH"}, **kinds)
+        return any("nothing is proven" in w for w in make_plan(config.changed(areas=areas)).plan.warnings)
+
+    assert not told(states=False, districts=False)
+    assert not told(states=False, national=False)
+    assert told(states=False, districts=False, national=False)
+
+
 def test_what_a_forced_stage_depends_on_may_not_differ(config, tmp_path):
     """A new fit in an old folder: settings of later stages may differ, and what they rest on stands."""
     folder, prepared = tmp_path / "out", make_plan(config)
