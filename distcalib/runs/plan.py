@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -88,12 +89,15 @@ class Slice:
         The state.
     start, stop
         Range among the state's columns in ascending order.
+    seconds
+        CPU seconds that it is expected to take.
     """
 
     id: str
     state_fips: int
     start: int
     stop: int
+    seconds: float = 0.0
 
     @property
     def size(self) -> int:
@@ -323,18 +327,24 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         RULES: rules_digest(),
     }
     check_version()
-    asked = asked_variables(targets)
-    size = config.simulation.slice_households or costs.largest(
-        len(asked), reform_count(targets), COLUMN_BYTES * assignment.n_columns
-    )
-    cuts = slices if slices is not None else _cut(assignment, size)
+    asked, reforms = len(asked_variables(targets)), reform_count(targets)
+
+    def most(state: int) -> int:
+        held = COLUMN_BYTES * assignment.n_columns
+        return config.simulation.slice_households or costs.largest(asked, reforms, held, state=state)
+
+    def one(state: int, start: int, stop: int) -> Slice:
+        seconds = round(costs.seconds(stop - start, asked, reforms, state=state), 3)
+        return Slice(_slice_id(config, inputs, versions, state, start, stop), state, start, stop, seconds)
+
+    cuts = slices if slices is not None else _cut(assignment, most)
     plan = Plan(
         run=config,
         inputs=inputs,
         versions=versions,
         code=_stage_code(),
         engines={name: resolve_engine(one.engine) for name, one in fits_of(config).items()},
-        slices=tuple(Slice(_slice_id(config, inputs, versions, s, a, b), s, a, b) for s, a, b in cuts),
+        slices=tuple(one(*cut) for cut in cuts),
         warnings=tuple(warnings),
     )
     return Prepared(
@@ -372,12 +382,12 @@ def _foresight(
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
 
 
-def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int]]:
-    """Cut every state's columns into near-equal slices of at most `size`."""
+def _cut(assignment: GeographyAssignment, most: Callable[[int], int]) -> list[tuple[int, int, int]]:
+    """Cut every state's columns into near-equal slices of at most `most` of the state."""
     cuts = []
     states, counts = np.unique(assignment.state_fips, return_counts=True)
     for state, count in zip(states.tolist(), counts.tolist(), strict=True):
-        edges = np.linspace(0, count, -(-count // size) + 1).round().astype(int).tolist()
+        edges = np.linspace(0, count, -(-count // most(state)) + 1).round().astype(int).tolist()
         cuts += [(state, a, b) for a, b in pairwise(edges)]
     return cuts
 

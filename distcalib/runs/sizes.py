@@ -56,8 +56,8 @@ def facts_of(
     n = assignment.n_columns
     variables, reforms = len(asked_variables(targets)), reform_count(targets)
     at_once = plan.run.verify.slice_households
-    in_state = np.unique(assignment.state_fips, return_counts=True)[1]
-    opened = [min(k, at_once) for k in in_state.tolist()]
+    in_state = np.unique(assignment.state_fips, return_counts=True)
+    opened = [min(k, at_once) for k in in_state[1].tolist()]
     measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
     from distcalib.runs.area_stage import files_of
@@ -88,10 +88,10 @@ def facts_of(
             "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
         },
         "cpu_seconds": round(
-            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
+            sum(s.seconds for s in plan.slices)
             + sum(
-                k / part * costs.seconds(part, variables, reforms, verify=True)
-                for k, part in zip(in_state.tolist(), opened, strict=True)
+                k / part * costs.seconds(part, variables, reforms, verify=True, state=state)
+                for state, k, part in zip(in_state[0].tolist(), in_state[1].tolist(), opened, strict=True)
             )
         ),
         "matrix_bytes": matrix_bytes * 2,
