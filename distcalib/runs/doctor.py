@@ -22,7 +22,7 @@ from distcalib.cluster import open_client
 from distcalib.config import ClusterConfig
 from distcalib.config.cluster import is_loopback
 from distcalib.errors import InputError, RunError
-from distcalib.runs.capacity import GPU_ENGINES, fit_resource, workers_of
+from distcalib.runs.capacity import GPU_ENGINES, fit_resource, fit_takers, workers_of
 from distcalib.runs.home import open_home
 from distcalib.runs.remote import object_store
 from distcalib.runs.workers import difference, identity
@@ -102,6 +102,7 @@ def examine(
 def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check]:
     checks: list[Check] = []
     known = workers_of(client)
+    takers = fit_takers(known)
     said = client.run(_answer, probe, on_error="return")
     for address, answer in sorted(said.items()):
         place = f"worker {address}"
@@ -113,7 +114,7 @@ def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check
         asked = time.time()
         (clock,) = client.run(time.time, workers=[address]).values()
         checks += _of_process(place, answer, identity())
-        checks.append(_of_memory(place, known[address], answer, plan))
+        checks.append(_of_memory(place, known[address], answer, plan, address in takers))
         checks.append(_of_threads(place, known[address], answer))
         checks.append(_of_clock(place, clock - (asked + time.time()) / 2))
         checks.append(_of_address(place, address))
@@ -266,12 +267,15 @@ def _of_process(place: str, answer: Mapping[str, Any], expected: Mapping[str, st
     return checks
 
 
-def _of_memory(place: str, known: Mapping[str, Any], answer: Mapping[str, Any], plan: Plan | None) -> Check:
+def _of_memory(
+    place: str, known: Mapping[str, Any], answer: Mapping[str, Any], plan: Plan | None, fits: bool
+) -> Check:
     limit, available = known["memory_limit"], answer["available"]
     has = f"{limit / 2**30:.1f} GiB" if limit else "no limit"
     words = f"{has}, {available / 2**30:.1f} GiB free on the machine"
     if plan is not None:
-        stage, needed = max(plan.facts["task_bytes"].items(), key=lambda item: item[1])
+        needs = {stage: n for stage, n in plan.facts["task_bytes"].items() if fits or stage != "fit"}
+        stage, needed = max(needs.items(), key=lambda item: item[1])
         words = f"{words}; the largest task ({stage}) needs {needed / 2**30:.1f} GiB"
         if 0 < limit < needed:
             return Check(

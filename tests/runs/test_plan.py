@@ -8,6 +8,7 @@ import subprocess
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import pytest
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
+from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
+from distcalib.runs.costs import bundled_costs
 from distcalib.runs.folder import write_plan
-from distcalib.runs.plan import Plan, make_plan, read_source
+from distcalib.runs.plan import Plan, Slice, make_plan, read_source
 from distcalib.runs.receipts import Receipt
-from distcalib.runs.sizes import check_resources
+from distcalib.runs.sizes import check_resources, facts_of
 from distcalib.runs.tasks import take_up_of
 from distcalib.simulation.takeup import rates
+from distcalib.targets.choose import load_targets
 
 SERIAL = ClusterConfig(kind="serial")
 
@@ -149,6 +153,35 @@ def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
     check_resources(plan, ClusterConfig(memory_limit="4GiB"))
     with pytest.raises(InputError, match=r"stage simulate.*got '1GiB'.*at least 2\.\d GiB"):
         check_resources(plan, ClusterConfig(memory_limit="1GiB"))
+
+
+def test_a_fit_that_outgrows_its_worker_is_refused_before_anything_is_simulated(config):
+    """The nation's fit was measured at 4.2 GiB in a process of its own; workers of 7 GiB do it all."""
+    plan = make_plan(config).plan
+    national = replace(slices(config, 20_000), n_clones=17_200)  # of 300 households
+    facts = facts_of(
+        replace(plan, run=national, slices=(Slice("", 56, 0, 20_000),)),
+        load_targets("bundled", 2024, set(districts()["cd_geoid"])),
+        SimpleNamespace(n_columns=5_160_000, state_fips=np.array([56]), cd_geoid=np.array([5601])),  # type: ignore[arg-type]
+        read_source(config),
+        bundled_costs(),
+    )
+    needed = {stage: n / 2**30 for stage, n in facts["task_bytes"].items()}
+    assert needed["simulate"] < 4.1 < 6.5 < needed["fit"] < 7
+    assert needed["fit"] - needed["fixed"] == pytest.approx(4.2 - 0.4, abs=0.3)
+    large = replace(plan, facts=facts)
+    check_resources(large, ClusterConfig(memory_limit="7GiB"))
+    with pytest.raises(
+        InputError, match=r"memory_limit: the fit needs more.*got '4200MiB'.*at least 6\.\d GiB$"
+    ):
+        check_resources(large, ClusterConfig(memory_limit="4200MiB"))
+    apart = ClusterConfig.load(None, {"kind": "slurm", "workers": 2, "memory_limit": "4200MiB"})
+    with pytest.raises(InputError, match=r"at least 6\.\d GiB, or a worker of its own"):
+        check_resources(large, apart)
+    own = replace(apart.fit, workers=1, memory_limit="7GiB")
+    check_resources(large, apart.changed(fit=own))
+    with pytest.raises(InputError, match=r"fit\.memory_limit: the fit needs more"):
+        check_resources(large, apart.changed(fit=replace(own, memory_limit="5GiB")))
 
 
 def test_one_state_of_many_households_fits_a_worker(config):
