@@ -59,7 +59,13 @@ def test_a_fit_shows_what_it_kept_and_how_close_it_is():
 def test_a_plan_shows_sizes_and_warnings_escaped():
     names = ("households", "persons", "columns", "districts", "states", "measures", "bytes")
     facts = dict.fromkeys(names, 7) | {f"targets_{status}": 2 for status in ("fit", "check", "excluded")}
-    facts |= {"tasks": {"fit": 1}, "task_bytes": {"fit": 2**30}, "far": [], "cpu_seconds": 1}
+    facts |= {
+        "tasks": {"fit": 1},
+        "task_bytes": {"fit": 2**30},
+        "coordinator_bytes": 2**29,
+        "far": [],
+        "cpu_seconds": 1,
+    }
     warned = ("a & b", "c" * 200)
     plan = Plan(RunConfig(name="<trial>"), {}, {}, {}, "torch", (), facts, warned)  # type: ignore[arg-type]
     shown = cells(plan)

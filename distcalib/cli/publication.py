@@ -49,6 +49,9 @@ def publish(run: str, to: str, stage_only: bool, verify: str) -> None:
             bar.update(1)
 
         outcome = publish_run(run, to, stage_only=stage_only, full=verify == "full", progress=progress)
+    if missing := outcome.targets - outcome.proven:
+        said = f"{missing:,} of {outcome.targets:,} targets are not proven: no file here holds their area"
+        click.echo(f"warning: {said}", err=True)
     if outcome.sent:
         click.echo(f"{outcome.version}: {outcome.sent:,} files put ({outcome.bytes / 1e6:,.1f} MB)")
         if outcome.kept:

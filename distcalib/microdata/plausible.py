@@ -1,13 +1,15 @@
-"""What the values of a published file may be: forms, ranges with their reasons, and places that agree."""
+"""What values may be: forms and ranges with their reasons; of published files also places that agree."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 
 from distcalib.catalogue import catalogue
 from distcalib.errors import InputError
 from distcalib.microdata.hdf5_slice import Layout, column_of, columns_of
-from distcalib.microdata.model import ID_COLUMNS
+from distcalib.microdata.model import ID_COLUMNS, Microdata
 
 #: Variable -> least and largest value, and why.
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -46,34 +48,58 @@ def require_plausible(layout: Layout) -> dict[str, np.ndarray]:
     InputError
         Names file, variable, the id of the first unit concerned and its value.
     """
-    known = catalogue().variables
     kept: dict[str, np.ndarray] = {}
     for path, entity, array in columns_of(layout):
         name, when = path.split("/")
         if name in ID_COLUMNS:
             continue
-        kind, allowed = array.dtype.kind, known[name].value_type
-        form = {"bool": "b", "str": "S", "Enum": "Siu"}.get(allowed, "fiu")
-        if kind not in form or (kind == "f" and array.dtype.itemsize != 4):
-            said = {"b": "true and false", "S": "fixed byte strings"}.get(form, f"values of type {allowed}")
-            raise InputError(
-                "has values of another form", place=f"{layout.path}: {path}", value=str(array.dtype),
-                expected=said,
-            )  # fmt: skip
-        wrong, expected = np.zeros(len(array), dtype=bool), ""
-        if kind in "fiu":
-            least, most, why = RANGES.get(name, (-LARGEST, LARGEST, "an amount of one household"))
-            wrong, expected = ~((array >= least) & (array <= most)), f"{least:g} to {most:g}: {why}"
-        elif allowed == "Enum" and kind == "S":
-            words, code = np.unique(array, return_inverse=True)
-            members = {word.encode() for word in known[name].possible_values}
-            strange = np.array([word not in members for word in words.tolist()])
-            wrong, expected = strange[code], f"one of {', '.join(known[name].possible_values[:8])}"
+        wrong, expected = _judged(name, array, f"{layout.path}: {path}")
         _none(wrong, array, expected, path, entity, layout)
         if when == str(layout.period) and name in (*_PLACES, "household_weight"):
             kept[name] = array
     _places_agree(kept, layout)
     return kept
+
+
+def require_plausible_source(data: Microdata, place: object, but: Collection[str] = ()) -> None:
+    """Hold microdata to what their files will be held to, before anything is made of them.
+
+    Parameters
+    ----------
+    data, place
+        Microdata, and what to call their file.
+    but
+        Variables that no file takes over from them.
+
+    Raises
+    ------
+    InputError
+        As `require_plausible`.
+    """
+    for entity, table in data.values.items():
+        for path, array in table.items():
+            if (name := path.split("/")[0]) not in but:
+                wrong, expected = _judged(name, array, f"{place}: {path}")
+                _refuse(wrong, array, expected, f"{place}: {path}", entity, data.ids[entity])
+
+
+def _judged(name: str, array: np.ndarray, place: str) -> tuple[np.ndarray, str]:
+    """Return which values cannot be, bool, and what would have been right; refuse another form."""
+    variable = catalogue().variables[name]
+    kind, allowed = array.dtype.kind, variable.value_type
+    form = {"bool": "b", "str": "S", "Enum": "Siu"}.get(allowed, "fiu")
+    if kind not in form or (kind == "f" and array.dtype.itemsize != 4):
+        said = {"b": "true and false", "S": "fixed byte strings"}.get(form, f"values of type {allowed}")
+        raise InputError("has values of another form", place=place, value=str(array.dtype), expected=said)
+    if kind in "fiu":
+        least, most, why = RANGES.get(name, (-LARGEST, LARGEST, "an amount of one household"))
+        return ~((array >= least) & (array <= most)), f"{least:g} to {most:g}: {why}"
+    if allowed == "Enum":
+        words, code = np.unique(array, return_inverse=True)
+        members = {word.encode() for word in variable.possible_values}
+        strange = np.array([word not in members for word in words.tolist()])
+        return strange[code], f"one of {', '.join(variable.possible_values[:8])}"
+    return np.zeros(len(array), dtype=bool), ""
 
 
 def _places_agree(kept: dict[str, np.ndarray], layout: Layout) -> None:
@@ -98,13 +124,20 @@ def _places_agree(kept: dict[str, np.ndarray], layout: Layout) -> None:
 def _none(
     wrong: np.ndarray, array: np.ndarray, expected: str, path: str, entity: str, layout: Layout
 ) -> None:
+    if wrong.any():
+        ids = column_of(layout, f"{entity}_id")
+        assert ids is not None  # a layout has all ids
+        _refuse(wrong, array, expected, f"{layout.path}: {path}", entity, ids)
+
+
+def _refuse(
+    wrong: np.ndarray, array: np.ndarray, expected: str, place: str, entity: str, ids: np.ndarray
+) -> None:
     if not wrong.any():
         return
     at = int(np.flatnonzero(wrong)[0])
-    ids = column_of(layout, f"{entity}_id")
-    assert ids is not None  # a layout has all ids
     value = array[at].decode(errors="replace") if array.dtype.kind == "S" else array[at]
     raise InputError(
-        f"{int(wrong.sum())} values cannot be", place=f"{layout.path}: {path}",
-        value=f"{value} for {entity} {int(ids[at])}", expected=expected,
+        f"{int(wrong.sum())} values cannot be", place=place, value=f"{value} for {entity} {int(ids[at])}",
+        expected=expected,
     )  # fmt: skip

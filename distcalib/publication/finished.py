@@ -13,6 +13,9 @@ from typing import Any
 from distcalib.errors import InputError
 from distcalib.runs.manifest import MANIFEST, damaged
 
+#: The most by which files of a publication differ from X.w, of the gross sum: guarantee 1, whatever
+#: ``verify.tolerance`` a run was held to.
+LARGEST_DIFFERENCE = 1e-6
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{8}-[0-9a-f]{8}-[0-9a-f]{8}")
 
@@ -32,12 +35,16 @@ class FinishedRun:
         The bytes of ``manifest.json``.
     files
         Path -> sha256 and bytes of each file.
+    targets, proven
+        How many targets it has, and how many of them were recomputed from its files.
     """
 
     folder: Path
     version: str
     manifest: bytes
     files: dict[str, dict[str, Any]]
+    targets: int
+    proven: int
 
 
 def finished_run(folder: str | Path) -> FinishedRun:
@@ -73,7 +80,8 @@ def finished_run(folder: str | Path) -> FinishedRun:
         raise InputError(words, place=run, value=changed[:3], expected="the run carried out again")
     name = re.sub(r"[^A-Za-z0-9._]+", "-", manifest["name"])[:80].strip("-._") or "run"
     digests = (manifest["plan"], manifest["weights"], sha256(data).hexdigest())
-    return FinishedRun(run, "-".join([name, *(d[:8] for d in digests)]), data, manifest["files"])
+    version, proof = "-".join([name, *(d[:8] for d in digests)]), manifest["verification"]
+    return FinishedRun(run, version, data, manifest["files"], proof["targets"], proof["proven"])
 
 
 def parse_manifest(data: bytes, place: object) -> dict[str, Any]:
@@ -138,9 +146,16 @@ def _require_proof(manifest: dict[str, Any], place: object) -> None:
     if proof["proven"] < 1:
         words = "no target was recomputed from the files, for no file holds its area"
         raise InputError(words, place=at, expected="a run that writes area files and verifies them")
-    largest = proof.get("largest_difference")
-    if isinstance(largest, bool) or not isinstance(largest, int | float) or not math.isfinite(largest):
-        raise InputError("is no figure", place=f"{at}: largest_difference", value=largest)
+    if type(proof.get("targets")) is not int or proof["targets"] < proof["proven"]:
+        said = f"a number of at least {proof['proven']}, which are proven"
+        raise InputError(
+            "is no number of targets", place=f"{at}: targets", value=proof.get("targets"), expected=said
+        )
+    further = proof.get("fits", {})
+    if not isinstance(further, dict) or not all(isinstance(facts, dict) for facts in further.values()):
+        raise InputError("is no table of further fits", place=f"{at}: fits", value=further)
+    for name, facts in {"": proof, **further}.items():
+        _require_exact(facts.get("largest_difference"), f"{at}: {f'fits: {name}: ' if name else ''}")
     # A run for some areas leaves the files of others standing, which it does not prove.
     areas = manifest.get("areas")
     files = areas.get("proven") if isinstance(areas, dict) else None
@@ -148,6 +163,19 @@ def _require_proof(manifest: dict[str, Any], place: object) -> None:
     if isinstance(files, list) and (left := sorted(written.difference(map(str, files)))):
         words = f"{len(left)} of its {len(written)} area files were not verified by its last command"
         raise InputError(words, place=place, value=left[:3], expected="`distcalib run` for all its areas")
+
+
+def _require_exact(largest: object, at: str) -> None:
+    place = f"{at}largest_difference"
+    if isinstance(largest, bool) or not isinstance(largest, int | float) or not math.isfinite(largest):
+        raise InputError("is no figure", place=place, value=largest)
+    if largest > LARGEST_DIFFERENCE:
+        raise InputError(
+            "the files differ from X.w by more than a publication may",
+            place=place,
+            value=largest,
+            expected=f"at most {LARGEST_DIFFERENCE:g} of the gross sum, whatever verify.tolerance says",
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

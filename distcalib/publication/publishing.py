@@ -41,6 +41,8 @@ class Outcome:
         Whether this command moved the pointer.
     sent, kept, bytes
         Files put by this command, files found there, bytes put.
+    targets, proven
+        Of a run that was published: its targets, and how many of them were recomputed from its files.
     """
 
     version: str
@@ -49,6 +51,8 @@ class Outcome:
     sent: int = 0
     kept: int = 0
     bytes: int = 0
+    targets: int = 0
+    proven: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,16 +121,16 @@ def _publish(
             "is in the run folder", place="TO", value=store.shown, expected="a folder outside it"
         )
     store.prepare()
-    version = finished.version
+    version, proof = finished.version, {"targets": finished.targets, "proven": finished.proven}
     with explained(store, "reading the pointer", _STANDS):
         data, token = store.held(POINTER)
     history = read_pointer(data, store.shown)
     latest = history[-1].version if history else None
     if latest == version and not full:
-        return Outcome(version, latest, moved=False, kept=len(finished.files))
+        return Outcome(version, latest, moved=False, kept=len(finished.files), **proof)
     sent = _stage(finished, store, full, progress or (lambda done, total: None))
     put = sum(finished.files[path]["bytes"] for path in sent)
-    outcome = Outcome(version, latest, False, len(sent), len(finished.files) - len(sent), put)
+    outcome = Outcome(version, latest, False, len(sent), len(finished.files) - len(sent), put, **proof)
     if stage_only or latest == version:
         return outcome
     moved = _move(store, history, token, new_entry("publish", version, sha256(finished.manifest).hexdigest()))

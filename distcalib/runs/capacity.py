@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from distcalib.config import ClusterConfig, memory_bytes
+from distcalib.config import ClusterConfig
 from distcalib.errors import RunError
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ def unmet(plan: Plan, cluster: ClusterConfig) -> list[str]:
     if own_gpu and not on_gpu:
         said.append(
             f"the fit goes to a worker with a GPU and does not use it, for its engine is {', '.join(engines)}"
-        )
-    memory = memory_bytes(cluster.fit.memory_limit)
-    if cluster.fit.workers and memory < (needed := plan.facts["task_bytes"]["fixed"]):
-        said.append(
-            f"the fit's own worker has {cluster.fit.memory_limit} (fit.memory_limit), and a task of any "
-            f"stage needs {needed / 2**30:.1f} GiB: the fit will end in an error"
         )
     if cluster.kind == "address":
         said.append(
@@ -76,8 +70,14 @@ def fit_resource(client: Any) -> tuple[str | None, str]:
     )
 
 
+def fit_takers(workers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some workers that may be given the fit: with the resource GPU or FIT, else all."""
+    able = {a: w for a, w in workers.items() if any(w["resources"].get(name) for name in ("GPU", "FIT"))}
+    return able or dict(workers)
+
+
 def require_memory(client: Any, task_bytes: Mapping[str, int], file: str) -> list[str]:
-    """Hold the memory of all workers to the largest task; return what to tell the user.
+    """Hold the memory of all workers to the largest task that they may be given; return what to tell.
 
     Parameters
     ----------
@@ -93,15 +93,22 @@ def require_memory(client: Any, task_bytes: Mapping[str, int], file: str) -> lis
     RunError
         When no worker has enough.
     """
-    stage, needed = max(task_bytes.items(), key=lambda item: item[1], default=("", 0))
-    small = {a: w["memory_limit"] for a, w in workers_of(client).items() if 0 < w["memory_limit"] < needed}
-    if not small:
-        return []
-    address, least = min(small.items(), key=lambda item: item[1])
-    words = (
-        f"the largest task of the stage {stage} needs {needed / 2**30:.1f} GiB, and {len(small)} workers "
-        f"have less (worker {address}: {least / 2**30:.1f} GiB)"
-    )
-    if len(small) == len(workers_of(client)):
-        raise RunError(f"{file}: {words}, so nobody can do it: start workers with a larger --memory-limit")
-    return [f"{words}: such a task dies there, and is done by another or in halves"]
+    workers, told = workers_of(client), []
+    groups = (task_bytes.keys() - {"fit"}, workers), (task_bytes.keys() & {"fit"}, fit_takers(workers))
+    for stages, given in groups:
+        stage, needed = max(((s, task_bytes[s]) for s in stages), key=lambda item: item[1], default=("", 0))
+        small = {a: w["memory_limit"] for a, w in given.items() if 0 < w["memory_limit"] < needed}
+        if not small:
+            continue
+        address, least = min(small.items(), key=lambda item: item[1])
+        words = (
+            f"the largest task of the stage {stage} needs {needed / 2**30:.1f} GiB, and {len(small)} workers "
+            f"have less (worker {address}: {least / 2**30:.1f} GiB)"
+        )
+        if len(small) == len(given):
+            raise RunError(
+                f"{file}: {words}, so nobody can do it: start workers with a larger --memory-limit"
+            )
+        halves = "" if stage == "fit" else " or in halves"
+        told.append(f"{words}: such a task dies there, and is done by another{halves}")
+    return told

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from distcalib.errors import InputError
 from distcalib.geography.assignment import GeographyAssignment
+from distcalib.geography.states import STATE_CODES, STATE_FIPS
 from distcalib.microdata.model import Microdata
 from distcalib.simulation.engine import RulesSimulation, engine_version, open_published, simulate
 from distcalib.simulation.place import place
@@ -46,6 +47,9 @@ class Costs:
         of each household on top.
     reform_seconds
         a, b of ``a + b n``: of each reform.
+    states
+        Postal code -> factors of the seconds of a simulation there and of those of each household in it, for
+        rules are longer or shorter than in the state that was measured; 1 and 1 where it is not named.
     """
 
     policyengine_us: str
@@ -55,25 +59,36 @@ class Costs:
     simulate_bytes: tuple[float, float]
     verify_bytes: tuple[float, float]
     reform_seconds: tuple[float, float]
+    states: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def seconds(self, households: int, variables: int, reforms: int = 0, *, verify: bool = False) -> float:
-        """Return CPU seconds."""
+    def seconds(
+        self,
+        households: int,
+        variables: int,
+        reforms: int = 0,
+        *,
+        verify: bool = False,
+        state: int | None = None,
+    ) -> float:
+        """Return CPU seconds; `state` is a FIPS code, None: of the state that was measured."""
         a, b, c, d = self.verify_seconds if verify else self.simulate_seconds
         once, each = self.reform_seconds
-        return a + b * variables + (c + d * variables) * households + reforms * (once + each * households)
+        first, more = (1.0, 1.0) if state is None else self.states.get(STATE_CODES[state], (1.0, 1.0))
+        fixed = a + b * variables + reforms * once
+        return first * fixed + more * (c + d * variables + reforms * each) * households
 
     def bytes(self, households: int, *, verify: bool = False) -> int:
         """Return the peak memory of the worker."""
         fixed, each = self.verify_bytes if verify else self.simulate_bytes
         return int(fixed + each * households)
 
-    def largest(self, variables: int, reforms: int = 0, held: int = 0) -> int:
+    def largest(self, variables: int, reforms: int = 0, held: int = 0, *, state: int | None = None) -> int:
         """Return the most households, in hundreds, that keep to `SECONDS` and `BYTES`; at least 100.
 
         `held` bytes are of the run's own placement.
         """
-        fixed = self.seconds(0, variables, reforms)
-        each = self.seconds(1, variables, reforms) - fixed
+        fixed = self.seconds(0, variables, reforms, state=state)
+        each = self.seconds(1, variables, reforms, state=state) - fixed
         by_time = (SECONDS - fixed) / each if each > 0 else np.inf
         by_memory = (BYTES - held - self.simulate_bytes[0]) / self.simulate_bytes[1]
         return max(100, int(min(by_time, by_memory, 100_000) // 100 * 100))
@@ -100,23 +115,35 @@ def read_costs(path: str | Path) -> Costs:
             f"cannot be read ({error})", place=path, expected="a file of `distcalib data costs`"
         ) from None
     names = [f.name for f in fields(Costs)]
+    if isinstance(raw, dict):
+        raw = {"states": {}} | raw
     wrong = sorted(set(raw) ^ set(names)) if isinstance(raw, dict) else ["not a table"]
     if wrong:
         raise InputError("has a field too many or too few", place=path, value=wrong[0], choices=names)
     seconds = {"simulate_seconds": 4, "verify_seconds": 4, "reform_seconds": 2}
     for name, length in {**seconds, "simulate_bytes": 2, "verify_bytes": 2}.items():
-        value = raw[name]
-        numbers = isinstance(value, list) and all(
-            type(v) in (int, float) and np.isfinite(v) and v >= 0 for v in value
-        )
-        if not numbers or len(value) != length:
-            raise InputError(
-                "is no cost", place=f"{path}: {name}", value=value, expected=f"{length} numbers of 0 or more"
-            )
-        raw[name] = tuple(value)
+        _require_numbers(raw[name], length, f"{path}: {name}")
+        raw[name] = tuple(raw[name])
     if raw["simulate_bytes"][1] <= 0:
         raise InputError("is no cost", place=f"{path}: simulate_bytes", value=0, expected="bytes a household")
+    if not isinstance(raw["states"], dict):
+        raise InputError(
+            "is no table", place=f"{path}: states", value=raw["states"], expected="state: factor"
+        )
+    for state, value in raw["states"].items():
+        if state not in STATE_FIPS:
+            raise InputError("is no state", place=f"{path}: states", value=state, choices=STATE_FIPS)
+        _require_numbers(value, 2, f"{path}: states.{state}")
+    raw["states"] = {state: tuple(factors) for state, factors in raw["states"].items()}
     return Costs(**raw)
+
+
+def _require_numbers(value: object, length: int, place: str) -> None:
+    numbers = isinstance(value, list) and all(
+        type(v) in (int, float) and np.isfinite(v) and v >= 0 for v in value
+    )
+    if not numbers or len(value) != length:  # type: ignore[arg-type]
+        raise InputError("is no cost", place=place, value=value, expected=f"{length} numbers of 0 or more")
 
 
 def measure_costs(
@@ -124,6 +151,7 @@ def measure_costs(
     assignment: GeographyAssignment,
     variables: Iterable[str],
     report: Callable[[str], object] = lambda words: None,
+    by_state: bool = False,
 ) -> Costs:
     """Measure what simulations cost on this machine, in this process.
 
@@ -139,6 +167,8 @@ def measure_costs(
         Computed variables that the plan asks for.
     report
         Told of each measurement.
+    by_state
+        Measure the first and the last of the sizes in every state too, for its factors; five minutes more.
     """
     states, counts = np.unique(assignment.state_fips, return_counts=True)
     columns = np.flatnonzero(assignment.state_fips == states[np.argmax(counts)])
@@ -190,14 +220,43 @@ def measure_costs(
             float(everywhere),
             float(round(max(1_000, found[name][-1], found["simulate_bytes"][-1]))),
         )
-    return Costs(
+    costs = Costs(
         policyengine_us=engine_version(),
         measured=f"{len(asked)} variables, {sizes} households of state {int(states[np.argmax(counts)])}",
         **found,
     )
+    return replace(costs, states=_factors(costs, source, assignment, asked, report)) if by_state else costs
 
 
-def _solved(rows: list[list[int]], seconds: list[float]) -> tuple[float, ...]:
+def _factors(
+    costs: Costs,
+    source: Microdata,
+    assignment: GeographyAssignment,
+    asked: list[str],
+    report: Callable[[str], object],
+) -> dict[str, tuple[float, float]]:
+    """Return the factors of each state; one for both where it has too few columns to tell them apart."""
+    out = {}
+    fixed = costs.seconds(0, len(asked))
+    each = costs.seconds(1, len(asked)) - fixed
+    for state in np.unique(assignment.state_fips).tolist():
+        columns, rows, seconds = np.flatnonzero(assignment.state_fips == state), [], []
+        for size in sorted({min(n, len(columns)) for n in (SIZES[0], SIZES[-1])}):
+            data = place(source, assignment, columns[:size])
+            began = time.process_time()
+            with _tasks_way(data) as simulation:
+                for variable in asked:
+                    simulation.calculate(variable)
+            seconds.append(time.process_time() - began)
+            rows.append([fixed, each * size])
+            report(f"{STATE_CODES[state]}: {size} households: {seconds[-1]:.2f} CPU seconds")
+        one = float(f"{seconds[0] / sum(rows[0]):.4g}")
+        first, more = _solved(rows, seconds) if len(rows) > 1 else (one, one)
+        out[STATE_CODES[state]] = first, more
+    return out
+
+
+def _solved(rows: Sequence[Sequence[float]], seconds: list[float]) -> tuple[float, ...]:
     """Return non-negative coefficients of least squares of relative errors, so that small tasks count."""
     from scipy.optimize import nnls
 

@@ -24,7 +24,7 @@ from distcalib.cluster.address import WHY
 from distcalib.config import ClusterConfig
 from distcalib.config.cluster import is_loopback
 from distcalib.errors import InputError, RunError
-from distcalib.runs.capacity import GPU_ENGINES, fit_resource, workers_of
+from distcalib.runs.capacity import GPU_ENGINES, fit_resource, fit_takers, workers_of
 from distcalib.runs.home import open_home
 from distcalib.runs.remote import object_store
 from distcalib.runs.workers import difference, identity
@@ -94,7 +94,7 @@ def examine(
         checks += _of_process("here", here, identity())
         checks += _of_certificate(cluster)
         if cluster.kind == "serial":
-            return [*checks, _of_memory("here", 0, here, plan)]
+            return [*checks, _of_memory("here", 0, here, plan, fits=True)]
         try:
             with open_client(cluster.changed(warm=cluster.kind != "local")) as client:
                 checks += _of_scheduler(client)
@@ -127,6 +127,7 @@ def _of_number(client: Any, cluster: ClusterConfig) -> Check:
 def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check]:
     checks: list[Check] = []
     known = workers_of(client)
+    takers = fit_takers(known)
     said = client.run(_answer, probe, on_error="return")
     for address, answer in sorted(said.items()):
         place = f"worker {address}"
@@ -138,7 +139,7 @@ def _of_workers(client: Any, plan: Plan | None, probe: str | None) -> list[Check
         asked = time.time()
         (clock,) = client.run(time.time, workers=[address]).values()
         checks += _of_process(place, answer, identity())
-        checks.append(_of_memory(place, known[address]["memory_limit"], answer, plan))
+        checks.append(_of_memory(place, known[address]["memory_limit"], answer, plan, address in takers))
         checks.append(_of_threads(place, known[address], answer))
         checks.append(_of_clock(place, clock - (asked + time.time()) / 2))
         checks.append(_of_address(place, address))
@@ -294,12 +295,13 @@ def _of_process(place: str, answer: Mapping[str, Any], expected: Mapping[str, st
     return checks
 
 
-def _of_memory(place: str, limit: int, answer: Mapping[str, Any], plan: Plan | None) -> Check:
+def _of_memory(place: str, limit: int, answer: Mapping[str, Any], plan: Plan | None, fits: bool) -> Check:
     available = answer["available"]
     has = f"{limit / 2**30:.1f} GiB" if limit else "no limit"
     words = f"{has}, {available / 2**30:.1f} GiB free on the machine"
     if plan is not None:
-        stage, needed = max(plan.facts["task_bytes"].items(), key=lambda item: item[1])
+        needs = {stage: n for stage, n in plan.facts["task_bytes"].items() if fits or stage != "fit"}
+        stage, needed = max(needs.items(), key=lambda item: item[1])
         words = f"{words}; the largest task ({stage}) needs {needed / 2**30:.1f} GiB"
         if 0 < limit < needed:
             return Check(

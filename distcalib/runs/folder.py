@@ -16,12 +16,14 @@ from typing import Any
 from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
-from distcalib.runs.plan import INCIDENTAL, Plan, Prepared, microdata_path
+from distcalib.runs.plan import INCIDENTAL, WITHIN, Plan, Prepared, microdata_path
 from distcalib.runs.tasks import MICRODATA
 from distcalib.storage import parse_json, publish, write_json, write_text
 
 #: Folders of what tasks leave, where attempts with other settings leave other files.
-CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas")
+CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas", "fit", "fits")
+#: What users put among them, and no task writes.
+OF_USERS = ("fit/frontier.csv",)
 
 
 def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = False) -> list[str]:
@@ -141,9 +143,9 @@ def require_same_plan(
         )
     standing = STAGES if force is None else STAGES[: STAGES.index(force)]
     changed = [
-        f"{s}: {stored['code'].get(s, 'none')[:12]} there, {new['code'][s][:12]} now"
-        for s in standing
-        if stored["code"].get(s) != new["code"][s]
+        f"{s}: {stored['code'].get(s, 'none')[:12]} there, {now[:12]} now"
+        for s, now in new["code"].items()
+        if WITHIN.get(s, s) in standing and stored["code"].get(s) != now
     ]
     if own and standing:
         there, now = (plan["versions"].get("distcalib", "none") for plan in (stored, new))
@@ -161,8 +163,10 @@ def require_same_plan(
 def _stage_of(name: str) -> str:
     """Return the first stage that depends on a setting or input."""
     section = name.split(".")[0]
-    if name in ("inputs.values", "inputs.initial_weights"):
+    if name in ("inputs.values", "inputs.labels", "inputs.initial_weights"):
         return "fit"
+    if name == "inputs.excluded":
+        return "verify"
     # Rows and values of the targets have digests of their own among the inputs; no cell is weighted.
     if section in ("fit", "fits", "engines", "targets", "design_weights"):
         return "fit"
@@ -176,11 +180,11 @@ def forget(folder: Path, stage: str) -> None:
 
 
 def keep_only(folder: Path, used: set[str]) -> None:
-    """Remove blocks, area files and receipts of an earlier attempt that this plan does not use.
+    """Remove what tasks of an earlier attempt left and this plan does not use: blocks, files and receipts.
 
     Nothing is removed through a link that leads out of the folder.
     """
-    inside = folder.resolve()
+    inside, used = folder.resolve(), used.union(OF_USERS)
 
     def old(pattern: str) -> list[Path]:
         return [path for path in folder.glob(pattern) if path.parent.resolve().is_relative_to(inside)]
@@ -191,8 +195,8 @@ def keep_only(folder: Path, used: set[str]) -> None:
     for block in old("matrix.zarr/blocks/*"):
         if block.relative_to(folder).as_posix() not in used:
             shutil.rmtree(block)
-    for file in old("areas/*/*"):
-        if file.relative_to(folder).as_posix() not in used:
+    for file in (path for place in ("areas", "fit", "fits") for path in old(f"{place}/**/*")):
+        if not file.is_dir() and file.relative_to(folder).as_posix() not in used:
             file.unlink()
 
 

@@ -124,7 +124,7 @@ class Home:
         forget(self.folder, stage)
 
     def keep_only(self, used: set[str]) -> None:
-        """Remove blocks, area files and receipts of earlier attempts that are not used."""
+        """Remove blocks, files and receipts of earlier attempts that are not used."""
         keep_only(self.folder, used)
 
     def clear(self, folder: str, used: set[str]) -> None:

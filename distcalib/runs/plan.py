@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -21,6 +22,7 @@ from distcalib.geography.assignment import GeographyAssignment
 from distcalib.microdata.bundled_data import bundled_path
 from distcalib.microdata.hdf5 import unknown_columns
 from distcalib.microdata.model import Microdata
+from distcalib.microdata.plausible import require_plausible_source
 from distcalib.microdata.validate import overridden_variables
 from distcalib.notebook import facts_html
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
@@ -31,6 +33,7 @@ from distcalib.runs.sizes import COLUMN_BYTES, facts_of, told_of
 from distcalib.runs.verify import check_totals
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
+from distcalib.simulation.place import GEOGRAPHY, STALE_WEIGHTS
 from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
 from distcalib.targets.choose import Targets, load_targets
 from distcalib.targets.database import without_password
@@ -61,7 +64,17 @@ ROOMS = {
         "targets/constraints",
         "targets/reforms",
     ),
+    # What is made of the receipts of the proof in this process, each time: in the plan, in no task's id.
+    "judge": (
+        "runs/checks",
+        "runs/gates",
+        "runs/verdict",
+        "runs/zero_gate",
+        "targets/bundled/targets_2024.csv.gz",
+    ),
 }
+#: The stage that is done anew for what is no stage of its own.
+WITHIN = {"judge": "verify"}
 
 
 @dataclass(frozen=True)
@@ -76,12 +89,15 @@ class Slice:
         The state.
     start, stop
         Range among the state's columns in ascending order.
+    seconds
+        CPU seconds that it is expected to take.
     """
 
     id: str
     state_fips: int
     start: int
     stop: int
+    seconds: float = 0.0
 
     @property
     def size(self) -> int:
@@ -98,11 +114,11 @@ class Plan:
     run
         The settings.
     inputs
-        Content digests of microdata, rows, values, placement and design weights.
+        Content digests of microdata, targets (rows, values, labels, excluded), placement and design weights.
     versions
         Versions of policyengine-us and distcalib, and the digest of the rules engine's files.
     code
-        Stage -> digest of the rooms that it uses.
+        Stage, and what is `WITHIN` one -> digest of the rooms that it uses.
     engines
         The engine of each fit, resolved: of ``fit`` (by the name '') and of the further ones.
     slices
@@ -178,8 +194,11 @@ def microdata_path(config: RunConfig) -> Path:
 
 
 def read_source(config: RunConfig) -> Microdata:
-    """Read the microdata that the settings mean, and draw the households of a trial."""
-    source = Microdata.read(microdata_path(config), config.period)
+    """Read the microdata that the settings mean, check all of them, and draw the households of a trial."""
+    file = microdata_path(config)
+    source = Microdata.read(file, config.period)
+    # Places are drawn anew, and so are weights, but what they begin with is held to a range too.
+    require_plausible_source(source, file, but=(*GEOGRAPHY, *STALE_WEIGHTS))
     if config.households is None:
         return source
     if config.households > source.count():
@@ -275,8 +294,12 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append(
             f"{len(other_years)} columns of other periods are carried along: {_some(other_years)}"
         )
-    if not config.areas.states:
-        warnings.append("areas.states is false: no target is recomputed from files, so nothing is proven")
+    written = config.areas
+    if not (written.states or written.national or written.districts):
+        warnings.append(
+            "areas.districts, areas.states and areas.national are false: no target is recomputed from files, "
+            "so nothing is proven"
+        )
     if config.microdata != "bundled" and config.targets.database == "bundled":
         warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
     if config.microdata != "bundled" and config.simulation.take_up and rates is None:
@@ -291,6 +314,8 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         "microdata": source.digest(),
         "rows": targets.rows_digest(),
         "values": targets.values_digest(),
+        "labels": targets.labels_digest(),
+        "excluded": targets.excluded_digest(),
         "assignment": assignment.digest(),
         "initial_weights": digest_arrays({"w": columns["initial_weight"].to_numpy()}),
     }
@@ -302,18 +327,24 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         RULES: rules_digest(),
     }
     check_version()
-    asked = asked_variables(targets)
-    size = config.simulation.slice_households or costs.largest(
-        len(asked), reform_count(targets), COLUMN_BYTES * assignment.n_columns
-    )
-    cuts = slices if slices is not None else _cut(assignment, size)
+    asked, reforms = len(asked_variables(targets)), reform_count(targets)
+
+    def most(state: int) -> int:
+        held = COLUMN_BYTES * assignment.n_columns
+        return config.simulation.slice_households or costs.largest(asked, reforms, held, state=state)
+
+    def one(state: int, start: int, stop: int) -> Slice:
+        seconds = round(costs.seconds(stop - start, asked, reforms, state=state), 3)
+        return Slice(_slice_id(config, inputs, versions, state, start, stop), state, start, stop, seconds)
+
+    cuts = slices if slices is not None else _cut(assignment, most)
     plan = Plan(
         run=config,
         inputs=inputs,
         versions=versions,
         code=_stage_code(),
         engines={name: resolve_engine(one.engine) for name, one in fits_of(config).items()},
-        slices=tuple(Slice(_slice_id(config, inputs, versions, s, a, b), s, a, b) for s, a, b in cuts),
+        slices=tuple(one(*cut) for cut in cuts),
         warnings=tuple(warnings),
     )
     return Prepared(
@@ -351,12 +382,12 @@ def _foresight(
     return apart(targets.rows, assignment.cd_geoid) + warnings_of(found)
 
 
-def _cut(assignment: GeographyAssignment, size: int) -> list[tuple[int, int, int]]:
-    """Cut every state's columns into near-equal slices of at most `size`."""
+def _cut(assignment: GeographyAssignment, most: Callable[[int], int]) -> list[tuple[int, int, int]]:
+    """Cut every state's columns into near-equal slices of at most `most` of the state."""
     cuts = []
     states, counts = np.unique(assignment.state_fips, return_counts=True)
     for state, count in zip(states.tolist(), counts.tolist(), strict=True):
-        edges = np.linspace(0, count, -(-count // size) + 1).round().astype(int).tolist()
+        edges = np.linspace(0, count, -(-count // most(state)) + 1).round().astype(int).tolist()
         cuts += [(state, a, b) for a, b in pairwise(edges)]
     return cuts
 

@@ -26,7 +26,7 @@ from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE, read_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.sizes import check_resources
-from distcalib.runs.split import splitting, standing_tasks
+from distcalib.runs.split import longest_first, splitting, standing_tasks
 from distcalib.runs.tasks import MICRODATA, Inputs, simulate_slice, write_areas
 from distcalib.runs.verdict import judge, not_proven
 from distcalib.runs.verify import check_files, prove
@@ -231,8 +231,7 @@ class Run:
         }
 
     def _simulate(self, plan: Plan, inputs: Inputs) -> list[Receipt]:
-        tasks = standing_tasks(plan, inputs, self.home.folder, self.home.verified)
-        tasks.sort(key=lambda t: (t.start - t.stop, t.state_fips, t.start))
+        tasks = longest_first(plan, standing_tasks(plan, inputs, self.home.folder, self.home.verified))
         in_two = splitting(plan, self.cluster, self.events)
         return self._stage("simulate", simulate_slice, tasks, instead=in_two)
 
@@ -272,6 +271,7 @@ class Run:
                 "code": plan.code["fit"],
                 "matrix": matrix_digest,
                 "values": plan.inputs["values"],
+                "labels": plan.inputs["labels"],
                 "initial_weights": plan.inputs["initial_weights"],
                 "engine": engine,
                 "settings": settings,

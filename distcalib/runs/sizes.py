@@ -25,6 +25,10 @@ FILE_BYTES_HOUSEHOLD, CELL_BYTES, CELLS_COLUMN = 420, 8, 60
 FIT_BYTES = 8 + 2 * 48
 # Bytes that a worker holds of each column's placement (567 MB were measured for 5.16 million).
 COLUMN_BYTES = 110
+# What a fit holds at most, of a cell of the matrix (read, cut to the fitted rows, and by columns) and of a
+# column; and the coordinator: of a cell (X, once), of a column (placement, tables), and of all else.
+FIT_CELL, FIT_COLUMN = 20, 160
+HERE_CELL, HERE_COLUMN, HERE = 8, 190, 600_000_000
 
 
 def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
@@ -47,6 +51,27 @@ def check_resources(plan: Plan, cluster: ClusterConfig) -> None:
                 value=cluster.worker_memory,
                 expected=f"at least {needed / 2**30:.1f} GiB{smaller}",
             )
+    own = bool(cluster.fit.workers)
+    memory, place = (
+        (cluster.fit.memory_limit, "fit.memory_limit") if own else (cluster.worker_memory, "memory_limit")
+    )
+    if (needed := plan.facts["task_bytes"]["fit"]) > memory_bytes(memory):
+        apart = ", or a worker of its own for the fit (fit.workers, fit.memory_limit)"
+        raise InputError(
+            "the fit needs more memory than its worker has",
+            place=f"{cluster.file}: {place}",
+            value=memory,
+            expected=f"at least {needed / 2**30:.1f} GiB"
+            + (apart if not own and cluster.kind in ("slurm", "kubernetes") else ""),
+        )
+
+
+def cells_of_column(measures: int) -> float:
+    """Return about how many cells a column has: a measure gives one at each of three levels, or nothing.
+
+    Of the 518 bundled measures a column has 31.5 cells (36,000 columns and 5.16 million).
+    """
+    return min(measures * 3, max(32, measures / 16))
 
 
 def facts_of(
@@ -56,8 +81,8 @@ def facts_of(
     n = assignment.n_columns
     variables, reforms = len(asked_variables(targets)), reform_count(targets)
     at_once = plan.run.verify.slice_households
-    in_state = np.unique(assignment.state_fips, return_counts=True)[1]
-    opened = [min(k, at_once) for k in in_state.tolist()]
+    in_state = np.unique(assignment.state_fips, return_counts=True)
+    opened = [min(k, at_once) for k in in_state[1].tolist()]
     measures = targets.rows[["variable", "reform_id", "constraints"]].drop_duplicates()
     check = targets.rows[targets.rows["status"] == "check"]
     from distcalib.runs.area_stage import files_of
@@ -66,6 +91,7 @@ def facts_of(
     states = len(np.unique(assignment.state_fips))
     # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
     matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
+    cells = cells_of_column(len(measures))
     return {
         "households": source.count(),
         "persons": source.count("person"),
@@ -86,12 +112,14 @@ def facts_of(
             "fixed": costs.bytes(0) + COLUMN_BYTES * n,
             "simulate": costs.bytes(max(s.size for s in plan.slices)) + COLUMN_BYTES * n,
             "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
+            "fit": costs.bytes(0) + int((COLUMN_BYTES + FIT_COLUMN + FIT_CELL * cells) * n),
         },
+        "coordinator_bytes": HERE + int((HERE_COLUMN + HERE_CELL * cells) * n),
         "cpu_seconds": round(
-            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
+            sum(s.seconds for s in plan.slices)
             + sum(
-                k / part * costs.seconds(part, variables, reforms, verify=True)
-                for k, part in zip(in_state.tolist(), opened, strict=True)
+                k / part * costs.seconds(part, variables, reforms, verify=True, state=state)
+                for state, k, part in zip(in_state[0].tolist(), in_state[1].tolist(), opened, strict=True)
             )
         ),
         "matrix_bytes": matrix_bytes * 2,
@@ -120,6 +148,7 @@ def told_of(run: RunConfig, facts: dict[str, Any]) -> dict[str, str]:
         "targets": f"{facts['targets_fit']:,} to fit, {facts['targets_check']:,} to check, "
         f"{facts['targets_excluded']:,} excluded; {facts['measures']} measures",
         "work": ", ".join(work),
-        "memory": f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker",
+        "memory": f"up to {max(facts['task_bytes'].values()) / 2**30:.1f} GiB a worker, "
+        f"{facts['coordinator_bytes'] / 2**30:.1f} GiB in the process that leads the run",
         "disk": f"up to {facts['bytes'] / 1e6:,.0f} MB",
     }

@@ -71,7 +71,8 @@ def stack_run(
     folder = Path(run)
     config, stored = stored_config(folder), stored_plan(folder) or {}
     path = folder / (f"fits/{fit}" if fit else "fit") / "weights.npy"
-    if not path.is_file():
+    # A folder may hold the files of a fit that its settings no longer have.
+    if not path.is_file() or (fit and fit not in config.fits):
         raise InputError("has no such weights", place=folder, value=fit or "fit", choices=config.fits,
                          expected="a run that has been fitted, and the name of one of its fits")  # fmt: skip
     source = read_source(config)

@@ -13,7 +13,7 @@ from typing import Any
 
 from distcalib.errors import RunError
 from distcalib.runs.execute import Executor, Instead
-from distcalib.runs.folder import CUT_BY_TASKS, STAGES
+from distcalib.runs.folder import CUT_BY_TASKS, OF_USERS, STAGES
 from distcalib.runs.home import EVENTS, Home
 from distcalib.runs.lease import LEASE, Lease
 from distcalib.runs.manifest import MANIFEST, OUTSIDE, read_manifest
@@ -231,9 +231,9 @@ class StoreHome(Home):
         self._sound = {one for one in self._sound if one[0] not in later}
 
     def keep_only(self, used: set[str]) -> None:
-        """Remove blocks, area files and receipts of earlier attempts that are not used."""
+        """Remove blocks, files and receipts of earlier attempts that are not used."""
         for folder in CUT_BY_TASKS:
-            self.clear(folder, used)
+            self.clear(folder, used.union(OF_USERS))
 
     def clear(self, folder: str, used: set[str]) -> None:
         """Remove the objects below a folder that are not used."""

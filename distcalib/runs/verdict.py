@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from distcalib.runs.verify_stage import Cover, Proof
 from distcalib.storage import publish
 
 _AREAS = 10_000  # as in `Rows.key`
+#: Cells of X that are turned to float64 at once.
+_PIECE = 1 << 22
 PARTS = ["fit", "state_fips", "cd_geoid", "part", "area", "measure", "total", "nonzero", "households"]
 FILES = ["file", "households", "persons", "weight", "bytes"]
 
@@ -61,7 +64,7 @@ def judge(
     # In one order whatever the tasks were, so that every sum is the same.
     order = ["fit", "area", "state_fips", "part", "cd_geoid", "measure"]
     parts = parts.sort_values(order, kind="stable", ignore_index=True)
-    matrix = read_block(folder / "matrix.zarr" / "X").astype(np.float64)
+    matrix = read_block(folder / "matrix.zarr" / "X")
     checked = [{"file": file, **facts} for r in checks for file, facts in r.facts["files"].items()]
     files = pd.DataFrame(checked, columns=FILES).sort_values("file")
     publish(folder / "verify/files.csv", lambda p: files.to_csv(p, index=False))
@@ -163,7 +166,7 @@ def compare(
     parts
         Of one fit, from ``verify/parts``: cd_geoid, state_fips, measure, total.
     matrix
-        X, csr_array of float64, shape (n targets, n columns).
+        X, csr_array of float32, shape (n targets, n columns).
     weights
         Fitted weights, float64, shape (n columns,).
     cover
@@ -182,7 +185,8 @@ def compare(
         drop=True
     )
     out.insert(0, "row", np.arange(len(out)))
-    out["promised"] = matrix @ weights
+    promised, scale = _sums(matrix, weights)
+    out["promised"] = promised
     area = rows.key % _AREAS
     keys, sums = [], []
     for code in (0, parts["state_fips"], parts["cd_geoid"]):
@@ -201,12 +205,21 @@ def compare(
     is_proven = np.zeros(len(out), dtype=bool)
     is_proven[rows.row] = proven
     out["from_files"] = values
-    out["scale"] = abs(matrix) @ weights
+    out["scale"] = scale
     gap = (out["from_files"] - out["promised"]).abs()
     out["difference"] = gap / out["scale"].where(out["scale"] > 0, 1.0)
     out["ok"] = gap <= tolerance * out["scale"]
     out["proven"] = is_proven
     return out
+
+
+def _sums(matrix: Any, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return X.w and sum(|x| w) in float64, some rows at a time: a copy of X may not fit beside it."""
+    at = np.searchsorted(matrix.indptr, np.arange(_PIECE, matrix.nnz, _PIECE))
+    edges = np.unique([0, *at.tolist(), matrix.shape[0]]).tolist()
+    pieces = (matrix[a:b].astype(np.float64) for a, b in pairwise(edges))
+    promised, scale = zip(*((piece @ weights, abs(piece) @ weights) for piece in pieces), strict=True)
+    return np.concatenate(promised), np.concatenate(scale)
 
 
 def totals_of(

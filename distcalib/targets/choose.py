@@ -33,6 +33,10 @@ COLUMNS = [
     "status", "reason",
 ]  # fmt: skip
 
+# Of them: what a cell of the matrix depends on, and what the weights depend on besides.
+MEASURED = ["variable", "reform_id", "constraints", "geo_level", "geographic_id"]
+FITTED = ["value", "tolerance", "group_id", "status"]
+
 # Columns of `select_targets`, and which of them each key of a filter looks at.
 SELECTED = [
     "target_id", "stratum_id", "variable", "reform_id", "value", "original_value", "period", "target_period",
@@ -76,15 +80,27 @@ class Targets:
         return rows_digest(self.rows)
 
     def values_digest(self) -> str:
-        """Digest of values, tolerances, groups and statuses: what the fit depends on besides X."""
-        table = self.rows[["value", "tolerance", "group_id", "status"]]
-        return digest_of(table.values.tolist())
+        """Digest of values, tolerances, groups and statuses: what the weights depend on besides X."""
+        return digest_of(self.rows[FITTED].values.tolist())
+
+    def labels_digest(self) -> str:
+        """Digest of all else of the rows: margins of error, reasons, names; what the tables of a fit show."""
+        return _texts_digest(self.rows[[c for c in COLUMNS if c not in (*MEASURED, *FITTED)]])
+
+    def excluded_digest(self) -> str:
+        """Digest of the targets that are not used, with their reasons."""
+        return _texts_digest(self.excluded[COLUMNS])
 
 
 def rows_digest(rows: pd.DataFrame) -> str:
     """Digest of what rows measure: variable, reform, constraints and place, in their order."""
-    table = rows[["variable", "reform_id", "constraints", "geo_level", "geographic_id"]]
+    table = rows[MEASURED]
     return digest_of([[str(v) for v in row] for row in table.itertuples(index=False)])
+
+
+def _texts_digest(table: pd.DataFrame) -> str:
+    texts = table.astype(object).where(table.notna(), "").astype(str)
+    return digest_of([list(table), texts.values.tolist()])
 
 
 def load_targets(

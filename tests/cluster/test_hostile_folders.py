@@ -43,12 +43,13 @@ def test_a_receipt_whose_outputs_are_no_table_is_none(tmp_path, outputs):
 
 def test_nothing_is_removed_through_a_link(tmp_path):
     run, outside = tmp_path / "run", tmp_path / "outside"
-    for folder in (outside, run / "areas" / "states", run / "receipts"):
+    for folder in (outside, run / "areas" / "states", run / "receipts", run / "fits"):
         folder.mkdir(parents=True)
     for file in (outside / "CA.h5", outside / "x.json", run / "areas" / "states" / "old.h5"):
         file.touch()
     (run / "areas" / "districts").symlink_to(outside)
     (run / "receipts" / "areas").symlink_to(outside)
+    (run / "fits" / "few").symlink_to(outside)
     keep_only(run, set())
     assert {p.name for p in outside.iterdir()} == {"CA.h5", "x.json"}
     assert not (run / "areas" / "states" / "old.h5").exists()

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -176,6 +177,22 @@ def test_workers_with_too_little_memory_are_told_of_or_refused(scheduler, certif
             RunError, match=r"c\.yaml: the largest task of the stage verify .* 1 workers have"
         ):
             require_memory(client, {"simulate": 1, "verify": limit + 1}, "c.yaml")
+
+
+def test_the_fit_is_held_to_the_workers_that_may_be_given_it():
+    def client(**workers: tuple[int, dict[str, float]]) -> SimpleNamespace:
+        known = {name: {"memory_limit": n, "resources": held} for name, (n, held) in workers.items()}
+        return SimpleNamespace(scheduler_info=lambda n_workers: {"workers": known})
+
+    needs = {"simulate": 4, "fit": 7}
+    assert require_memory(client(a=(4, {}), b=(8, {"FIT": 1})), needs, "c.yaml") == []
+    with pytest.raises(RunError, match=r"stage fit needs .* 1 workers have less \(worker b"):
+        require_memory(client(a=(9, {}), b=(5, {"GPU": 1})), needs, "c.yaml")
+    (told,) = require_memory(client(a=(4, {}), b=(8, {})), needs, "c.yaml")
+    assert "such a task dies there, and is done by another" in told
+    assert "halves" not in told
+    with pytest.raises(RunError, match="stage simulate"):
+        require_memory(client(a=(3, {"FIT": 1})), needs, "c.yaml")
 
 
 def test_a_scheduler_that_is_not_there_is_given_up(tmp_path):

@@ -71,6 +71,22 @@ MALFORMED = {
         lambda m: m | {"verification": {"targets": 3, "proven": 3}},
         "largest_difference: is no figure",
     ),
+    "proof that is none": (
+        lambda m: m | {"verification": {**PROOF, "largest_difference": 0.9}},
+        "verification: largest_difference: the files differ from X.w .*; got 0.9; expected at most 1e-06",
+    ),
+    "proof of a further fit that is none": (
+        lambda m: m | {"verification": {**PROOF, "fits": {"few": {"largest_difference": 2e-6}}}},
+        "fits: few: largest_difference: the files differ",
+    ),
+    "further fits that are none": (
+        lambda m: m | {"verification": {**PROOF, "fits": {"few": 1}}},
+        "fits: is no table of further fits",
+    ),
+    "proof of more targets than there are": (
+        lambda m: m | {"verification": {**PROOF, "targets": 2}},
+        "targets: is no number of targets; got 2; expected a number of at least 3",
+    ),
 }
 TEXTS = {
     "empty": (b"", "is not JSON"),

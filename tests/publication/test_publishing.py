@@ -503,6 +503,17 @@ def test_large_files_go_in_parts_and_are_checked_by_their_marks(run, s3_store, m
 # ---- commands
 
 
+def test_what_is_not_proven_is_said(tmp_path):
+    proof = {"targets": 12, "proven": 9, "largest_difference": 1e-6}
+    run, to = make_run(tmp_path / "part", verification=proof), tmp_path / "public"
+    for _ in range(2):
+        result = CliRunner().invoke(publish_command, [str(run), str(to)])
+        assert result.exit_code == 0, result.output
+        assert "3 of 12 targets are not proven" in result.stderr
+    outcome = publish(run, to)
+    assert (outcome.targets, outcome.proven) == (12, 9)
+
+
 def test_the_commands_say_what_they_did(run, other_run, tmp_path):
     from distcalib.cli.publication import promote as promote_command
     from distcalib.cli.publication import rollback as rollback_command

@@ -72,7 +72,13 @@ def test_a_long_run_is_said_in_hours():
             ("households", "persons", "columns", "districts", "states", "measures", "bytes"), 1
         )
         facts |= {f"targets_{status}": 1 for status in ("fit", "check", "excluded")}
-        facts |= {"tasks": {"fit": 1}, "task_bytes": {"fit": 1}, "far": [], "cpu_seconds": cpu_seconds}
+        facts |= {
+            "tasks": {"fit": 1},
+            "task_bytes": {"fit": 1},
+            "coordinator_bytes": 1,
+            "far": [],
+            "cpu_seconds": cpu_seconds,
+        }
         plan = Plan(RunConfig(), {}, {}, {}, "torch", (), facts)
         console = Console(file=io.StringIO(), width=80)
         print_plan(plan, console, workers=2)

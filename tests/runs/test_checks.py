@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from distcalib.errors import InputError
+from distcalib.runs import verdict
 from distcalib.runs.checks import COLUMNS, checks, write_checks
 from distcalib.targets.sources import bundled_targets
 
@@ -86,3 +88,17 @@ def test_the_table_is_written_beside_the_proof(targets, tmp_path: Path):
     back = pd.read_csv(tmp_path / "verify/checks.csv", keep_default_na=False, na_values={"z": [""]})
     assert back["name"].tolist() == table["name"].tolist()
     assert back["z"].to_numpy() == pytest.approx(table["z"].to_numpy(), nan_ok=True)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 22])
+def test_the_sums_of_the_proof_need_no_copy_of_the_matrix_and_lose_no_bit(monkeypatch, piece):
+    draw = np.random.default_rng(0)
+    X = sparse.random_array((9, 40), density=0.3, random_state=draw, dtype=np.float32, format="csr")
+    X.data *= np.float32(1e9) * draw.choice([-1, 1], X.nnz).astype(np.float32)
+    X = sparse.vstack([X[:4], sparse.csr_array((2, 40), dtype=np.float32), X[4:]], format="csr")
+    weights = draw.random(40)
+    monkeypatch.setattr(verdict, "_PIECE", piece)
+    promised, scale = verdict._sums(X, weights)
+    whole = X.astype(np.float64)
+    np.testing.assert_array_equal(promised, whole @ weights)
+    np.testing.assert_array_equal(scale, abs(whole) @ weights)

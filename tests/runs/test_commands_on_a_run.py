@@ -133,6 +133,14 @@ def test_files_of_a_further_fit_have_its_weights(small_run, tmp_path):
     assert (none.exit_code, "did you mean 'few'" in none.output) == (2, True)
 
 
+def test_weights_of_a_fit_that_the_run_no_longer_has_are_not_written(small_run, tmp_path):
+    (tmp_path / "fits/fwe").mkdir(parents=True)
+    shutil.copy(small_run / "plan.json", tmp_path)
+    shutil.copy(small_run / "fits/few/weights.npy", tmp_path / "fits/fwe")
+    none = invoke("stack", "run", tmp_path, "--fit", "fwe", "--output", tmp_path / "x")
+    assert (none.exit_code, "did you mean 'few'" in none.output) == (2, True)
+
+
 def test_the_matrix_of_a_run_is_looked_into(small_run):
     assert "nonzeros" in invoke("matrix", "info", small_run).output
     row = invoke("matrix", "row", small_run, "state_56/snap")

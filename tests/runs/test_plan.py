@@ -8,6 +8,8 @@ import subprocess
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +17,17 @@ import pytest
 
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.errors import InputError, RunError
+from distcalib.geography.sources import districts
 from distcalib.geography.states import STATE_CODES
 from distcalib.microdata import Microdata
+from distcalib.runs.costs import bundled_costs
 from distcalib.runs.folder import write_plan
-from distcalib.runs.plan import make_plan
-from distcalib.runs.sizes import check_resources
+from distcalib.runs.plan import Plan, Slice, make_plan, read_source
+from distcalib.runs.receipts import Receipt
+from distcalib.runs.sizes import check_resources, facts_of
 from distcalib.runs.tasks import take_up_of
 from distcalib.simulation.takeup import rates
+from distcalib.targets.choose import load_targets
 
 SERIAL = ClusterConfig(kind="serial")
 
@@ -149,6 +155,35 @@ def test_a_task_that_outgrows_a_worker_is_refused_with_both_numbers(config):
         check_resources(plan, ClusterConfig(memory_limit="1GiB"))
 
 
+def test_a_fit_that_outgrows_its_worker_is_refused_before_anything_is_simulated(config):
+    """The nation's fit was measured at 4.2 GiB in a process of its own; workers of 7 GiB do it all."""
+    plan = make_plan(config).plan
+    national = replace(slices(config, 20_000), n_clones=17_200)  # of 300 households
+    facts = facts_of(
+        replace(plan, run=national, slices=(Slice("", 56, 0, 20_000),)),
+        load_targets("bundled", 2024, set(districts()["cd_geoid"])),
+        SimpleNamespace(n_columns=5_160_000, state_fips=np.array([56]), cd_geoid=np.array([5601])),  # type: ignore[arg-type]
+        read_source(config),
+        bundled_costs(),
+    )
+    needed = {stage: n / 2**30 for stage, n in facts["task_bytes"].items()}
+    assert needed["simulate"] < 4.1 < 6.5 < needed["fit"] < 7
+    assert needed["fit"] - needed["fixed"] == pytest.approx(4.2 - 0.4, abs=0.3)
+    large = replace(plan, facts=facts)
+    check_resources(large, ClusterConfig(memory_limit="7GiB"))
+    with pytest.raises(
+        InputError, match=r"memory_limit: the fit needs more.*got '4200MiB'.*at least 6\.\d GiB$"
+    ):
+        check_resources(large, ClusterConfig(memory_limit="4200MiB"))
+    apart = ClusterConfig.load(None, {"kind": "slurm", "workers": 2, "memory_limit": "4200MiB"})
+    with pytest.raises(InputError, match=r"at least 6\.\d GiB, or a worker of its own"):
+        check_resources(large, apart)
+    own = replace(apart.fit, workers=1, memory_limit="7GiB")
+    check_resources(large, apart.changed(fit=own))
+    with pytest.raises(InputError, match=r"fit\.memory_limit: the fit needs more"):
+        check_resources(large, apart.changed(fit=replace(own, memory_limit="5GiB")))
+
+
 def test_one_state_of_many_households_fits_a_worker(config):
     plan = make_plan(replace(slices(config, 3000), n_clones=40)).plan
     assert plan.facts["columns"] == 12_000
@@ -254,6 +289,27 @@ def test_microdata_without_ages_are_refused_and_absent_inputs_are_said(config, s
     assert "real_estate_taxes" in words
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "words"),
+    [
+        ("age", 131, r"age/2024: 1 values cannot be; got '131(\.0)? for person \d+'.*0 to 130: nobody"),
+        ("pre_subsidy_rent", -1.0, r"pre_subsidy_rent/2024: .*got '-1\.0 for"),
+        ("tenure_type", b"CAVE", r"tenure_type/2024: .*got 'CAVE for household \d+'.*one of "),
+        ("state_fips", 72, ""),  # of the file, and no file takes it over
+    ],
+)
+def test_values_that_no_file_may_hold_are_refused_by_the_plan(config, small, tmp_path, name, first, words):
+    column = small.column(name).copy()
+    column[0] = first
+    small.with_columns({name: column}).write(tmp_path / "own.h5")
+    other = replace(config, microdata=str(tmp_path / "own.h5"), households=250)
+    if not words:
+        assert read_source(other).count() == 250
+        return
+    with pytest.raises(InputError, match=rf"own\.h5: {words}"):
+        make_plan(other)
+
+
 @pytest.mark.parametrize(("records", "epochs", "words"), [(301, 20, "at most 300"), (10, 0, "needs epochs")])
 def test_a_record_budget_that_cannot_be_is_refused_before_anything_is_simulated(
     config, records, epochs, words
@@ -308,6 +364,11 @@ def test_a_run_of_other_code_is_refused_with_both_digests_unless_accepted(config
         Run(config, folder, SERIAL, force="fit").prepare()
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
     assert Run(config, folder, SERIAL, accept_code=True).prepare().plan.digest() == stored.digest()
+    judged = replace(stored, code={**stored.code, "judge": "0" * 64})
+    (folder / "plan.json").write_text(json.dumps(judged.to_json()))
+    with pytest.raises(RunError, match=r"begun by other code \(judge: 000000000000 there, \w{12} now\)"):
+        Run(config, folder, SERIAL).prepare()
+    Run(config, folder, SERIAL, force="verify").prepare()  # which is done anew
     other = replace(stored, versions={**stored.versions, "distcalib": "0.0.1"})
     (folder / "plan.json").write_text(json.dumps(other.to_json()))
     with pytest.raises(RunError, match=r"begun by other code \(distcalib 0\.0\.1 there, \S+ now\)"):
@@ -326,6 +387,40 @@ def test_other_design_weights_change_the_fit_alone(config, tmp_path):
     assert found.slices == prepared.plan.slices
 
 
+def test_margins_and_reasons_that_changed_are_another_plan(config, tmp_path, monkeypatch):
+    """What the tables of a fit show of targets is redone with it; what is excluded touches no fit."""
+
+    def fits_of(run: Run, plan: Plan) -> list[str]:
+        ids: list[str] = []
+
+        def stage(name: str, function: object, tasks: list[Any], **_: object) -> list[Receipt]:
+            ids.extend(task.id for task in tasks)
+            return [Receipt(name, task.id, {}, {"summary": {}}) for task in tasks]
+
+        monkeypatch.setattr(run, "_stage", stage)
+        run._fit(plan, run._inputs(plan), "0" * 64)
+        return ids
+
+    folder, prepared = tmp_path / "out", make_plan(config)
+    folder.mkdir()
+    write_plan(folder, prepared, replace=False)
+    rows, excluded = prepared.targets.rows, prepared.targets.excluded
+    first = fits_of(Run(config, folder, SERIAL), prepared.plan)
+    for part, table, stage in (
+        ("labels", {"rows": rows.assign(moe=rows["moe"].fillna(0) + 1)}, "fit"),
+        ("labels", {"rows": rows.assign(reason="far")}, "fit"),
+        ("excluded", {"excluded": excluded.assign(reason="far")}, "verify"),
+    ):
+        changed = replace(prepared.targets, **table)
+        monkeypatch.setattr("distcalib.runs.plan.read_run_targets", lambda _, found=changed: found)
+        with pytest.raises(InputError, match=rf"different: inputs\.{part};.*--force {stage}"):
+            Run(config, folder, SERIAL).prepare()
+        run = Run(config, folder, SERIAL, force=stage)
+        plan = run.prepare().plan
+        assert plan.slices == prepared.plan.slices
+        assert (fits_of(run, plan) == first) == (part == "excluded")
+
+
 def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, small, tmp_path):
     import h5py
 
@@ -336,6 +431,16 @@ def test_the_plan_warns_of_what_the_rules_engine_would_ignore_or_skip(config, sm
     words = " ".join(make_plan(replace(config, microdata=str(path))).plan.warnings)
     assert "favourite_colour" in words
     assert "stored values replace the rules for 1 variables: snap" in words
+
+
+def test_the_plan_says_when_no_file_proves_anything(config):
+    def told(**kinds: bool) -> bool:
+        areas = replace(config.areas, others={"North": "state == NH"}, **kinds)
+        return any("nothing is proven" in w for w in make_plan(config.changed(areas=areas)).plan.warnings)
+
+    assert not told(states=False, districts=False)
+    assert not told(states=False, national=False)
+    assert told(states=False, districts=False, national=False)
 
 
 def test_what_a_forced_stage_depends_on_may_not_differ(config, tmp_path):

@@ -25,7 +25,7 @@ from distcalib.report.run_tables import RunTables
 from distcalib.runs.events import read_events
 from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
-from distcalib.runs.plan import make_plan, microdata_path
+from distcalib.runs.plan import ROOMS, make_plan, microdata_path
 
 
 def facts(folder: Path) -> dict:
@@ -211,6 +211,20 @@ def test_only_what_is_damaged_is_done_again(copy, config):
     assert (copy / "fit" / "weights.npy").stat().st_mtime_ns == weights
 
 
+def test_other_code_of_the_judgement_judges_again_and_does_nothing_else(copy, config):
+    plan = json.loads((copy / "plan.json").read_text())
+    old = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(old.replace(plan["digest"], "0" * 64))
+    assert ROOMS["judge"][:4] == ("runs/checks", "runs/gates", "runs/verdict", "runs/zero_gate")
+    plan["code"]["judge"] = plan["digest"] = "0" * 64
+    (copy / "plan.json").write_text(json.dumps(plan))
+    (copy / "verify/gates.csv").write_text("old")
+    events = events_of(Run(config, copy, ClusterConfig(kind="serial"), accept_code=True))
+    assert not [e for e in events if e["event"] == "task"]
+    assert "judge" in [e["stage"] for e in events if e["event"] == "stage"]
+    assert facts(copy)["files"] == json.loads(old)["files"]
+
+
 def test_a_killed_assembly_goes_on_from_its_blocks(copy, config):
     matrix = facts(copy)["matrix"]
     shutil.rmtree(copy / "matrix.zarr" / "X")
@@ -380,7 +394,8 @@ def test_what_carries_each_area_is_told(small_run):
 def test_a_forced_fit_takes_new_settings_in_an_old_folder_and_simulates_nothing(copy, config):
     """The same weights as a run of its own would have; what stood on the old ones is replaced."""
     first = facts(copy)
-    other = replace(config, fit=replace(config.fit, ridge=0.3))
+    assert "fits/few/weights.npy" in first["files"]
+    other = replace(config, fit=replace(config.fit, ridge=0.3), fits={})
     events = events_of(Run(other, copy, ClusterConfig(kind="serial"), force="fit"))
     assert {e["stage"] for e in events if e["event"] == "task"} == {"fit", "areas", "verify files", "verify"}
     again = facts(copy)
@@ -391,6 +406,8 @@ def test_a_forced_fit_takes_new_settings_in_an_old_folder_and_simulates_nothing(
         == make_plan(other).plan.digest()
         == json.loads((copy / "plan.json").read_text())["digest"]
     )
-    assert len(list((copy / "receipts" / "fit").iterdir())) == 1 + len(other.fits)
+    assert len(list((copy / "receipts" / "fit").iterdir())) == 1
+    assert not [path for path in again["files"] if path.startswith("fits/") or "few" in path]
+    assert not (copy / "fits/few/weights.npy").exists()
     nothing = events_of(Run(other, copy, ClusterConfig(kind="serial")))
     assert [e["event"] for e in nothing][-1] == "nothing_to_do"

@@ -342,6 +342,17 @@ def test_keys_that_would_lead_out_of_the_copy_remove_nothing(memory):
     outside.unlink()
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_what_an_earlier_fit_left_goes_and_what_users_put_there_stays(memory, tmp_path, stored):
+    home = begun(memory) if stored else Home(tmp_path)
+    theirs = ["fit/frontier.csv", "fit/weights.npy", "fits/few/weights.npy"]
+    old = ["fit/old.csv", "fits/more/weights.npy", "fits/more/checkpoints/a/0.npy"]
+    write(home.folder, dict.fromkeys([*theirs, *old], b"1"))
+    home.keep([*theirs, *old])
+    home.keep_only(set(theirs[1:]))
+    assert [path for path in home.files() if path != "plan.json"] == theirs
+
+
 # -- the lease ---------------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,8 @@ def test_the_bundled_targets_are_the_same_from_a_server_and_a_file(empty, tmp_pa
     from_server, from_file = (load_targets(d, 2024, {5601, 201}) for d in (empty, file))
     assert from_server.rows_digest() == from_file.rows_digest()
     assert from_server.values_digest() == from_file.values_digest()
+    assert from_server.labels_digest() == from_file.labels_digest()
+    assert from_server.excluded_digest() == from_file.excluded_digest()
     engines = create_engine(empty.replace("://", "+psycopg://")), create_engine(f"sqlite:///{file}")
     order = "ORDER BY target_id"
     views = [ask(engine, f"SELECT * FROM target_overview {order}") for engine in engines]
