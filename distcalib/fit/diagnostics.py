@@ -231,6 +231,13 @@ def explain(
     )
 
 
+def group_words(targets: pd.DataFrame) -> pd.Series:
+    """Return each target's group in words, of its geo_level, variable and domain_variable."""
+    domain = targets["domain_variable"].fillna("")
+    words = targets["geo_level"] + " " + targets["variable"]
+    return words.where(domain == "", words + " by " + domain)
+
+
 def group_causes(table: pd.DataFrame) -> pd.DataFrame:
     """Sum up the targets of status fit by group.
 
@@ -249,9 +256,7 @@ def group_causes(table: pd.DataFrame) -> pd.DataFrame:
         share of the misses, else empty.
     """
     fitted = table[table["status"] == "fit"].copy()
-    domain = fitted["domain_variable"].fillna("")
-    words = fitted["geo_level"] + " " + fitted["variable"]
-    fitted["group"] = words.where(domain == "", words + " by " + domain)
+    fitted["group"] = group_words(fitted)
     fitted["within_5"] = fitted["abs_rel_error"] <= 0.05
     fitted["within_10"] = fitted["abs_rel_error"] <= 0.10
     for cause in CAUSES:

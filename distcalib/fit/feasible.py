@@ -198,6 +198,7 @@ def _all_met(scaled: sp.csr_array, sign: Float, give: Float, limits: tuple[Float
         # Inside the tolerances: what the passes leave of a miss is small, and never quite nothing.
         if (np.abs(path.residual) <= give).all():
             return True
-        path.walk(every, nothing, 0.0, 0.0, low, high, low)
+        if not path.walk(every, nothing, 0.0, 0.0, low, high, low):
+            return False
         path.renew()
     return bool((np.abs(path.residual) <= give).all())

@@ -14,6 +14,7 @@ from distcalib.errors import InputError, warn
 from distcalib.fit.columns import Columns, Scaled, WithSum
 from distcalib.fit.constraints import conserve_mass, within_share
 from distcalib.fit.log import FitLog
+from distcalib.fit.loss import furthest
 from distcalib.fit.problem import FitProblem
 from distcalib.fit.refit import Bound, Matrix, Refit, refit
 from distcalib.fit.spec import FitSpec
@@ -97,6 +98,13 @@ def weigh(
     def judged(ratio: Float) -> float:
         return problem.held_out_error(weights_of(ratio))
 
+    def worst(residual: Float) -> str:
+        if furthest(residual) == len(rows):
+            return "the sum of weights"
+        of_all = np.zeros(len(problem.targets))
+        of_all[rows] = residual[: len(rows)]
+        return problem.worst(of_all)
+
     done = 0
 
     def solve(ridge: Bound, center: Bound, ratio: Float | None, most: int) -> Refit:
@@ -116,6 +124,7 @@ def weigh(
             objective=objective,
             held_out_error=judged if early else None,
             observe=lambda steps, v: observe(done + steps, v),
+            worst=worst,
         )
         done += found.steps
         return found

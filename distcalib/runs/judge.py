@@ -195,6 +195,7 @@ def attainable(fit: RunFit, problem: FitProblem, report: Report = silent) -> dic
             factor=problem.factor,
             unit=start,
             bounds=ratio_bounds(problem, free, problem.usable, start, 1.0),
+            worst=problem.worst,
         )
     weights = np.zeros(fit.X.shape[1])
     weights[problem.columns] = found.ratio * start

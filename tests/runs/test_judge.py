@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
@@ -19,11 +20,14 @@ from distcalib import RunConfig
 from distcalib.cli import main
 from distcalib.config import FitConfig
 from distcalib.digest import digest_arrays
+from distcalib.errors import InputError
 from distcalib.fit import fit_weights
 from distcalib.matrix.blocks import write_block
 from distcalib.report.fit_plots import frontier_svg
-from distcalib.runs.fitting import fit_arguments
-from distcalib.runs.judge import judge_tuning
+from distcalib.runs.fitting import FitTask, fit, fit_arguments
+from distcalib.runs.judge import Fitting, judge_tuning
+from distcalib.runs.run_fit import RunFit
+from distcalib.runs.tasks import Inputs
 from distcalib.storage import sha256_file
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -95,6 +99,24 @@ def write_run(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("run"))
+
+
+def test_errors_of_a_runs_fit_name_the_target_and_its_group(run, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = {**asdict(FIT), "selector": "gates", "lambda_l0": 1e9, "epochs": 90}
+    inputs = Inputs(str(tmp_path / "run"), "", "", "", "", 2024, 3, True)
+    named = r"closed all 240 gates at epoch \d+ \(without any record row \d+ \((\w+)/\S+/(\w+)/\S*\), group "
+    with pytest.raises(InputError) as error:
+        fit(FitTask(inputs, "0", "cpu", settings, "few"))
+    found = re.search(named + r"'\d+: \1 \2( by \w+)?' is furthest off\)", str(error.value))
+    assert found, str(error.value)
+    folds = pd.factorize(pd.read_parquet(run / "targets.parquet")["geo_level"])[0][
+        : len(RunFit.read(run).values)
+    ]
+    answer = Fitting(RunFit.read(run, changes={"lambda_l0": 1e9, "epochs": 90}), folds % 2)
+    with pytest.raises(InputError) as error:
+        answer((0, {}))
+    assert re.search(named, str(error.value)), str(error.value)
 
 
 class Known:
