@@ -20,7 +20,7 @@ from distcalib.fit.log import LOG_COLUMNS, FitLog, Progress, summary_of
 from distcalib.fit.problem import build_problem, column_vector
 from distcalib.fit.selection import select
 from distcalib.fit.spec import FitSpec, refuse_unused
-from distcalib.fit.weighing import weigh
+from distcalib.fit.weighing import check_mass_of_all, weigh
 from distcalib.notebook import facts_html
 
 Float = NDArray[np.float64]
@@ -247,6 +247,7 @@ def fit_with_spec(
     if checkpoints is not None:
         belongs = identity(problem.digest(), spec.as_dict())
         saved = Checkpoint(checkpoints, belongs, log, checkpoint_seconds)
+    check_mass_of_all(problem, spec)
     prepared = time.perf_counter()
 
     support, reached = select(problem, spec, log, log_every, saved)
