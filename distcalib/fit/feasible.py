@@ -16,7 +16,7 @@ Float = NDArray[np.float64]
 
 #: A sum of relative misses up to this is rounding of the solver.
 NO_EXCESS = 1e-6
-#: Cells of the largest system that is solved: about ten seconds. Above it nothing is said.
+#: Cells of the largest system that is solved: about ten seconds. What is above it is not judged.
 LARGEST = 5_000_000
 #: Passes of descent that look for weights that meet all targets, before a linear programme does.
 PASSES = 30
