@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from distcalib.cli.files import force_option, need_new
-from distcalib.cli.options import RUN_FOLDER, changes_of, examples
+from distcalib.cli.options import RUN_FOLDER, changes_of, cluster_of, examples
 from distcalib.errors import InputError
 
 
@@ -17,7 +19,11 @@ def fit_of_run() -> None:
     """Judge the fit of a run, and search better settings; RUN is a folder whose matrix is assembled."""
 
 
-def _judge_options(function: click.decorators.FC) -> click.decorators.FC:
+def _judge_options(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def function(cluster: Path | None, workers: int | None, **options: Any) -> None:
+        command(workers=workers if cluster is None else cluster_of(cluster, workers), **options)
+
     for option in (
         click.argument("folder", metavar="RUN", type=RUN_FOLDER),
         click.option("--fit", "name", default="", help="Name of one of the run's further fits."),
@@ -25,7 +31,10 @@ def _judge_options(function: click.decorators.FC) -> click.decorators.FC:
         click.option("--by", type=click.Choice(["place", "family"]), default="place", show_default=True,
                      help="Hold out a variable in some states with their districts, or everywhere."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the folds."),
-        click.option("--workers", type=click.IntRange(1), help="Processes; default: this one."),
+        click.option("--cluster", type=click.Path(path_type=Path),
+                     help="Cluster file: its workers share the fits."),
+        click.option("--workers", type=click.IntRange(1),
+                     help="Worker processes; without --cluster of this machine. Default: this process."),
         click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write."),
         force_option,
     ):  # fmt: skip
@@ -52,7 +61,7 @@ def _write_csv(output: Path, table: Any) -> None:
 @click.option("--holdout-folds", type=click.IntRange(0), default=5, show_default=True, help="0: none.")
 @click.option("--plot", type=click.Path(path_type=Path), help="SVG file to draw.")
 def fit_frontier(
-    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: int | None,
+    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: Any,
     output: Path, force: bool, records: tuple[str, ...], holdout_folds: int, plot: Path | None,
 ) -> None:  # fmt: skip
     """Fit with several numbers of records: loss, effective sample size and held-out error of each.
@@ -88,7 +97,7 @@ def fit_frontier(
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True, help="How many.")
 @click.option("--targets", type=click.Path(path_type=Path), help="CSV file of every target, too.")
 def fit_robustness(
-    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: int | None,
+    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: Any,
     output: Path, force: bool, folds: int, targets: Path | None,
 ) -> None:  # fmt: skip
     """Fit without each fold of targets in turn, and judge on it; beside that, no calibration."""
@@ -113,6 +122,7 @@ def fit_robustness(
     epilog=examples(
         "distcalib fit tune runs/demo --trials 40 --storage study.db --output trials.csv",
         "distcalib tune runs/demo --search ridge=1e-4:1 --output trials.csv",
+        "distcalib fit tune runs/demo --cluster cluster.yaml --batch 16 --output trials.csv",
     ),
 )
 @_judge_options
@@ -130,7 +140,7 @@ def fit_robustness(
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True,
               help="Trials asked for at once; it decides which they are, the workers do not.")  # fmt: skip
 def fit_tune(
-    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: int | None,
+    folder: Path, name: str, sets: tuple[str, ...], by: str, seed: int, workers: Any,
     output: Path, force: bool, trials: int, storage: str | None, folds: int, search: tuple[str, ...],
     batch: int,
 ) -> None:  # fmt: skip

@@ -20,7 +20,7 @@ from distcalib.fit.log import LOG_COLUMNS, FitLog, Progress, summary_of
 from distcalib.fit.problem import build_problem, column_vector
 from distcalib.fit.selection import select
 from distcalib.fit.spec import FitSpec, refuse_unused
-from distcalib.fit.weighing import weigh
+from distcalib.fit.weighing import check_mass_of_all, weigh
 from distcalib.notebook import facts_html
 
 Float = NDArray[np.float64]
@@ -89,6 +89,7 @@ def fit_weights(
     group_multipliers: Mapping[Any, float] | None = None,
     tolerance: ArrayLike = 0.0,
     names: Sequence[str] | None = None,
+    group_labels: ArrayLike | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
     checkpoints: str | Path | None = None,
@@ -130,7 +131,9 @@ def fit_weights(
     tolerance
         Relative to the scale of each error, scalar or (n_targets,), >= 0: errors within it cost nothing.
     names
-        Names of the targets for the summary, (n_targets,).
+        Names of the targets for the summary and for errors, (n_targets,).
+    group_labels
+        What errors call each target's group, (n_targets,); it decides nothing else. None: `groups`.
     progress
         Called with a log row (a dict) whenever one is written.
     log_every
@@ -153,7 +156,8 @@ def fit_weights(
         Wrong shapes, NaN or infinite values, unknown settings or engines, no reachable target, or a penalty
         that closes every gate; a checkpoint of another fit.
     RunError
-        The loss became infinite or NaN.
+        The loss became infinite or NaN; names the epoch (pass, step), and the target that was furthest off
+        with its group.
     """
     if epochs is not None:
         settings["epochs"] = epochs
@@ -171,6 +175,7 @@ def fit_weights(
         group_multipliers=group_multipliers,
         tolerance=tolerance,
         names=names,
+        group_labels=group_labels,
         progress=progress,
         log_every=log_every,
         checkpoints=checkpoints,
@@ -193,6 +198,7 @@ def fit_with_spec(
     group_multipliers: Mapping[Any, float] | None = None,
     tolerance: ArrayLike = 0.0,
     names: Sequence[str] | None = None,
+    group_labels: ArrayLike | None = None,
     progress: Progress | None = None,
     log_every: int = 50,
     checkpoints: str | Path | None = None,
@@ -220,11 +226,11 @@ def fit_with_spec(
         target_weights=target_weights,
         group_multipliers=group_multipliers,
         tolerance=tolerance,
+        names=names,
+        group_labels=group_labels,
         threads=threads,
     )
-    n_targets, n_columns = problem.X.shape
-    if names is not None and len(names) != n_targets:
-        raise InputError("wrong length", place="names", value=len(names), expected=str(n_targets))
+    n_columns = problem.X.shape[1]
     if donors is not None:
         donors = column_vector(donors, n_columns, "donors")
     if areas is not None:
@@ -241,6 +247,7 @@ def fit_with_spec(
     if checkpoints is not None:
         belongs = identity(problem.digest(), spec.as_dict())
         saved = Checkpoint(checkpoints, belongs, log, checkpoint_seconds)
+    check_mass_of_all(problem, spec)
     prepared = time.perf_counter()
 
     support, reached = select(problem, spec, log, log_every, saved)

@@ -15,6 +15,8 @@ Float = NDArray[np.float64]
 #: Fewer effective donors than this carry a row: one of them is on average over a tenth of it, twice the usual
 #: tolerance. State rows of the demonstration below it miss two to three times as often as those above.
 FEW_DONORS = 10
+#: What is said of targets of which `area_excess` says nothing.
+NOT_JUDGED = "not judged"
 
 
 def support(X: sp.csr_array, weights: ArrayLike, donors: ArrayLike) -> tuple[NDArray[np.intp], Float]:
@@ -74,7 +76,8 @@ def area_excess(
     -------
     ndarray of float64, shape (n_targets,)
         Sum of relative misses beyond tolerance that no weights avoid; NaN for a target that is not asked
-        about or not fitted, and where the system has more than `LARGEST` cells.
+        about or not fitted, and where the system has more than `LARGEST` cells or its solver fails: such
+        targets are not judged.
     """
     matrix = sp.csr_array(X)
     geoid = np.asarray(areas, dtype=np.int64)
@@ -153,7 +156,8 @@ def consistency(
         effective_donors, least and most (attainable within the bounds), parts_gap, area_excess, and
         ``problem``: empty, or the first that holds of *impossible* (no cell is nonzero), *short* (outside
         least and most by more than the tolerance), *contradiction* (parts and whole disagree by more than
-        the tolerance), *few donors*, *together* (the targets of its area cannot be met at once).
+        the tolerance), *few donors*, *together* (the targets of its area cannot be met at once), *not judged*
+        (area_excess cannot be said).
     """
     matrix = sp.csr_array(X)
     start = np.asarray(initial_weights, dtype=np.float64)
@@ -166,6 +170,7 @@ def consistency(
         "contradiction": np.isfinite(pull),
         "few donors": tests["few donors"],
         "together": excess > NO_EXCESS,
+        NOT_JUDGED: np.isnan(excess),
     }
     problem = np.select(list(tests.values()), list(tests), "")
     return table.assign(

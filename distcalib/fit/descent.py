@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.errors import InputError, RunError
+from distcalib.errors import InputError
 
 Float = NDArray[np.float64]
 #: Column pointers, row of each cell, value of each cell; any integer and float types.
@@ -78,6 +78,7 @@ class Descent:
         self.squares = _squares(self.cells, self.factor, self.unit)
         self.renew()
 
+    @np.errstate(over="ignore", invalid="ignore")  # a walk says so
     def renew(self) -> None:
         """Compute the residual afresh: the rounding of many moves adds up."""
         self._estimate = _estimate(self.cells, self.unit * self.v, len(self.goal))
@@ -96,19 +97,25 @@ class Descent:
     def walk(
         self, columns: NDArray[np.int64], penalty: Float, ridge: float, center: float,
         low: Float, high: Float, least: Float,
-    ) -> None:  # fmt: skip
-        """Minimise over each of `columns` in turn.
+    ) -> bool:  # fmt: skip
+        """Minimise over each of `columns` in turn; return whether all is finite.
 
         Of ||F X U v - g||^2 + sum penalty v + ridge ||v - center||^2 over low <= v <= high, where a v below
-        `least` becomes `low`; arrays have one element a column of X.
+        `least` becomes `low`; arrays have one element a column of X. A column that cannot be given a finite
+        value ends the walk, so that `off` still tells which row is to blame.
         """
         weight = np.square(self.factor)
-        _walk(
+        finite = _walk(
             self.cells, self.unit, weight, self.squares, self.pull, self.v, columns, penalty, ridge, center,
             low, high, least,
         )  # fmt: skip
-        if not np.isfinite(self.pull).all():
-            raise RunError("coordinate descent diverged: the loss is infinite or NaN")
+        return bool(finite and np.isfinite(self.pull).all())
+
+    @property
+    def off(self) -> Float:
+        """The residual as the passes have moved it, (n_rows,); 0 in rows of factor 0."""
+        with np.errstate(over="ignore"):
+            return np.divide(self.pull, self.factor, out=np.zeros_like(self.pull), where=self.factor != 0)
 
 
 @_compiled
@@ -116,7 +123,7 @@ def _walk(
     cells: Compressed, unit: Float, weight: Float, squares: Float, pull: Float, v: Float,
     columns: NDArray[np.int64], penalty: Float, ridge: float, center: float, low: Float, high: Float,
     least: Float,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     ptr, rows, values = cells
     for k in range(len(columns)):
         j = columns[k]
@@ -131,11 +138,14 @@ def _walk(
         slope = unit[j] * slope + 0.5 * penalty[j] + ridge * (v[j] - center)
         wanted = v[j] - slope / curvature
         move = (low[j] if wanted < least[j] else min(max(wanted, low[j]), high[j])) - v[j]
+        if not np.isfinite(move):
+            return False
         if move != 0.0:
             v[j] += move
             move *= unit[j]
             for p in range(ptr[j], ptr[j + 1]):
                 pull[rows[p]] += weight[rows[p]] * values[p] * move
+    return True
 
 
 @_compiled

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.fit.consistency import FEW_DONORS, area_excess, family_gaps, support
+from distcalib.fit.consistency import FEW_DONORS, NOT_JUDGED, area_excess, family_gaps, support
 from distcalib.fit.feasible import NO_EXCESS, attainable, rows_in_pieces
 
 Float = NDArray[np.float64]
@@ -20,7 +20,7 @@ Float = NDArray[np.float64]
 MARGINS = 1.2
 #: A group with a smaller share of its targets within tolerance is listed with its causes.
 ENOUGH = 0.95
-CAUSES = ("support", "sampling error of the source", "contradiction", "compromise")
+CAUSES = ("support", "sampling error of the source", "contradiction", NOT_JUDGED, "compromise")
 
 
 def effective_sample_size(weights: ArrayLike, ids: ArrayLike | None = None) -> float:
@@ -185,7 +185,8 @@ def explain(
         - ``margins``: |error| over the published margin of error;
         - ``parts_gap``: by what share the targets of an area's parts sum to more than the area's, for the
           area itself or the one that it is a part of, whichever disagrees more;
-        - ``area_excess``: see `distcalib.fit.consistency.area_excess`; NaN for areas without a miss;
+        - ``area_excess``: see `distcalib.fit.consistency.area_excess`; NaN for areas without a miss, and
+          where it cannot be said;
         - ``cause``: empty for a target that is met or not fitted. Else the first of these that holds:
 
         1. *support*: no weights within their limits give the target;
@@ -195,7 +196,9 @@ def explain(
            the side to which the other figure pulls;
         4. *support*: fewer than `FEW_DONORS` effective donors, or no weights within their limits meet all
            targets of the target's own area at once;
-        5. *compromise*: no figure shows another cause; the fit traded the target against others of the same
+        5. *not judged*: whether the targets of its area can be met at once cannot be said (``area_excess`` is
+           NaN), and that alone tells support from compromise;
+        6. *compromise*: no figure shows another cause; the fit traded the target against others of the same
            households, or against the evenness of the weights.
     """
     matrix = sp.csr_array(X)
@@ -215,9 +218,10 @@ def explain(
         (margins <= MARGINS) | (pulled & explained),
         pulled,
         (effective < FEW_DONORS) | (excess > NO_EXCESS),
+        np.isnan(excess),
     )
-    support_, source, contradiction, compromise = CAUSES
-    found = np.select(tests, [support_, source, contradiction, support_], compromise)
+    support_, source, contradiction, not_judged, compromise = CAUSES
+    found = np.select(tests, [support_, source, contradiction, support_, not_judged], compromise)
     cause = np.where(missed, found, "")
     return pd.DataFrame(
         {
@@ -229,6 +233,13 @@ def explain(
             "cause": cause,
         }
     )
+
+
+def group_words(targets: pd.DataFrame) -> pd.Series:
+    """Return each target's group in words, of its geo_level, variable and domain_variable."""
+    domain = targets["domain_variable"].fillna("")
+    words = targets["geo_level"] + " " + targets["variable"]
+    return words.where(domain == "", words + " by " + domain)
 
 
 def group_causes(table: pd.DataFrame) -> pd.DataFrame:
@@ -249,9 +260,7 @@ def group_causes(table: pd.DataFrame) -> pd.DataFrame:
         share of the misses, else empty.
     """
     fitted = table[table["status"] == "fit"].copy()
-    domain = fitted["domain_variable"].fillna("")
-    words = fitted["geo_level"] + " " + fitted["variable"]
-    fitted["group"] = words.where(domain == "", words + " by " + domain)
+    fitted["group"] = group_words(fitted)
     fitted["within_5"] = fitted["abs_rel_error"] <= 0.05
     fitted["within_10"] = fitted["abs_rel_error"] <= 0.10
     for cause in CAUSES:

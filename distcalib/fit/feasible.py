@@ -16,7 +16,7 @@ Float = NDArray[np.float64]
 
 #: A sum of relative misses up to this is rounding of the solver.
 NO_EXCESS = 1e-6
-#: Cells of the largest system that is solved: about ten seconds. Above it nothing is said.
+#: Cells of the largest system that is solved: about ten seconds. What is above it is not judged.
 LARGEST = 5_000_000
 #: Passes of descent that look for weights that meet all targets, before a linear programme does.
 PASSES = 30
@@ -198,6 +198,7 @@ def _all_met(scaled: sp.csr_array, sign: Float, give: Float, limits: tuple[Float
         # Inside the tolerances: what the passes leave of a miss is small, and never quite nothing.
         if (np.abs(path.residual) <= give).all():
             return True
-        path.walk(every, nothing, 0.0, 0.0, low, high, low)
+        if not path.walk(every, nothing, 0.0, 0.0, low, high, low):
+            return False
         path.renew()
     return bool((np.abs(path.residual) <= give).all())

@@ -29,6 +29,8 @@ _BAND_WORDS = frozenset(
     ["under", "over", "below", "above", "less", "more", "than", "up", "to", "plus", "and", "or", "older"]
 )
 _NATION = ""
+#: Arguments of a fit that are words for its errors and summary, and decide nothing.
+WORDS = ("names", "group_labels")
 
 
 def target_blocks(labels: Labels, *, by: str = "place") -> NDArray[np.int64]:
@@ -232,7 +234,7 @@ class WithoutFold:
         Arguments of `distcalib.fit.fit_weights`; those with one value a target are cut with it.
     """
 
-    PER_TARGET = ("groups", "target_weights", "tolerance")
+    PER_TARGET = ("groups", "target_weights", "tolerance", *WORDS)
 
     def __init__(
         self, X: sp.spmatrix | sp.sparray, targets: ArrayLike, folds: ArrayLike, **common: Any

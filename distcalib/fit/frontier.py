@@ -10,11 +10,11 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, RunError
 from distcalib.fit.constraints import checked_limits
 from distcalib.fit.descent import Compressed, Descent
 from distcalib.fit.diagnostics import effective_sample_size
-from distcalib.fit.loss import Loss
+from distcalib.fit.loss import Loss, row_furthest_off
 
 Float = NDArray[np.float64]
 
@@ -139,6 +139,7 @@ def attainable_loss(
     unit: ArrayLike | None = None,
     tolerance: float = 0.01,
     max_passes: int = 1000,
+    worst: Callable[[Float], str] = row_furthest_off,
 ) -> Attainable:
     """Bracket the least of ||F X U v - g||^2 over low <= v <= high, with every column and no ridge.
 
@@ -151,6 +152,13 @@ def attainable_loss(
         X, g and the diagonals of F and U, as in `distcalib.fit.reweighted.select_reweighted`.
     bounds
         Least and largest ratio, scalars or (n_columns,); the least must be 0 or more.
+    worst
+        Names, for an error, the row that residuals (n_targets,) say is furthest off.
+
+    Raises
+    ------
+    RunError
+        The loss became infinite or NaN.
     """
     path = Descent(matrix, goal, factor, unit)
     n = len(path.v)
@@ -167,7 +175,11 @@ def attainable_loss(
         if loss - best <= tolerance * max(loss, 1e-12 * first_loss) or passes >= max_passes:
             break
         for _ in range(PASSES_A_LOOK):
-            path.walk(np.arange(n), nothing, 0.0, 1.0, low, high, low)
+            if not path.walk(np.arange(n), nothing, 0.0, 1.0, low, high, low):
+                raise RunError(
+                    f"the search for the attainable loss diverged: it is infinite or NaN ({worst(path.off)} "
+                    "is furthest off)"
+                )
         passes += PASSES_A_LOOK
         path.renew()
     norm = _projected_norm(path, low, high)

@@ -221,6 +221,16 @@ def loss_for(
     return Loss(name, t, np.where(scale > 0, scale, 1.0), equal_shares(weight, groups), band, float(knee))
 
 
+def furthest(residual: Float) -> int:
+    """Return the number of the target with the largest |residual|; NaN counts as infinite."""
+    return int(np.argmax(np.where(np.isnan(residual), np.inf, np.abs(residual))))
+
+
+def row_furthest_off(residual: Float) -> str:
+    """Name the target that is `furthest` off, for an error, where nothing but its number is known."""
+    return f"row {furthest(residual)}"
+
+
 def equal_shares(importance: Float, groups: ArrayLike | None) -> Float:
     """Divide a share of 1 a group (without groups, of 1 a target) by importance, (n_targets,)."""
     if groups is None:

@@ -15,7 +15,7 @@ from distcalib.digest import digest_arrays
 from distcalib.errors import InputError
 from distcalib.fit.columns import Columns
 from distcalib.fit.diagnostics import reachable_targets
-from distcalib.fit.loss import Loss, loss_for
+from distcalib.fit.loss import Loss, furthest, loss_for
 from distcalib.fit.spec import FitSpec
 from distcalib.random import uniform
 
@@ -42,6 +42,8 @@ class FitProblem:
         Row number -> reason, of targets that no weights can reach; in neither mask.
     group_codes, group_names
         Group of each target; None where the caller gave no groups.
+    names, group_labels
+        What errors call each target and its group, (n_targets,); None where nobody said.
     """
 
     X: Columns
@@ -53,6 +55,8 @@ class FitProblem:
     excluded: dict[int, str]
     group_codes: NDArray[np.int64] | None
     group_names: list[object]
+    names: NDArray[np.object_] | None = None
+    group_labels: NDArray[np.object_] | None = None
 
     @property
     def targets(self) -> Float:
@@ -88,6 +92,7 @@ class FitProblem:
         """Return the loss of `weights` (n_columns,)."""
         return self.loss_of(self.X.estimate(weights))
 
+    @np.errstate(over="ignore", invalid="ignore")  # who fits says that a loss is infinite
     def loss_of(self, estimate: Float) -> float:
         """Return the loss of an estimate (n_targets,)."""
         return float(np.sum(self.objective.terms(estimate)[self.fitted]))
@@ -103,11 +108,9 @@ class FitProblem:
 
     def worst(self, residual: Float) -> str:
         """Name the target with the largest residual, and its group, for an error."""
-        size = np.where(np.isnan(residual), np.inf, np.abs(residual))
-        row = int(np.argmax(size))
-        if self.group_codes is None:
-            return f"row {row}"
-        return f"row {row}, group {self.group_names[self.group_codes[row]]!r}"
+        row = furthest(residual)
+        said = f"row {row}" if self.names is None else f"row {row} ({self.names[row]})"
+        return said if self.group_labels is None else f"{said}, group {self.group_labels[row]!r}"
 
     def digest(self) -> str:
         """Return the digest of everything that the selection and its log depend on."""
@@ -132,6 +135,8 @@ def build_problem(
     target_weights: ArrayLike | None = None,
     group_multipliers: Mapping[Any, float] | None = None,
     tolerance: ArrayLike = 0.0,
+    names: ArrayLike | None = None,
+    group_labels: ArrayLike | None = None,
     threads: int | None = None,
 ) -> FitProblem:
     """Validate the inputs of a fit and scale them; arguments as in `distcalib.fit.fit_weights`."""
@@ -162,7 +167,7 @@ def build_problem(
     if not fitted.any():
         raise InputError("no target is left to fit", place="holdout")
 
-    codes, names = _groups(groups, n_targets)
+    codes, group_names = _groups(groups, n_targets)
     importance = np.ones(n_targets)
     if target_weights is not None:
         importance = _vector(target_weights, n_targets, "target_weights", "targets")
@@ -179,7 +184,9 @@ def build_problem(
         importance=np.where(fitted, importance, 0.0),
     )
     if group_multipliers:
-        objective = replace(objective, share=objective.share * _multipliers(group_multipliers, codes, names))
+        objective = replace(
+            objective, share=objective.share * _multipliers(group_multipliers, codes, group_names)
+        )
     return FitProblem(
         X=matrix,
         usable=matrix if n_usable == n_columns else matrix.take(np.flatnonzero(initial)),
@@ -189,7 +196,9 @@ def build_problem(
         held_out=held_out,
         excluded=excluded,
         group_codes=codes,
-        group_names=names,
+        group_names=group_names,
+        names=_words(names, n_targets, "names"),
+        group_labels=_words(groups if group_labels is None else group_labels, n_targets, "group_labels"),
     )
 
 
@@ -279,6 +288,15 @@ def _groups(groups: ArrayLike | None, n: int) -> tuple[NDArray[np.int64] | None,
     if (codes < 0).any():
         raise InputError("missing group", place=f"groups[{int(np.flatnonzero(codes < 0)[0])}]")
     return codes.astype(np.int64), list(names.tolist())
+
+
+def _words(given: ArrayLike | None, n: int, place: str) -> NDArray[np.object_] | None:
+    if given is None:
+        return None
+    words = np.asarray(given, dtype=object)
+    if words.shape != (n,):
+        raise InputError("wrong length", place=place, value=words.size, expected=str(n))
+    return words
 
 
 def _multipliers(given: Mapping[Any, float], codes: NDArray[np.int64] | None, names: list[object]) -> Float:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distcalib.errors import RunError
 from distcalib.fit.columns import Scaled, WithSum
-from distcalib.fit.loss import Loss
+from distcalib.fit.loss import Loss, row_furthest_off
 
 Float = NDArray[np.float64]
 #: One for all columns, or one each.
@@ -43,6 +43,7 @@ class Refit:
     ended: str
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is an error, in words
 def refit(
     matrix: Matrix,
     goal: Float,
@@ -57,6 +58,7 @@ def refit(
     objective: Loss | None = None,
     held_out_error: Callable[[Float], float] | None = None,
     observe: Callable[[int, Float], None] = lambda steps, ratio: None,
+    worst: Callable[[Float], str] = row_furthest_off,
 ) -> Refit:
     """Minimise loss(matrix @ v - goal) + sum ridge (v - center)^2 subject to lo <= v <= hi.
 
@@ -93,6 +95,13 @@ def refit(
         Of a ratio vector; None: run to convergence.
     observe
         Called after each round with (steps, ratio).
+    worst
+        Names, for an error, the row that residuals (rows,) say is furthest off.
+
+    Raises
+    ------
+    RunError
+        The loss or its gradient is infinite or NaN; names the step and what `worst` says.
     """
     lo, hi = bounds
     transpose = matrix.T
@@ -113,10 +122,13 @@ def refit(
         best_error = held_out_error(v)
     first_norm, steps, rounds, ended = np.inf, 0, 0, "converged"
     while True:
-        if not np.isfinite(value):
-            raise RunError(f"the refit diverged after {steps} steps: the loss is {value}")
         free = ~(((v <= lo) & (gradient > 0)) | ((v >= hi) & (gradient < 0)))
         norm = float(np.sqrt(np.sum(gradient[free] ** 2)))
+        if not (np.isfinite(value) and np.isfinite(norm)):
+            raise RunError(
+                f"the refit diverged after {steps} steps: the loss is {value:g}, its gradient {norm:g} "
+                f"({worst(matrix @ v - goal)} is furthest off)"
+            )
         if rounds == 0:
             first_norm = norm
         if norm <= tolerance * first_norm:

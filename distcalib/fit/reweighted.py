@@ -12,9 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, RunError
 from distcalib.fit.checkpoint import Checkpoint
 from distcalib.fit.descent import Compressed, Descent
+from distcalib.fit.loss import row_furthest_off
 from distcalib.random import uniform
 
 Float = NDArray[np.float64]
@@ -46,6 +47,7 @@ def select_reweighted(
     seed: int = 0,
     observe: Callable[[int, Float], None] = lambda passes, ratio: None,
     saved: Checkpoint | None = None,
+    worst: Callable[[Float], str] = row_furthest_off,
 ) -> NDArray[np.int64]:
     """Choose the columns of a least-squares problem that are worth keeping, exactly `records` of them.
 
@@ -86,6 +88,8 @@ def select_reweighted(
         Called after each pass with (passes, v).
     saved
         Where the state is kept, and taken up again to the same bits.
+    worst
+        Names, for an error, the row that residuals (n_targets,) say is furthest off.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def select_reweighted(
     InputError
         Values out of range.
     RunError
-        The loss is infinite or NaN.
+        The loss is infinite or NaN; names the pass and what `worst` says.
     """
     path = Descent(matrix, goal, factor, unit)
     n = len(path.v)
@@ -132,18 +136,23 @@ def select_reweighted(
     while not at["ended"]:
         warm = at["passes"] < WARM_PASSES
         if warm:
-            path.walk(kept, nothing, ridge / n, 1.0, low, high, low)
+            finite = path.walk(kept, nothing, ridge / n, 1.0, low, high, low)
         else:
             state["before"][:] = path.v
             level = total / float(np.sum(path.unit[kept]))
             penalty = at["mu"] * noise / (path.v / level + epsilon) / level
             pull, highest = ridge / len(kept) / level**2, np.minimum(bounds[1] * level, most)
-            path.walk(kept, penalty, pull, level, nothing, highest, low * level)
+            finite = path.walk(kept, penalty, pull, level, nothing, highest, low * level)
             left = kept[path.v[kept] > 0]
             at["began"] = at["began"] or len(left) < (1 - BEGINNING) * len(kept)
             kept = left
             at["mu"] *= growth if at["began"] else APPROACH
         at["passes"] += 1
+        if not finite:
+            raise RunError(
+                f"the selection diverged at pass {at['passes']}: the loss is infinite or NaN "
+                f"({worst(path.off)} is furthest off)"
+            )
         at["ended"] = len(kept) <= records
         observe(at["passes"], path.v)
         if saved is not None:

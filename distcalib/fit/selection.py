@@ -39,7 +39,7 @@ def select(
     gates = ENGINES[spec.engine](problem, spec, _observer(problem, spec, log), log_every, saved)
     n_open = int(np.count_nonzero(gates.gate(spec)))
     reached = {"epochs": gates.epoch, "lambda_l0": gates.lambda_l0, "gates_open": n_open}
-    return _support(gates, spec), reached
+    return _support(problem, gates, spec), reached
 
 
 def _observer(problem: FitProblem, spec: FitSpec, log: FitLog) -> Any:
@@ -52,7 +52,7 @@ def _observer(problem: FitProblem, spec: FitSpec, log: FitLog) -> Any:
     return observe
 
 
-def _support(gates: GateFit, spec: FitSpec) -> NDArray[np.int64]:
+def _support(problem: FitProblem, gates: GateFit, spec: FitSpec) -> NDArray[np.int64]:
     """Return which usable columns are kept: the `records` most probable, or the open gates."""
     if spec.records is not None:
         # The keep probability rises with log alpha, which does not saturate; ties go to the lower column.
@@ -60,7 +60,8 @@ def _support(gates: GateFit, spec: FitSpec) -> NDArray[np.int64]:
     support = np.flatnonzero(gates.gate(spec) > 0)
     if not len(support):
         raise InputError(
-            f"the penalty closed all {len(gates.log_alpha):,} gates at epoch {gates.closed_since}",
+            f"the penalty closed all {len(gates.log_alpha):,} gates at epoch {gates.closed_since} (without "
+            f"any record {problem.worst(problem.goal)} is furthest off)",
             place="fit.lambda_l0",
             value=gates.lambda_l0,
             expected="a smaller lambda_l0, or a number of records",
@@ -114,6 +115,7 @@ def _reweighted(
         seed=spec.seed,
         observe=observe,
         saved=saved,
+        worst=problem.worst,
     )
     log.selection_epochs = reached["epochs"]
     return support, reached

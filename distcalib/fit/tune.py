@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from distcalib.digest import digest_arrays, digest_of
 from distcalib.errors import InputError, RunError
-from distcalib.fit.folds import Map, Outcome, WithoutFold, standard_error_of_mean
+from distcalib.fit.folds import WORDS, Map, Outcome, WithoutFold, standard_error_of_mean
 from distcalib.fit.spec import FitSpec
 from distcalib.random import stream_key
 
@@ -295,6 +295,8 @@ def _digest(without: WithoutFold, ranges: Mapping[str, tuple[float, float, bool]
     arrays |= {"targets": without.targets, "folds": without.folds}
     plain: dict[str, Any] = {}
     for name, value in without.common.items():
+        if name in WORDS:
+            continue
         if value is None or isinstance(value, str | int | float | bool):
             plain[name] = value
         elif not callable(value):

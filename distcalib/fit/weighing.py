@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from distcalib.errors import InputError, warn
 from distcalib.fit.columns import Columns, Scaled, WithSum
 from distcalib.fit.constraints import conserve_mass, within_share
 from distcalib.fit.log import FitLog
+from distcalib.fit.loss import furthest
 from distcalib.fit.problem import FitProblem
 from distcalib.fit.refit import Bound, Matrix, Refit, refit
 from distcalib.fit.spec import FitSpec
@@ -73,6 +75,9 @@ def weigh(
     start *= mass_scale
     kept = problem.usable.take(support)
     bounds = ratio_bounds(problem, spec, kept, start, mass_scale)
+    low, high = (np.broadcast_to(bound * start, start.shape) for bound in bounds)
+    if spec.conserve_mass:
+        check_mass(total, low, high, spec)
 
     def weights_of(ratio: Float) -> Float:
         weights = np.zeros(problem.X.shape[1])
@@ -97,6 +102,13 @@ def weigh(
     def judged(ratio: Float) -> float:
         return problem.held_out_error(weights_of(ratio))
 
+    def worst(residual: Float) -> str:
+        if furthest(residual) == len(rows):
+            return "the sum of weights"
+        of_all = np.zeros(len(problem.targets))
+        of_all[rows] = residual[: len(rows)]
+        return problem.worst(of_all)
+
     done = 0
 
     def solve(ridge: Bound, center: Bound, ratio: Float | None, most: int) -> Refit:
@@ -116,6 +128,7 @@ def weigh(
             objective=objective,
             held_out_error=judged if early else None,
             observe=lambda steps, v: observe(done + steps, v),
+            worst=worst,
         )
         done += found.steps
         return found
@@ -124,7 +137,6 @@ def weigh(
     if spec.effective_share is not None and areas is not None:
         unit = float(np.sum(problem.share[rows])) / len(columns)
         solution, uneven = _evened(solution, solve, areas[columns], start, base, unit, spec)
-    low, high = (np.broadcast_to(bound * start, start.shape) for bound in bounds)
     final = np.clip(solution.ratio * start, low, high)
     if spec.conserve_mass:
         final = conserve_mass(final, total, lower=low, upper=high)
@@ -208,6 +220,28 @@ def ratio_bounds(
             expected=f"at least {spec.share_cap * low / float(capped.min()):.3g}, or a smaller lower_bound",
         )
     return low, capped
+
+
+def check_mass(total: float, low: Float, high: Float, spec: FitSpec) -> None:
+    """Raise an `InputError` if weights within (n,) limits cannot sum to what `conserve_mass` keeps."""
+    least, most = math.fsum(low), math.fsum(high)
+    if least <= total <= most:
+        return
+    raise InputError(
+        f"lets the {len(high):,} columns weigh {least:,.6g} to {most:,.6g} in all, and conserve_mass keeps "
+        f"their {total:,.6g}",
+        place="fit.weight_ratio" if spec.share_cap is None else "fit.share_cap",
+        value=spec.weight_ratio if spec.share_cap is None else spec.share_cap,
+        expected="a larger one, more records, or conserve_mass false",
+    )
+
+
+def check_mass_of_all(problem: FitProblem, spec: FitSpec) -> None:
+    """Do what `check_mass` does before any column is chosen: some cannot weigh more than all can."""
+    if spec.conserve_mass and spec.share_cap is not None:
+        targets = np.where(problem.fitted, problem.targets, 0.0)
+        most = within_share(problem.usable, targets, spec.share_cap)
+        check_mass(float(np.sum(problem.initial)), np.zeros(len(most)), most, spec)
 
 
 def round_within(weights: Float, low: Float, high: Float) -> Float:

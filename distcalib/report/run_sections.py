@@ -40,6 +40,7 @@ CAUSES = {
     "carry it, or no weights within their limits meet all targets of its area at once",
     "sampling error of the source": "the miss is within the published margin of error of the figure itself",
     "contradiction": "official figures of parts and whole disagree, and the miss is on the other one's side",
+    "not judged": "whether all targets of its area can be met at once was not found out: they are too many",
     "compromise": "traded against other targets of the same households, or against even weights",
 }
 _BUNDLED = {

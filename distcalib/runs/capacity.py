@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distcalib.config import ClusterConfig
@@ -54,14 +54,15 @@ def workers_of(client: Any) -> dict[str, dict[str, Any]]:
     return dict(sorted(client.scheduler_info(n_workers=-1)["workers"].items()))
 
 
-def fit_resource(client: Any) -> tuple[str | None, str]:
-    """Return the resource that the fit asks for, and what to tell the user (empty: nothing).
+def fit_resource(client: Any, engines: Iterable[str]) -> tuple[str | None, str]:
+    """Return the resource that fits by some engines ask for, and what to tell the user (empty: nothing).
 
-    GPU if any worker has one, else FIT, else None: any worker takes the fit, for a resource that no worker
-    has would be waited for in vain.
+    GPU before FIT where one of them computes there, else FIT before GPU: a GPU is not held by a fit that does
+    not use it while another worker is meant for it. None where no worker has either: any takes the fit, for a
+    resource that no worker has would be waited for in vain.
     """
     held = {name for worker in workers_of(client).values() for name, n in worker["resources"].items() if n}
-    for resource in ("GPU", "FIT"):
+    for resource in ("GPU", "FIT") if set(engines) & set(GPU_ENGINES) else ("FIT", "GPU"):
         if resource in held:
             return resource, ""
     return None, (

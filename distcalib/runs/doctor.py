@@ -395,18 +395,19 @@ def _of_scheduler(client: Any) -> list[Check]:
 
 
 def _of_fit(client: Any, plan: Plan | None, said: Mapping[str, Mapping[str, Any]]) -> list[Check]:
-    resource, words = fit_resource(client)
+    engines = set() if plan is None else {*plan.engines.values()}
+    resource, words = fit_resource(client, engines)
     known = workers_of(client)
     holders = [a for a, w in known.items() if resource is None or w["resources"].get(resource)]
     on = f"resource {resource}, of {len(holders)} workers"
     mend = "start one with --resources FIT=1, or set fit.workers: 1" if words else ""
     checks = [Check("cluster", "fit", NOTE if words else FINE, words or on, mend)]
-    bare = [a for a in holders if a in said and not said[a]["gpus"]]
-    if resource == "GPU" and bare:
+    bare = [a for a, w in known.items() if w["resources"].get("GPU") and a in said and not said[a]["gpus"]]
+    if bare:
         words, mend = "has the resource GPU, and nvidia-smi lists none", "add a driver, or leave out GPU=1"
         checks.append(Check(f"worker {bare[0]}", "GPU", FAILS, words, mend))
-    if plan is not None and resource != "GPU" and (engines := {*plan.engines.values()} & {*GPU_ENGINES}):
-        words = f"the fit's engine is {min(engines)}, and no worker has the resource GPU"
+    if resource != "GPU" and (on_gpu := engines & {*GPU_ENGINES}):
+        words = f"the fit's engine is {min(on_gpu)}, and no worker has the resource GPU"
         mend = "start a worker with --resources FIT=1,GPU=1, or set fit.engine: cpu"
         checks.append(Check("cluster", "GPU", FAILS, words, mend))
     gpus = sorted({gpu for answer in said.values() for gpu in answer["gpus"]})

@@ -85,7 +85,7 @@ def fit(task: FitTask) -> tuple[list[str], dict[str, Any]]:
         initial_weights=initial,
         donors=donors,
         areas=columns["cd_geoid"].to_numpy(),
-        names=fitted["name"].tolist(),
+        **told_of(fitted),
         engine=task.engine,
         seed=task.inputs.seed,
         checkpoints=checkpoints / task.id[:16],
@@ -181,6 +181,14 @@ def _spread(carried: pd.DataFrame, column: str) -> dict[str, float]:
     """Return the least, the median and the largest of a column over districts."""
     values = carried.loc[carried["geo_level"] == "district", column].dropna()
     return {name: float(values.quantile(q)) for name, q in (("least", 0.0), ("median", 0.5), ("most", 1.0))}
+
+
+def told_of(fitted: pd.DataFrame) -> dict[str, Any]:
+    """Return what `fit_weights` calls each target and its group: words, which decide nothing."""
+    from distcalib.fit.diagnostics import group_words
+
+    groups = fitted["group_id"].astype(str) + ": " + group_words(fitted).astype(str)
+    return {"names": fitted["name"].to_numpy(object), "group_labels": groups.to_numpy(object)}
 
 
 def fit_arguments(fitted: pd.DataFrame, settings: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from distcalib.config import ClusterConfig
 from distcalib.errors import InputError
 from distcalib.runs.fitting import LABELS
 from distcalib.runs.run_fit import RunFit, fit_space
@@ -81,7 +82,7 @@ def judge_frontier(
     seed: int = 0,
     name: str = "",
     changes: Mapping[str, Any] | None = None,
-    workers: int | None = None,
+    workers: int | ClusterConfig | None = None,
     report: Report = silent,
 ) -> pd.DataFrame:
     """Fit a run's targets with several numbers of records, and judge each.
@@ -96,7 +97,8 @@ def judge_frontier(
         Folds of targets, as in `distcalib.fit.folds.blocked_folds`; each budget is fitted once with all
         targets and once without each fold. 0: no folds.
     workers
-        Processes; None: this one. Has no influence on the table.
+        Processes of this machine, or the cluster whose workers share the fits; None: this process. Has no
+        influence on the table.
     report
         Called with the events of a stage.
 
@@ -133,7 +135,10 @@ def judge_frontier(
         seen += fitting.without.numbers
     # The budget decides the penalty; one of the run's own would be for another number of records.
     jobs: list[Job] = [(fold, {"records": k, "lambda_l0": None}) for k in budgets for fold in seen]
-    with stage(report, "frontier", len(jobs)) as done, spread(workers, done) as each:
+    with (
+        stage(report, "frontier", len(jobs)) as done,
+        spread(workers, done, engine=fit.how["engine"]) as each,
+    ):
         answers = list(each(fitting, jobs))
     by_budget = {k: answers[i * len(seen) : (i + 1) * len(seen)] for i, k in enumerate(budgets)}
     refused = {k: next((a for a in of if isinstance(a, InputError)), None) for k, of in by_budget.items()}
@@ -195,6 +200,7 @@ def attainable(fit: RunFit, problem: FitProblem, report: Report = silent) -> dic
             factor=problem.factor,
             unit=start,
             bounds=ratio_bounds(problem, free, problem.usable, start, 1.0),
+            worst=problem.worst,
         )
     weights = np.zeros(fit.X.shape[1])
     weights[problem.columns] = found.ratio * start
@@ -231,7 +237,7 @@ def judge_robustness(
     seed: int = 0,
     name: str = "",
     changes: Mapping[str, Any] | None = None,
-    workers: int | None = None,
+    workers: int | ClusterConfig | None = None,
     report: Report = silent,
 ) -> FoldsOfRun:
     """Fit a run's targets as often as there are folds, each time without one; arguments as `judge_frontier`.
@@ -243,7 +249,7 @@ def judge_robustness(
 
     fit = RunFit.read(run, name, changes)
     fold_of = fit.folds(folds, by, seed)
-    with stage(report, "robustness", folds) as done, spread(workers, done) as each:
+    with stage(report, "robustness", folds) as done, spread(workers, done, engine=fit.how["engine"]) as each:
         found = robustness(fit.X, fit.values, fold_of, map=each, **fit.how)
     estimate = fit.X @ fit.initial
     start = relative_error(estimate, fit.values, abs(fit.X) @ fit.initial)
@@ -314,7 +320,7 @@ def judge_tuning(
     batch: int = 4,
     name: str = "",
     changes: Mapping[str, Any] | None = None,
-    workers: int | None = None,
+    workers: int | ClusterConfig | None = None,
     report: Report = silent,
 ) -> TunedRun:
     """Search settings of a run's fit on blocked folds of its targets; arguments as `judge_frontier`.
@@ -343,7 +349,7 @@ def judge_tuning(
     shared = {key: value for key, value in fit.how.items() if key not in ranges and key != "seed"}
     with (
         stage(report, "tuning", trials) as done,
-        spread(workers, lambda: None, always={"seed": own_seed}) as each,
+        spread(workers, lambda: None, {"seed": own_seed}, fit.how["engine"]) as each,
     ):
         found = tune(
             fit.X, fit.values, fold_of, space=ranges, n_trials=trials, seed=own_seed,

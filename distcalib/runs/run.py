@@ -320,7 +320,7 @@ class Run:
         reused += len(tasks) - len(open_tasks)
         with self._timed(name, len(open_tasks) + reused, reused=reused):
             if executor is not None:
-                resource = self._fit_resource(executor) if fit_resource else None
+                resource = self._fit_resource(executor, open_tasks) if fit_resource else None
                 for result in self.home.run(executor, function, open_tasks, resource, instead):
                     receipt = Receipt(**result)
                     found[receipt.id] = receipt
@@ -391,13 +391,13 @@ class Run:
     def _said(self, task: Any, facts: dict[str, Any]) -> None:
         self.events.emit("progress", stage=task.stage, id=task.id, said=facts)
 
-    def _fit_resource(self, executor: Executor) -> str | None:
+    def _fit_resource(self, executor: Executor, tasks: Sequence[FitTask]) -> str | None:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
         if not isinstance(executor, DaskExecutor):
             return None
         from distcalib.runs.capacity import fit_resource
 
-        resource, words = fit_resource(executor.client)
+        resource, words = fit_resource(executor.client, (task.engine for task in tasks))
         if words:
             self.events.emit("warning", text=words)
         return resource

@@ -15,7 +15,7 @@ from scipy import sparse
 from distcalib.config import FitConfig
 from distcalib.config.schema import read_settings
 from distcalib.errors import InputError
-from distcalib.runs.fitting import LABELS, fit_arguments
+from distcalib.runs.fitting import LABELS, fit_arguments, told_of
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.reading import read_matrix
 
@@ -31,7 +31,7 @@ _NEEDED = {
     "columns.parquet": ("household_id", "initial_weight", "cd_geoid"),
 }
 # Arguments of a fit with a value a target or a column; the others are settings.
-_ARRAYS = ("target_weights", "tolerance", "holdout", "initial_weights", "areas")
+_ARRAYS = ("target_weights", "tolerance", "holdout", "initial_weights", "areas", "names", "group_labels")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class RunFit:
             engine = resolve_engine(own.engine)
         seed = plan["run"]["seed"]
         how = fit_arguments(fitted, asdict(config), seed)
-        how |= {"engine": engine, "seed": seed}
+        how |= {"engine": engine, "seed": seed, **told_of(fitted)}
         how["initial_weights"] = matrix.columns["initial_weight"].to_numpy(np.float64)
         how["areas"] = matrix.columns["cd_geoid"].to_numpy()
         X = sparse.csr_array(matrix.X[chosen], dtype=np.float64)

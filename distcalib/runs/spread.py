@@ -1,19 +1,19 @@
-"""Fits of folds, budgets and trials, here or over processes: the same answers in the same order."""
+"""Fits of folds, budgets and trials, here or on workers of a cluster: the same answers in the same order."""
 
 from __future__ import annotations
 
-import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from distributed import WorkerPlugin
 
 from distcalib.config import ClusterConfig
+from distcalib.errors import RunError
 
 if TYPE_CHECKING:
     from distcalib.fit.folds import Map
@@ -44,15 +44,34 @@ def stage(report: Report, name: str, tasks: int) -> Iterator[Callable[[], None]]
 
 @contextmanager
 def spread(
-    workers: int | None, done: Callable[[], None], always: Mapping[str, Any] = NOTHING
+    workers: int | ClusterConfig | None,
+    done: Callable[[], None],
+    always: Mapping[str, Any] = NOTHING,
+    engine: str = "cpu",
 ) -> Iterator[Map]:
-    """Give a `map` over `Job`s: in this process, or over so many processes of this machine.
+    """Give a `map` over `Job`s: in this process, over processes of this machine, or over a cluster's workers.
 
-    A function of jobs holds the matrix, so it is written once and each process reads it; what goes to and
-    fro is small. Answers come in the order of the jobs; `done` is called after each. Every job has the
-    settings `always`, too.
+    A function of jobs holds the matrix, so each worker gets it once, also one that joins later; what goes to
+    and fro is small. Workers read no file, so they need not see the run folder. Answers come in the order of
+    the jobs; `done` is called after each.
+
+    Parameters
+    ----------
+    workers
+        Processes of this machine, or the cluster to start or join; None, or one of kind serial: this process.
+    done
+        Called after each job.
+    always
+        Settings that every job has, too.
+    engine
+        Of the fits: where it computes on a GPU, workers that have one do them all.
+
+    Raises
+    ------
+    RunError
+        When a worker has other packages or other code than this process, before any job.
     """
-    if workers is None:
+    if workers is None or (isinstance(workers, ClusterConfig) and workers.kind == "serial"):
 
         def here(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
             for fold, settings in jobs:
@@ -61,37 +80,26 @@ def spread(
 
         yield here
         return
-    import psutil
-
-    from distcalib.cluster.local import local_client
-    from distcalib.fit.columns import available_threads
+    from distcalib.cluster import open_client
+    from distcalib.runs.capacity import GPU_ENGINES, fit_resource
     from distcalib.runs.execute import DaskExecutor
+    from distcalib.runs.workers import admitted, check
 
-    threads = max(1, available_threads() // workers)
-    memory = f"{psutil.virtual_memory().total // workers}B"
-    config = ClusterConfig(workers=workers, memory_limit=memory, warm=False)
-    with tempfile.TemporaryDirectory(prefix="distcalib-") as scratch, local_client(config) as client:
-        executor = DaskExecutor(client)
-        known: list[Any] = []
-
-        def file_of(function: Callable[[Any], Any]) -> str:
-            for number, one in enumerate(known):
-                if one is function:
-                    return f"{scratch}/{number}.pickle"
-            known.append(function)
-            file = Path(scratch) / f"{len(known) - 1}.pickle"
-            file.write_bytes(pickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL))
-            return str(file)
+    config, threads = _without_rules(workers)
+    with open_client(config) as client, _held_by(client) as hold:
+        check(client, {"versions": {}, "code": {}}, rules=False)
+        executor = DaskExecutor(client, admitted)
+        resource = fit_resource(client, [engine])[0] if engine in GPU_ENGINES else None
 
         def away(function: Callable[[Any], Any], jobs: Iterable[Any]) -> list[Any]:
-            file = file_of(function)
+            name = hold(function)
             # Threads have no influence on a fit, but they are no part of what the study of a search is of.
             tasks = [
-                _Task(file, number, (fold, {**settings, **always, "threads": threads}))
+                _Task(name, number, (fold, {**settings, **always, "threads": threads}))
                 for number, (fold, settings) in enumerate(jobs)
             ]
             answers: dict[int, Any] = {}
-            for answer in executor.run(_on_worker, tasks):
+            for answer in executor.run(_on_worker, tasks, resource):
                 answers[answer["number"]] = answer["answer"]
                 done()
             return [answers[number] for number in range(len(tasks))]
@@ -99,18 +107,75 @@ def spread(
         yield away
 
 
+def _without_rules(workers: int | ClusterConfig) -> tuple[ClusterConfig, int | None]:
+    """Return the cluster, of this machine without the rules engine, and the threads of a fit.
+
+    Elsewhere a fit takes all that its worker may use (None), as that of a run does.
+    """
+    import psutil
+
+    from distcalib.cluster.local import worker_count
+    from distcalib.fit.columns import available_threads
+
+    if isinstance(workers, int):
+        memory = f"{psutil.virtual_memory().total // workers}B"
+        workers = ClusterConfig(workers=workers, memory_limit=memory)
+    if workers.kind != "local":
+        return workers, None
+    return replace(workers, warm=False), max(1, available_threads() // worker_count(workers))
+
+
+class _Holding(WorkerPlugin):
+    """Holds a function in every worker of a cluster, for as long as it is registered."""
+
+    def __init__(self, name: str, function: Callable[[Job], Any]) -> None:
+        self.name, self.function = name, function
+
+    def setup(self, worker: Any) -> None:
+        _held[self.name] = self.function
+
+    def teardown(self, worker: Any) -> None:
+        _held.pop(self.name, None)
+
+
+#: Of this process as a worker: functions by the name of their plugin.
+_held: dict[str, Callable[[Job], Any]] = {}
+
+
+@contextmanager
+def _held_by(client: Any) -> Iterator[Callable[[Callable[[Job], Any]], str]]:
+    """Give what makes every worker hold a function, once, and returns its name; none holds it afterwards."""
+    known: dict[str, Callable[[Job], Any]] = {}
+
+    def hold(function: Callable[[Job], Any]) -> str:
+        for name, one in known.items():
+            if one is function:
+                return name
+        name = f"distcalib-fits-{uuid4().hex}"
+        client.register_plugin(_Holding(name, function))
+        known[name] = function
+        return name
+
+    try:
+        yield hold
+    finally:
+        for name in known:
+            with suppress(OSError, RuntimeError):  # a scheduler that is gone holds nothing
+                client.unregister_worker_plugin(name)
+
+
 @dataclass(frozen=True)
 class _Task:
-    """One job of a function that is in a file."""
+    """One job of a function that workers hold."""
 
-    file: str
+    function: str
     number: int
     job: Job
     stage: str = "fit"
 
     @property
     def id(self) -> str:
-        return f"{Path(self.file).stem}.{self.number}"
+        return f"{self.function}.{self.number}"
 
     @property
     def place(self) -> str:
@@ -118,11 +183,7 @@ class _Task:
 
 
 def _on_worker(task: _Task) -> dict[str, Any]:
-    return {"number": task.number, "answer": _function(task.file)(task.job)}
-
-
-@lru_cache(maxsize=2)
-def _function(file: str) -> Callable[[Job], Any]:
-    """Read a function once a process; the scratch folder of a spread has a name of its own."""
-    with open(file, "rb") as handle:
-        return pickle.load(handle)
+    function = _held.get(task.function)
+    if function is None:
+        raise RunError("this worker does not hold the matrix: its log says why it could not be given it")
+    return {"number": task.number, "answer": function(task.job)}

@@ -72,23 +72,25 @@ class Admission(WorkerPlugin):
     ----------
     expected
         What a worker has to be: `identity` where the plan was made.
+    rules
+        Whether tasks need the rules engine; else it is not loaded.
     """
 
     name = "distcalib-admission"
 
-    def __init__(self, expected: Mapping[str, str]) -> None:
-        self.expected = dict(expected)
+    def __init__(self, expected: Mapping[str, str], rules: bool = True) -> None:
+        self.expected, self.rules = dict(expected), rules
 
     async def setup(self, worker: Any) -> None:
         """Ask the worker, in a thread: loading the rules engine takes half a minute of its event loop."""
         global _refusal
-        _refusal = await asyncio.to_thread(_ask, f"worker {worker.address}", self.expected)
+        _refusal = await asyncio.to_thread(_ask, f"worker {worker.address}", self.expected, self.rules)
 
 
-def _ask(place: str, expected: Mapping[str, str]) -> str:
+def _ask(place: str, expected: Mapping[str, str], rules: bool) -> str:
     try:
         refusal = difference(place, identity(), expected)
-        if not refusal and _WARM not in sys.modules:
+        if rules and not refusal and _WARM not in sys.modules:
             importlib.import_module(_WARM)
     except Exception as error:
         return f"{place} cannot say what it is: {type(error).__name__}: {error}"
@@ -104,7 +106,7 @@ def admitted(function: Callable[[Any], Result], task: Any) -> Result:
     return function(task)
 
 
-def check(client: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
+def check(client: Any, plan: Mapping[str, Any], rules: bool = True) -> dict[str, Any]:
     """Hold this process and all workers, present and future, to the plan, and say what memory they take.
 
     Parameters
@@ -113,6 +115,8 @@ def check(client: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
         A `distributed.Client`.
     plan
         ``versions`` and ``code``, as ``plan.json`` holds them.
+    rules
+        Whether tasks need the rules engine: then workers load it before their first.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def check(client: Any, plan: Mapping[str, Any]) -> dict[str, Any]:
     expected = identity() | dict(plan["versions"]) | _code(plan["code"])
     if refusal := difference("this process", identity(), expected):
         raise RunError(refusal)
-    client.register_plugin(Admission(expected))
+    client.register_plugin(Admission(expected, rules))
     said = client.run(_report)
     if refusals := [answer["refusal"] for _, answer in sorted(said.items()) if answer["refusal"]]:
         more = f" ({len(refusals) - 1} more workers differ)" if len(refusals) > 1 else ""

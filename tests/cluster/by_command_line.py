@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -28,6 +29,13 @@ class Task:
 
 def where(task: Task) -> dict:
     return {"id": task.id, "pid": os.getpid()}
+
+
+def held() -> tuple[list[str], bool]:
+    """Return which functions of fits a worker holds, and whether it has loaded the rules engine."""
+    from distcalib.runs import spread
+
+    return list(spread._held), "policyengine_us" in sys.modules
 
 
 def tls(folder: Path) -> list[str]:

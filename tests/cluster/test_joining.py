@@ -116,7 +116,7 @@ def test_too_few_workers_are_said_with_how_many_there_are(scheduler, certificate
 def test_a_resource_that_nobody_has_is_said_and_never_waited_for(scheduler, certificates, tmp_path):
     config = cluster_file(tmp_path, f"scheduler: {{scheduler_file: {scheduler}, wait: 60}}", certificates)
     with open_client(config) as client:
-        resource, words = fit_resource(client)
+        resource, words = fit_resource(client, ["cpu"])
         assert resource is None
         assert "no worker has the resource GPU or FIT" in words
         assert "--resources FIT=1" in words

@@ -146,6 +146,12 @@ def test_a_system_that_is_too_large_is_not_judged(monkeypatch):
     monkeypatch.setattr("distcalib.fit.consistency.LARGEST", 10)
     matrix, table = world()
     assert np.isnan(area_excess(matrix, table, (0.5 * W, 2 * W), GEOIDS)).all()
+    table.loc[table["name"] == "district101/pension", "status"] = "check"
+    out = found(matrix, change(table, **{"district102/pension": 9.0}), few=0)
+    # What a row shows by itself goes before; of a target that is not fitted nothing is asked.
+    said = out["problem"].to_dict()
+    assert [said.pop("district102/pension"), said.pop("district101/pension")] == ["short", ""]
+    assert set(said.values()) == {"not judged"}
 
 
 @settings(max_examples=40, deadline=None)

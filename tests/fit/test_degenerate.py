@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from distcalib.errors import InputError
+from distcalib.errors import InputError, RunError
 from distcalib.fit import fit_weights
 
 SELECTORS = ("gates", "reweighted")
@@ -127,3 +127,38 @@ def test_bounds_that_exclude_each_other_are_refused(selector: str) -> None:
         fit(X, targets, design, selector, share_cap=1e-6)
     with pytest.raises(InputError, match=r"fit\.lower_bound.*between 0 and 1"):
         fit(X, targets, design, selector, lower_bound=1.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "when"),
+    [
+        ({"records": 1, "selector": "reweighted"}, "the selection diverged at pass 1"),
+        ({"records": 1, "selector": "gates", "lambda_l0": 1.0}, "the fit diverged at epoch 1"),
+        ({"epochs": 0}, "the refit diverged after 0 steps"),
+        ({"epochs": 0, "conserve_mass": True}, "the refit diverged after 0 steps"),
+    ],
+)
+@pytest.mark.parametrize("labels", [{"groups": ["people", "money"]}, {"group_labels": ["people", "money"]}])
+def test_a_divergence_names_when_which_target_and_its_group(settings, when: str, labels) -> None:
+    X = sp.csr_array(np.array([[1.0, 1.0], [1e200, 0.0]]))
+    with pytest.raises(RunError) as error:
+        fit_weights(X, [1.0, 1e-200], names=["persons", "wages"], initial_weights=[1.0, 1.0],
+                    scale_floor=1e-300, **settings, **labels)  # fmt: skip
+    assert str(error.value).startswith(when)
+    assert "(row 1 (wages), group 'money' is furthest off)" in str(error.value)
+
+
+def test_a_gradient_that_is_no_number_is_a_divergence_though_the_loss_is_finite() -> None:
+    # Squares of 1e150 are finite; their gradient by a column of 1e200 is not.
+    X = sp.csr_array(np.array([[1.0, 1.0], [1e160, 0.0]]))
+    with pytest.raises(RunError, match=r"refit diverged after 0 steps: the loss is 1\S+, its gradient inf"):
+        fit_weights(X, [2.0, 1e10], initial_weights=[1.0, 1.0], scale_floor=1e-300, epochs=0)
+
+
+def test_labels_of_groups_are_words_alone() -> None:
+    X, targets, design = problem()
+    labels = np.arange(12) // 4
+    plain, told = (fit(X, targets, design, "gates", **given) for given in ({}, {"group_labels": labels}))
+    np.testing.assert_array_equal(told.weights, plain.weights)
+    with pytest.raises(InputError, match="group_labels: wrong length"):
+        fit(X, targets, design, "gates", group_labels=labels[1:])

@@ -121,6 +121,17 @@ def test_a_target_beyond_the_limits_of_the_weights_lacks_support():
     assert (apart["cause"], apart["area_excess"]) == ("compromise", pytest.approx(0.0, abs=1e-9))
 
 
+def test_a_miss_in_an_area_that_was_not_judged_is_not_called_a_compromise(monkeypatch):
+    cells, table = world()
+    table["value"] *= 1.2
+    monkeypatch.setattr("distcalib.fit.consistency.LARGEST", 15)  # a district has that many, a state more
+    out = explained(cells, table)
+    assert out["cause"]["district101/person_count"] == "compromise"
+    assert out["cause"]["district101/pension"] == "support"  # by its few donors
+    assert out["cause"]["state1/person_count"] == out["cause"]["nationalUS/person_count"] == "not judged"
+    assert group_causes(out.reset_index())["not judged"].sum() == (out["cause"] == "not judged").sum() > 0
+
+
 def test_a_row_of_few_donors_lacks_support_and_one_of_many_is_a_compromise():
     cells, table = world()
     table["value"] *= 1.2

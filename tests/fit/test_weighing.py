@@ -56,6 +56,23 @@ def test_the_sum_of_weights_is_kept_where_asked(nested) -> None:
     assert held.summary["loss_after"] < 0.1 * held.summary["loss_before"]
 
 
+def test_a_sum_that_no_weights_within_their_limits_have_is_refused_before_any_solve(
+    nested, monkeypatch
+) -> None:
+    def never(*given, **how):
+        raise AssertionError("the feasibility is asked first")
+
+    held = {"conserve_mass": True, "lower_bound": 0.0}
+    fitted(nested, epochs=0, share_cap=0.5, refit_epochs=0, **held)
+    monkeypatch.setattr("distcalib.fit.weighing.refit", never)
+    # Half of the columns can carry all within a tenth of each target; sixty cannot.
+    with pytest.raises(InputError, match=r"fit\.share_cap.* the 60 columns weigh 0 to .*conserve_mass"):
+        fitted(nested, records=60, share_cap=0.1, epochs=10, **held)
+    monkeypatch.setattr("distcalib.fit.calibrate.select", never)
+    with pytest.raises(InputError, match=r"fit\.share_cap.* the 3,000 columns weigh 0 to .*conserve_mass"):
+        fitted(nested, records=60, share_cap=1e-4, epochs=10, **held)
+
+
 def test_areas_below_the_asked_effective_share_are_evened_out_and_others_left(nested) -> None:
     asked = {"records": 1500, "ridge": 1e-3, "areas": nested.district}
     free, even = fitted(nested, **asked), fitted(nested, **asked, effective_share=0.78)

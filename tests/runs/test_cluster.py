@@ -65,9 +65,34 @@ def test_no_page_is_served_without_authentication(client, page):
 
 
 def test_the_fit_asks_for_a_resource_that_a_worker_has(client):
-    assert fit_resource(client) == ("FIT", "")
+    assert fit_resource(client, ["cpu"]) == fit_resource(client, ["cuda"]) == ("FIT", "")
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     assert any("FIT" in w["resources"] for w in workers)
+
+
+@pytest.mark.parametrize(
+    ("workers", "by_cpu", "by_cuda"),
+    [
+        ([{"FIT": 1}, {"GPU": 1}], "FIT", "GPU"),
+        (
+            [{"FIT": 1, "GPU": 1}, {}],
+            "FIT",
+            "GPU",
+        ),  # a worker of both is that of the fit, whatever its engine
+        ([{"GPU": 1}, {}], "GPU", "GPU"),
+        ([{"FIT": 1}, {"GPU": 0}], "FIT", "FIT"),
+        ([{}, {}], None, None),
+    ],
+)
+def test_a_gpu_is_asked_for_by_a_fit_that_uses_it_and_else_by_none_that_has_another_worker(
+    workers, by_cpu, by_cuda
+):
+    class Scheduler:
+        def scheduler_info(self, n_workers):
+            return {"workers": {f"tcp://{i}": {"resources": one} for i, one in enumerate(workers)}}
+
+    assert fit_resource(Scheduler(), ["cpu", "torch"])[0] == by_cpu
+    assert fit_resource(Scheduler(), ["cpu", "cuda"])[0] == by_cuda
 
 
 def test_a_killed_worker_comes_back_warm(client):

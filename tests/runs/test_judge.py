@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import asdict
@@ -13,88 +13,44 @@ import pandas as pd
 import pytest
 import scipy.optimize
 from click.testing import CliRunner
-from scipy import sparse
+from judged_run import COLUMNS, DISTRICTS, FIT, write_run
 
 from distcalib import RunConfig
 from distcalib.cli import main
-from distcalib.config import FitConfig
 from distcalib.digest import digest_arrays
+from distcalib.errors import InputError
 from distcalib.fit import fit_weights
-from distcalib.matrix.blocks import write_block
 from distcalib.report.fit_plots import frontier_svg
-from distcalib.runs.fitting import fit_arguments
-from distcalib.runs.judge import judge_tuning
+from distcalib.runs.fitting import FitTask, fit, fit_arguments
+from distcalib.runs.judge import Fitting, judge_tuning
+from distcalib.runs.run_fit import RunFit
+from distcalib.runs.tasks import Inputs
 from distcalib.storage import sha256_file
 
 SVG = "{http://www.w3.org/2000/svg}"
-COLUMNS, DISTRICTS = 240, [2501, 2502, 3301, 3302]
-FIT = FitConfig(epochs=30, refit_epochs=60, ridge=0.02, engine="cpu")
-
-
-def write_run(folder: Path) -> Path:
-    """Write the folder of a run of two states with two districts each, with drawn cells."""
-    rng = np.random.default_rng(5)
-    donor = np.arange(COLUMNS) % 120
-    district = np.array(DISTRICTS)[np.arange(COLUMNS) % 4]
-    persons, snap = rng.poisson(0.8, (120, 3)) * 1.0, rng.random(120) < 0.3
-    income = rng.lognormal(10, 0.8, 120)
-    bracket = np.searchsorted(np.quantile(income, [0.33, 0.67]), income)
-    measures = {
-        **{("person_count", "age", f"age=={j}"): persons[:, j] for j in range(3)},
-        ("household_count", "snap", "snap>0"): snap * 1.0,
-        ("snap", "", ""): snap * rng.gamma(3, 900, 120),
-        **{("agi", "agi", f"agi=={j}"): income * (bracket == j) for j in range(3)},
-    }
-    cells, rows = [], []
-    for level, places in (("national", ["US"]), ("state", [25, 33]), ("district", DISTRICTS)):
-        for group, ((variable, domain, constraints), value) in enumerate(measures.items()):
-            if level == "district" and variable in ("snap", "agi"):
-                continue
-            for place in places:
-                here = (
-                    np.full(COLUMNS, True)
-                    if place == "US"
-                    else (district == place) | (district // 100 == place)
-                )
-                cells.append(value[donor] * here)
-                words = (level, str(place), variable, domain, constraints, f"{level} {group}")
-                rows.append((*words, "check" if level == "national" and variable == "agi" else "fit"))
-    X = sparse.csr_array(np.array(cells, dtype=np.float32))
-    initial = 1000 * rng.lognormal(0, 0.4, COLUMNS)
-    truth = initial * np.exp(rng.normal(0, 0.5, COLUMNS) + (district == 2501) * 0.4)
-    labels = ["geo_level", "geographic_id", "variable", "domain_variable", "constraints", "group", "status"]
-    targets = pd.DataFrame(rows, columns=labels)
-    targets["group_id"] = targets.groupby("group", sort=True).ngroup()
-    targets["target_id"] = np.arange(len(targets)) + 1
-    targets["name"] = targets[["geo_level", "geographic_id", "variable", "constraints"]].agg("/".join, axis=1)
-    targets["value"] = X.astype(np.float64) @ truth * rng.normal(1, 0.03, len(targets))
-    targets["tolerance"], targets["reform_id"] = 0.05, 0
-    targets.to_parquet(folder / "targets.parquet")
-    columns = {
-        "column": np.arange(COLUMNS),
-        "household_id": donor,
-        "cd_geoid": district,
-        "initial_weight": initial,
-    }
-    pd.DataFrame(columns).to_parquet(folder / "columns.parquet")
-    write_block(folder / "matrix.zarr" / "X", X)
-    run = {
-        "name": "judged",
-        "fit": asdict(FIT),
-        "fits": {"few": {**asdict(FIT), "records": 60}},
-        "seed": 3,
-        "microdata": "none.h5",
-        "period": 2024,
-        "simulation": {"take_up": True},
-    }
-    plan = {"slices": [], "digest": "", "code": {}, "run": run, "inputs": {"microdata": ""}, "versions": {}}
-    (folder / "plan.json").write_text(json.dumps({**plan, "engines": {"": "cpu", "few": "cpu"}}))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return write_run(tmp_path_factory.mktemp("run"))
+
+
+def test_errors_of_a_runs_fit_name_the_target_and_its_group(run, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    settings = {**asdict(FIT), "selector": "gates", "lambda_l0": 1e9, "epochs": 90}
+    inputs = Inputs(str(tmp_path / "run"), "", "", "", "", 2024, 3, True)
+    named = r"closed all 240 gates at epoch \d+ \(without any record row \d+ \((\w+)/\S+/(\w+)/\S*\), group "
+    with pytest.raises(InputError) as error:
+        fit(FitTask(inputs, "0", "cpu", settings, "few"))
+    found = re.search(named + r"'\d+: \1 \2( by \w+)?' is furthest off\)", str(error.value))
+    assert found, str(error.value)
+    folds = pd.factorize(pd.read_parquet(run / "targets.parquet")["geo_level"])[0][
+        : len(RunFit.read(run).values)
+    ]
+    answer = Fitting(RunFit.read(run, changes={"lambda_l0": 1e9, "epochs": 90}), folds % 2)
+    with pytest.raises(InputError) as error:
+        answer((0, {}))
+    assert re.search(named, str(error.value)), str(error.value)
 
 
 class Known:

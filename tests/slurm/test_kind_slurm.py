@@ -52,8 +52,9 @@ def test_two_groups_on_one_scheduler_and_a_killed_job_is_replaced(slurm, tmp_pat
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         assert all(address.startswith("tls://") for address in client.run(look))
 
-        # A task of the fit goes to the job that has the GPU.
-        assert fit_resource(client) == ("GPU", "")
+        # A task of the fit goes to the job that has the GPU, which is that of the fit in any case.
+        assert fit_resource(client, ["cuda"]) == ("GPU", "")
+        assert fit_resource(client, ["cpu"]) == ("FIT", "")
         fit = said[2][0]
         assert client.submit(look, resources={"GPU": 1}, pure=False).result(timeout=60)[0] == fit
         assert "gpu:1" in slurm.say("squeue", "-h", "-j", fit, "-o", "%b")
