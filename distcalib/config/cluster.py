@@ -307,8 +307,9 @@ class ClusterConfig(FromFile):
                 "is refused: neither encrypted nor authenticated, and not of the loopback interface",
                 place=place,
                 value=address,
-                expected="tls://HOST:PORT with security.ca, cert and key; or, in a network where you trust "
-                "everybody, security.allow_unencrypted_and_unauthenticated: true",
+                expected="tls://HOST:PORT with security.ca, cert and key; on one machine `--host 127.0.0.1` "
+                "where Dask is started; or, in a network where you trust everybody, "
+                "security.allow_unencrypted_and_unauthenticated: true",
             )
 
 

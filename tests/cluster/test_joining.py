@@ -217,6 +217,18 @@ def test_an_open_scheduler_of_another_address_is_refused_by_its_file(start, tmp_
         opened(cluster_file(tmp_path, "scheduler: {scheduler_file: scheduler.json, wait: 20}"))
 
 
+def test_an_open_scheduler_is_refused_also_by_its_loopback_address(start, tmp_path):
+    file = tmp_path / "scheduler.json"
+    start("scheduler", "--port", 0, "--no-dashboard", "--scheduler-file", file)
+    port = json.loads(wait_for(file).read_text())["address"].rpartition(":")[2]
+    text = f"scheduler: {{address: 'tcp://127.0.0.1:{port}', wait: 20}}"
+    with pytest.raises(
+        InputError, match=rf"tcp://127\.0\.0\.1:{port} listens on.*: is refused.*0\.0\.0\.0"
+    ) as told:
+        opened(cluster_file(tmp_path, text))
+    assert "--host 127.0.0.1" in str(told.value)
+
+
 def test_made_certificates_are_for_this_user_alone_and_go_with_the_run(tmp_path):
     config = ClusterConfig.load(None, {"kind": "slurm", "workers": 1, "security": {"folder": str(tmp_path)}})
     with certificates_of(config) as (security, folder):
