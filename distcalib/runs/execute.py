@@ -136,6 +136,8 @@ class DaskExecutor:
         often their worker died.
     said
         Called with a task and what it says while it runs (`distcalib.runs.saying`), in another thread.
+    wait
+        Seconds of silence after which a scheduler that is connected is taken for gone.
     """
 
     def __init__(
@@ -145,9 +147,11 @@ class DaskExecutor:
         retried: Callable[[Any, int], None] = lambda task, deaths: None,
         known: tuple[int, int] = (0, 0),
         said: Said = _nobody,
+        wait: float = 300,
     ) -> None:
         self.client, self.through, self.retried, self.said = client, through, retried, said
         self._begun, self._died = known
+        self.wait, self._silent = wait, 0.0
 
     def run(
         self,
@@ -250,16 +254,23 @@ class DaskExecutor:
         """Return how many threads the workers have that are there now; 0 while the scheduler does not say."""
         if self.client.status != "running":
             raise self._gone()
+        asked = time.monotonic()
         try:
             # As `Client.nthreads`, which would wait for a scheduler that is gone.
             said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
         except OSError:
+            # Where this process itself was stopped meanwhile, that was no silence of the scheduler.
+            self._silent += min(time.monotonic() - asked, ANSWER)
+            if self._silent > self.wait:
+                raise self._gone() from None
             return 0
+        self._silent = 0.0
         return max(1, sum(said.values()))
 
     def _gone(self) -> RunError:
+        how = "is gone" if self._silent <= self.wait else f"said nothing for {self._silent:.0f} s"
         return RunError(
-            f"the scheduler {self.client.scheduler.address} is gone: what was finished stays, and the same "
+            f"the scheduler {self.client.scheduler.address} {how}: what was finished stays, and the same "
             "command goes on from there once a scheduler can be joined"
         )
 

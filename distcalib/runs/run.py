@@ -381,7 +381,9 @@ class Run:
                 for text in told:
                     self.events.emit("warning", text=text)
                 known = deaths_of(read_events(self.home.folder))
-                self._executor = DaskExecutor(client, admitted, self._retried, known, self._said)
+                self._executor = DaskExecutor(
+                    client, admitted, self._retried, known, self._said, self.cluster.scheduler.wait
+                )
         return self._executor
 
     def _retried(self, task: Any, deaths: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import stat
@@ -22,6 +23,7 @@ from distcalib.cluster.security import certificates as certificates_of
 from distcalib.cluster.security import given_security, make_certificates
 from distcalib.config import ClusterConfig
 from distcalib.errors import InputError, RunError
+from distcalib.runs import execute
 from distcalib.runs.capacity import fit_resource, require_memory
 from distcalib.runs.execute import DaskExecutor
 
@@ -162,6 +164,34 @@ def test_a_scheduler_that_goes_ends_the_run_at_once_and_is_named(start, tmp_path
         began = time.monotonic()
     # Nor is it waited for when the client is closed.
     assert time.monotonic() - began < 60
+
+
+def test_a_scheduler_that_hangs_ends_the_run_and_is_named(start, tmp_path, monkeypatch):
+    def endless(task):
+        import time
+
+        (tmp_path / "begun").touch()
+        time.sleep(600)
+
+    monkeypatch.setattr(execute, "ANSWER", 1)
+    file = tmp_path / "scheduler.json"
+    scheduler = start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    start("worker", "--scheduler-file", file, *WORKER)
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 20}}")) as client:
+
+        def stop_it() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            scheduler.send_signal(signal.SIGSTOP)
+
+        stopper = threading.Thread(target=stop_it, daemon=True)
+        stopper.start()
+        began = time.monotonic()
+        with pytest.raises(RunError, match=r"127\.0\.0\.1:\d+ said nothing for \d s: what was finished"):
+            list(DaskExecutor(client, wait=3).run(endless, [Task("a"), Task("b")]))
+        stopper.join()
+    assert time.monotonic() - began < 60
+    scheduler.kill()
 
 
 def test_workers_with_too_little_memory_are_told_of_or_refused(scheduler, certificates, tmp_path):
