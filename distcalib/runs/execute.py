@@ -115,7 +115,7 @@ class DaskExecutor:
     would raise again, unless storage failed it (`TRIES`). Results are receipts, so nothing of value lives in
     the cluster.
 
-    No more is handed out than the workers that are there have threads. Dask blames every task that
+    No more is handed out than the workers that are there have threads, or units of the resource. Dask blames every task that
     waits on a worker for its death, so one that waited there would be taken for the cause. For the same
     reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
     that is busy with another, or keep it where the next one is put behind it.
@@ -185,7 +185,7 @@ class DaskExecutor:
         self.client.subscribe_topic(f"distcalib-{this}", hear)
         try:
             while waiting or running:
-                threads = self._threads()
+                threads = self._threads(resource)
                 if self.client.cluster is not None:
                     # A cluster that grows and shrinks does so by this (`distcalib.cluster.slurm.Demand`).
                     held = sum(len(pack) for _, pack, _ in running.values())
@@ -250,14 +250,22 @@ class DaskExecutor:
                 self.client.unsubscribe_topic(f"distcalib-{this}")
                 self.client.cancel([future for future, _, _ in running.values()])
 
-    def _threads(self) -> int:
-        """Return how many threads the workers have that are there now; 0 while the scheduler does not say."""
+    def _threads(self, resource: str | None) -> int:
+        """Return how many tasks the workers that are there now can do at once; 0 while nobody says.
+
+        That is a task a thread, or one for each unit of `resource`.
+        """
         if self.client.status != "running":
             raise self._gone()
         asked = time.monotonic()
         try:
-            # As `Client.nthreads`, which would wait for a scheduler that is gone.
-            said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
+            # As `Client.nthreads` and `scheduler_info`, which would wait for a scheduler that is gone.
+            if resource is None:
+                said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
+            else:
+                ask = self.client.scheduler.identity
+                told = self.client.sync(ask, n_workers=-1, callback_timeout=ANSWER)["workers"]
+                said = {a: min(w["nthreads"], w["resources"].get(resource, 0)) for a, w in told.items()}
         except OSError:
             # Where this process itself was stopped meanwhile, that was no silence of the scheduler.
             self._silent += min(time.monotonic() - asked, ANSWER)
@@ -265,7 +273,7 @@ class DaskExecutor:
                 raise self._gone() from None
             return 0
         self._silent = 0.0
-        return max(1, sum(said.values()))
+        return max(1, int(sum(said.values())))
 
     def _gone(self) -> RunError:
         how = "is gone" if self._silent <= self.wait else f"said nothing for {self._silent:.0f} s"

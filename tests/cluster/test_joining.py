@@ -125,6 +125,29 @@ def test_a_resource_that_nobody_has_is_said_and_never_waited_for(scheduler, cert
         assert done["id"] == "fit"
 
 
+def test_tasks_of_a_resource_go_to_its_holder_one_by_one_and_one_that_kills_it_is_held_against_no_other(
+    start, tmp_path
+):
+    def deadly(task):
+        import os
+
+        if task.id == "deadly":
+            os.kill(os.getpid(), 9)
+        return {"id": task.id}
+
+    file = tmp_path / "scheduler.json"
+    failures = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    start("scheduler", *LOOPBACK, "--scheduler-file", file, **failures)
+    start("worker", "--scheduler-file", file, "--nthreads", 3, "--no-dashboard", "--resources", "FIT=1")
+    retried: list[tuple[str, int]] = []
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 60}}")) as client:
+        executor = DaskExecutor(client, retried=lambda task, deaths: retried.append((task.id, deaths)))
+        tasks = [Task("deadly"), Task("a"), Task("b")]
+        results = executor.run(deadly, tasks, "FIT", lambda task, why: [Task(f"in place of {task.id}")])
+        assert [r["id"] for r in results] == ["in place of deadly", "a", "b"]
+    assert retried == [("deadly", 1)]
+
+
 def test_a_task_that_nobody_can_take_ends_within_seconds(start, tmp_path):
     # A scheduler whose own settings would let it wait for ever.
     file = tmp_path / "scheduler.json"
