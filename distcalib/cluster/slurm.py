@@ -23,9 +23,6 @@ from distcalib.cluster.settings import dask_settings, exports, resources_of, wor
 from distcalib.config import ClusterConfig, memory_bytes
 from distcalib.errors import InputError, RunError
 
-# Seconds before the end of its job that a worker leaves.
-_LEAVE = 60
-
 
 class Demand(Adaptive):
     """As many workers as there are tasks to do, within bounds; what ends is replaced.
@@ -107,7 +104,7 @@ def cluster_options(config: ClusterConfig, security: Security | None, folder: Pa
         "job_script_prologue": exports(worker_environment(group.threads, group.environment)),
         "worker_extra_args": [
             "--no-dashboard",
-            *_lifetime(group.walltime),
+            *_lifetime(group.lifetime),
             *(["--resources", resources] if resources else []),
         ],
         "death_timeout": round(scheduler.wait),
@@ -136,33 +133,16 @@ def fit_script(config: ClusterConfig, address: str, security: Security | None, f
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--name", "distcalib-fit"]
     command += ["--nthreads", "1", "--memory-limit", str(memory), "--nanny", "--no-dashboard"]
     command += ["--death-timeout", str(round(config.scheduler.wait))]
-    command += ["--resources", resources_of(config, "fit"), *_lifetime(fit.walltime)]
+    command += ["--resources", resources_of(config, "fit"), *_lifetime(fit.lifetime)]
     command += tls_options(security)
     lines = ["#!/bin/sh", *(f"#SBATCH {line}" for line in head)]
     lines += exports(worker_environment(fit.threads, fit.environment))
     return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
 
 
-def walltime_seconds(text: str) -> int:
-    """Return the seconds of a time as SLURM reads it: MM:SS, HH:MM:SS, D-HH:MM or D-HH:MM:SS.
-
-    >>> walltime_seconds("01:30:00"), walltime_seconds("10:00"), walltime_seconds("1-12:00")
-    (5400, 600, 129600)
-    """
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days or len(parts) == 3:
-        hours, minutes, seconds = (*parts, 0)[:3]
-    else:
-        hours, (minutes, seconds) = 0, parts
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _lifetime(walltime: str | int | None) -> list[str]:
+def _lifetime(seconds: int | None) -> list[str]:
     """Let a worker leave before its job is ended, or its task would count as one that a worker died of."""
-    if walltime is None:
-        return []
-    return ["--lifetime", f"{max(1, walltime_seconds(str(walltime)) - _LEAVE)}s"]
+    return [] if seconds is None else ["--lifetime", f"{seconds}s"]
 
 
 def _directives(config: ClusterConfig, name: str) -> list[str]:

@@ -35,6 +35,8 @@ DEATHS_INSTEAD, DEATHS = 2, 4
 CHANCE = 1e-5
 # How often a task is run in all that storage fails for a reason that may pass.
 TRIES = 3
+# How many workers may leave, as they do before the end of their jobs, while they do one and the same task.
+BEGINS = 6
 # Seconds in which a scheduler says which workers it has, before it is asked again.
 ANSWER = 10
 # Seconds for which tasks go together, and how many at most.
@@ -115,10 +117,10 @@ class DaskExecutor:
     would raise again, unless storage failed it (`TRIES`). Results are receipts, so nothing of value lives in
     the cluster.
 
-    No more is handed out than the workers that are there have threads, or units of the resource. Dask blames every task that
-    waits on a worker for its death, so one that waited there would be taken for the cause. For the same
-    reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
-    that is busy with another, or keep it where the next one is put behind it.
+    No more is handed out than the workers that are there have threads, or units of a resource. Dask blames
+    every task that waits on a worker for its death, so one that waited there would be taken for the cause.
+    For the same reason deaths are counted here and the cluster allows none: Dask would move the task at once
+    to a worker that is busy with another, or keep it where the next one is put behind it.
 
     Short tasks go in packs, since handing out would cost more than they do. The death of a pack is
     held against nobody: its tasks are handed out again, each alone.
@@ -172,20 +174,27 @@ class DaskExecutor:
         this, number = uuid4().hex[:8], count()
         deaths: Counter[str] = Counter()
         tries: Counter[str] = Counter()
+        begins: Counter[str] = Counter()
         by_id = {task.id: task for task in tasks}
 
         def hear(event: tuple[float, Any]) -> None:
             # Dask adds the worker that spoke. What is wrong with the one who listens shows elsewhere; a
             # word is not worth a run.
-            if (said := event[1])["id"] in by_id:
+            said = event[1]
+            if "begun" in said:
+                begins[said["begun"]] += 1
+            elif said["id"] in by_id:
                 with suppress(Exception):
                     self.said(by_id[said["id"]], said["facts"])
 
-        work = partial(_aloud, f"distcalib-{this}", work)
-        self.client.subscribe_topic(f"distcalib-{this}", hear)
+        topic = f"distcalib-{this}"
+        work = partial(_aloud, topic, work)
+        self.client.subscribe_topic(topic, hear)
         try:
             while waiting or running:
                 threads = self._threads(resource)
+                if often := [key for key in running if begins[key] > BEGINS]:
+                    raise _never_done(running[often[0]][1][0], begins[often[0]])
                 if self.client.cluster is not None:
                     # A cluster that grows and shrinks does so by this (`distcalib.cluster.slurm.Demand`).
                     held = sum(len(pack) for _, pack, _ in running.values())
@@ -195,6 +204,7 @@ class DaskExecutor:
                     pack = _pack(waiting, alone, 1 if resource else min(packed, len(waiting) // threads))
                     key = f"{pack[0].stage}-{pack[0].id}-{this}-{next(number)}"
                     call = (work, pack[0]) if len(pack) == 1 else (_several, work, pack)
+                    call = (_begin, topic, key, *call)
                     future = self.client.submit(*call, key=key, resources=wanted, pure=False)
                     running[key] = future, pack, time.monotonic()
                     future.add_done_callback(ended.put)
@@ -247,7 +257,7 @@ class DaskExecutor:
                 waiting.extendleft(reversed(parts))
         finally:
             if self.client.status == "running":
-                self.client.unsubscribe_topic(f"distcalib-{this}")
+                self.client.unsubscribe_topic(topic)
                 self.client.cancel([future for future, _, _ in running.values()])
 
     def _threads(self, resource: str | None) -> int:
@@ -286,6 +296,22 @@ class DaskExecutor:
         """Return how many deaths a task is blamed for: more than chance explains where others die too."""
         rate = min(self._died / self._begun, 0.5) if self._begun else 0.0
         return max(DEATHS, math.ceil(math.log(CHANCE) / math.log(rate))) if rate else DEATHS
+
+
+def _begin(topic: str, key: str, work: Callable[..., Any], *args: Any) -> Any:
+    """Say that a call is begun on this worker, and carry it out."""
+    from distributed import get_worker
+
+    get_worker().log_event(topic, {"begun": key})
+    return work(*args)
+
+
+def _never_done(task: Any, begun: int) -> RunError:
+    return RunError(
+        f"{_words(task)}: was begun {begun} times and never done, for its workers left before: the life of "
+        "their jobs (a walltime) is shorter than the task takes. Make it longer; what was finished stays, "
+        "and the same command goes on from there"
+    )
 
 
 def _aloud(topic: str, work: Callable[[Any], Result], task: Any) -> Result:

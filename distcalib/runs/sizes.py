@@ -65,6 +65,11 @@ def facts_of(
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
     # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
+    slices = [costs.seconds(s.size, variables, reforms) for s in plan.slices]
+    states_again = [
+        k / part * costs.seconds(part, variables, reforms, verify=True)
+        for k, part in zip(in_state.tolist(), opened, strict=True)
+    ]
     matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
     return {
         "households": source.count(),
@@ -87,13 +92,8 @@ def facts_of(
             "simulate": costs.bytes(max(s.size for s in plan.slices)) + COLUMN_BYTES * n,
             "verify": costs.bytes(max(opened), verify=True) + COLUMN_BYTES * n,
         },
-        "cpu_seconds": round(
-            sum(costs.seconds(s.size, variables, reforms) for s in plan.slices)
-            + sum(
-                k / part * costs.seconds(part, variables, reforms, verify=True)
-                for k, part in zip(in_state.tolist(), opened, strict=True)
-            )
-        ),
+        "task_seconds": {"simulate": round(max(slices)), "verify": round(max(states_again))},
+        "cpu_seconds": round(sum(slices) + sum(states_again)),
         "matrix_bytes": matrix_bytes * 2,
         "bytes": matrix_bytes * 2
         + n * (3 * FILE_BYTES_HOUSEHOLD + FIT_BYTES * len(fits_of(plan.run)))

@@ -112,6 +112,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "a list in itself": ("kind: &a [*a]", ["kind", "the wrong type"]),
     "a thousand levels": ("kind: " + "[" * 5000 + "]" * 5000, ["nested too deeply"]),
     "time as YAML reads it": (SLURM[:-2] + ", walltime: 12:00:00}", ["sim.walltime", "43200", "in quotes"]),
+    "a short walltime": (SLURM[:-2] + ', walltime: "00:02:00"}', ["sim.walltime", "more than two minutes"]),
     "no time": (SLURM[:-2] + ", walltime: soon}", ["sim.walltime", "'soon'"]),
     "a second directive": (
         SLURM[:-2] + ', directives: ["--x=1\\nrm -rf ~"]}', ["sim.directives", "one line"],

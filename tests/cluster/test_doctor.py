@@ -188,5 +188,11 @@ def test_the_plan_says_what_no_worker_can_do():
     assert "does not use it" in " ".join(unmet(plan_of(1, "cpu"), gpu))
     small = SimpleNamespace(facts={"task_bytes": {"fixed": 2**33}}, engines={"": "cuda"})
     assert "the fit will end in an error" in " ".join(unmet(small, gpu))  # type: ignore[arg-type]
+    short = slurm.changed(sim=dataclasses.replace(slurm.sim, walltime="00:05:00"))
+    slow = plan_of(1)
+    assert "walltime" not in " ".join(unmet(slow, short))
+    slow.facts["task_seconds"] = {"simulate": 30, "verify": 300}
+    assert "verify takes about 5 min, and a worker leaves after 4 (" in " ".join(unmet(slow, short))
+    assert "walltime" not in " ".join(unmet(slow, slurm))
     address = ClusterConfig.load(None, {"kind": "address", "scheduler": {"address": "tls://h:1"}})
     assert "distcalib doctor" in " ".join(unmet(plan_of(1), address))

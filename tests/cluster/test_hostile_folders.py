@@ -79,13 +79,15 @@ def test_a_folder_with_a_link_that_leads_out_is_not_worked_in(tmp_path, name):
     (outside / "verify" / "a.csv").write_text("mine")
     target = outside / "verify" / "a.csv" if name in (".lock", "events.ndjson") else outside
     link.symlink_to(target)
-    with (
-        pytest.raises(InputError, match=rf"{re.escape(str(link))}.* leads out of the run folder"),
-        home.held(),
-    ):
-        home.forget("verify")
-        home.clear("verify", set())
-        Events(home.folder / EVENTS).emit("start")
+
+    def work() -> None:
+        with home.held():
+            home.forget("verify")
+            home.clear("verify", set())
+            Events(home.folder / EVENTS).emit("start")
+
+    with pytest.raises(InputError, match=rf"{re.escape(str(link))}.* leads out of the run folder"):
+        work()
     assert (outside / "verify" / "a.csv").read_text() == "mine"
     link.unlink()
     (tmp_path / "run" / "elsewhere").mkdir()

@@ -189,6 +189,43 @@ def test_a_scheduler_that_goes_ends_the_run_at_once_and_is_named(start, tmp_path
     assert time.monotonic() - began < 60
 
 
+def test_a_task_that_takes_longer_than_workers_stay_is_begun_so_often_and_named(start, tmp_path, monkeypatch):
+    def endless(task):
+        import time
+
+        from distributed import get_worker
+
+        with open(tmp_path / "begun.txt", "a") as file:
+            file.write(f"{get_worker().address}\n")
+        time.sleep(600)
+
+    monkeypatch.setattr(execute, "BEGINS", 2)
+    file = tmp_path / "scheduler.json"
+    start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    for _ in range(3):
+        start("worker", "--scheduler-file", file, *WORKER)
+    with open_client(
+        cluster_file(tmp_path, f"workers: 3\nscheduler: {{scheduler_file: {file}, wait: 60}}")
+    ) as client:
+
+        def leave() -> None:
+            # As a worker does whose lifetime ends.
+            for number in range(2):
+                while len(begun := (tmp_path / "begun.txt").read_text().split()) <= number:
+                    time.sleep(0.05)
+                client.retire_workers([begun[number]])
+
+        (tmp_path / "begun.txt").touch()
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        with pytest.raises(
+            RunError, match=r"simulate long \(WY\): was begun 3 times and never done.*walltime"
+        ):
+            list(DaskExecutor(client).run(endless, [Task("long")]))
+        leaving.join()
+    assert len(set((tmp_path / "begun.txt").read_text().split())) == 3
+
+
 def test_a_scheduler_that_hangs_ends_the_run_and_is_named(start, tmp_path, monkeypatch):
     def endless(task):
         import time
