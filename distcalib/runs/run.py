@@ -397,6 +397,8 @@ class Run:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
         if not isinstance(executor, DaskExecutor):
             return None
+        if self.cluster.fit.workers:
+            return "FIT"  # of its own worker alone, which may be in a queue still; `scheduler.wait` bounds it
         from distcalib.runs.capacity import fit_resource
 
         resource, words = fit_resource(executor.client)

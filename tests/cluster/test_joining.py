@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -25,7 +26,9 @@ from distcalib.config import ClusterConfig
 from distcalib.errors import InputError, RunError
 from distcalib.runs import execute
 from distcalib.runs.capacity import fit_resource, require_memory
+from distcalib.runs.events import Events
 from distcalib.runs.execute import DaskExecutor
+from distcalib.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,31 @@ def test_a_resource_that_nobody_has_is_said_and_never_waited_for(scheduler, cert
         assert "--resources FIT=1" in words
         (done,) = DaskExecutor(client).run(where, [Task("fit")], resource)
         assert done["id"] == "fit"
+
+
+def test_a_fit_with_a_worker_of_its_own_waits_for_it_in_the_queue(start, tmp_path):
+    def fit(task):
+        import os
+
+        return {"stage": task.stage, "id": task.id, "outputs": {}, "process": os.getpid()}
+
+    file = tmp_path / "scheduler.json"
+    start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    start("worker", "--scheduler-file", file, *WORKER)
+    own: list[int] = []
+    slurm = {"kind": "slurm", "workers": 1, "fit": {"workers": 1}}
+    run = Run(SimpleNamespace(), tmp_path / "run", ClusterConfig.load(None, slurm))  # type: ignore[arg-type]
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 60}}")) as client:
+
+        def job(event: dict) -> None:
+            if event["event"] == "stage":
+                own.append(
+                    start("worker", "--scheduler-file", file, *WORKER, "--resources", "FIT=1,GPU=1").pid
+                )
+
+        run.events, run._executor = Events(None, [job]), DaskExecutor(client)
+        (receipt,) = run._stage("fit", fit, [Task("fit")], fit_resource=True)
+    assert [receipt.process] == own
 
 
 def test_tasks_of_a_resource_go_to_its_holder_one_by_one_and_one_that_kills_it_is_held_against_no_other(
