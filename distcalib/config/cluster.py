@@ -188,7 +188,10 @@ class ClusterConfig(FromFile):
         if over not in (None, {}):
             read_settings(cls, over, said_by)
             # Of both: what one says has a meaning only beside the other. Types of the file are checked above.
-            config = read_settings(cls, _merged(_said(config), over), place)
+            below, sim = _said(config), over.get("sim") if isinstance(over, Mapping) else None
+            # What the file says at the top in short wins over its own `sim`, not over that of `over`.
+            below |= {name: None for name in ("workers", "memory_limit") if name in (sim or {})}
+            config = read_settings(cls, _merged(below, over), place)
         config = of_file(config, place)
         config.check()
         return config
