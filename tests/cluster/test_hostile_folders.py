@@ -17,7 +17,7 @@ from distcalib.errors import InputError
 from distcalib.runs.events import Events
 from distcalib.runs.folder import keep_only
 from distcalib.runs.home import EVENTS, open_home
-from distcalib.runs.receipts import Receipt, receipt_path, verified, write_receipt
+from distcalib.runs.receipts import Receipt, read_receipt, receipt_path, verified, write_receipt
 from distcalib.storage import sha256_file
 
 # The only places that know pickles: one writes and reads a folder of its own, one refuses all but text.
@@ -35,6 +35,17 @@ def test_a_receipt_of_what_lies_outside_is_none(tmp_path, path):
     (run / "inside.txt").write_text("mine")
     write_receipt(run, Receipt("areas", "abc", {"inside.txt": sha256_file(outside)}))
     assert verified(run, "areas", "abc") is not None
+
+
+@pytest.mark.parametrize("path", ["", ".", "areas/\0.h5", "areas/\ud800.h5"])
+def test_a_receipt_of_what_has_no_name_is_none(tmp_path, path):
+    file = receipt_path(tmp_path, "areas", "abc")
+    file.parent.mkdir(parents=True)
+    known = asdict(Receipt("areas", "abc", {}))
+    for odd in ({"outputs": {path: "0" * 64}}, {"outputs": {"areas": "0"}, "objects": {path: (0, "0", "")}}):
+        file.write_text(json.dumps(known | odd))
+        assert read_receipt(tmp_path, "areas", "abc") is None
+        assert verified(tmp_path, "areas", "abc") is None
 
 
 @pytest.mark.parametrize("outputs", [["a"], "a", None, 3])
