@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def slurm_client(config: ClusterConfig) -> Iterator[Client]:
             "kind: slurm needs dask-jobqueue", place=config.file, expected="pip install 'distcalib[slurm]'"
         ) from None
     until = time.monotonic() + config.scheduler.wait
-    with dask.config.set(dask_settings(config)), certificates(config) as (security, folder):
+    with dask.config.set(dask_settings(config)), certificates(config) as (security, folder), _logs(folder):
         if any(character.isspace() for character in str(folder)):
             raise InputError(
                 "batch jobs cannot read a folder with a space in its name",
@@ -71,11 +72,33 @@ def slurm_client(config: ClusterConfig) -> Iterator[Client]:
                 if config.fit.workers:
                     fit_job = _submit(fit_script(config, cluster.scheduler_address, security, folder), config)
                 with join(config, cluster, security, until) as client:
-                    wait_for_workers(client, config, max(1, config.sim.minimum or 1), until)
+                    try:
+                        wait_for_workers(client, config, max(1, config.sim.minimum or 1), until)
+                    except RunError as error:
+                        raise RunError(f"{error}, in {_log_folder(folder)}") from None
                     yield client
             finally:
                 if fit_job is not None:
                     subprocess.run(["scancel", fit_job], check=False, capture_output=True)
+
+
+def _log_folder(folder: Path) -> Path:
+    """Return where jobs print to: beside the folder of the certificates, which goes with the run."""
+    return folder.with_name(f"log-{folder.name}")
+
+
+@contextmanager
+def _logs(folder: Path) -> Iterator[None]:
+    """Keep what jobs print where the block fails."""
+    log = _log_folder(folder)
+    log.mkdir(mode=0o700)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            log.rmdir()  # no job has printed
+        raise
+    shutil.rmtree(log, ignore_errors=True)
 
 
 def cluster_options(config: ClusterConfig, security: Security | None, folder: Path) -> dict[str, Any]:
@@ -108,7 +131,7 @@ def cluster_options(config: ClusterConfig, security: Security | None, folder: Pa
             *(["--resources", resources] if resources else []),
         ],
         "death_timeout": round(scheduler.wait),
-        "log_directory": str(folder / "log"),
+        "log_directory": str(_log_folder(folder)),
         "protocol": "tls://" if security is not None else "tcp://",
         "security": security,
         "scheduler_options": listening,
@@ -125,8 +148,8 @@ def fit_script(config: ClusterConfig, address: str, security: Security | None, f
     head += [
         f"--cpus-per-task={fit.threads}",
         f"--mem={-(-memory // 2**20)}M",
-        f"-o {folder}/log/fit-%J.out",
-        f"-e {folder}/log/fit-%J.err",
+        f"-o {_log_folder(folder)}/fit-%J.out",
+        f"-e {_log_folder(folder)}/fit-%J.err",
         "--requeue",
         *_directives(config, "fit"),
     ]
