@@ -31,6 +31,7 @@ def address_client(config: ClusterConfig) -> Iterator[Client]:
             value=address, expected="ca, cert and key, as the scheduler and its workers have them",
         )  # fmt: skip
     with join(config, address, security, until) as client:
+        _check_listening(client, config)
         wait_for_workers(client, config, config.group.workers or 1, until)
         yield client
 
@@ -68,6 +69,17 @@ def _no_endless_wait(client: Client, seconds: float) -> None:
 
     limit.__module__ = "__main__"
     client.run_on_scheduler(limit)
+
+
+def _check_listening(client: Client, config: ClusterConfig) -> None:
+    """Raise `InputError` for a scheduler that is open to others, by whichever address it was joined."""
+
+    def listening(dask_scheduler: Any) -> str:
+        return str(dask_scheduler.listen_address)
+
+    listening.__module__ = "__main__"  # as in `_no_endless_wait`
+    place = f"{config.file}: what the scheduler at {client.scheduler.address} listens on"
+    config.check_address(client.run_on_scheduler(listening), place)
 
 
 def scheduler_address(config: ClusterConfig) -> str:

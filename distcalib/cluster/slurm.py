@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,6 @@ from distcalib.cluster.security import certificates, tls_options
 from distcalib.cluster.settings import dask_settings, exports, resources_of, worker_environment
 from distcalib.config import ClusterConfig, memory_bytes
 from distcalib.errors import InputError, RunError
-
-# Seconds before the end of its job that a worker leaves.
-_LEAVE = 60
 
 
 class Demand(Adaptive):
@@ -57,7 +55,7 @@ def slurm_client(config: ClusterConfig) -> Iterator[Client]:
             "kind: slurm needs dask-jobqueue", place=config.file, expected="pip install 'distcalib[slurm]'"
         ) from None
     until = time.monotonic() + config.scheduler.wait
-    with dask.config.set(dask_settings(config)), certificates(config) as (security, folder):
+    with dask.config.set(dask_settings(config)), certificates(config) as (security, folder), _logs(folder):
         if any(character.isspace() for character in str(folder)):
             raise InputError(
                 "batch jobs cannot read a folder with a space in its name",
@@ -74,11 +72,33 @@ def slurm_client(config: ClusterConfig) -> Iterator[Client]:
                 if config.fit.workers:
                     fit_job = _submit(fit_script(config, cluster.scheduler_address, security, folder), config)
                 with join(config, cluster, security, until) as client:
-                    wait_for_workers(client, config, max(1, config.sim.minimum or 1), until)
+                    try:
+                        wait_for_workers(client, config, max(1, config.sim.minimum or 1), until)
+                    except RunError as error:
+                        raise RunError(f"{error}, in {_log_folder(folder)}") from None
                     yield client
             finally:
                 if fit_job is not None:
                     subprocess.run(["scancel", fit_job], check=False, capture_output=True)
+
+
+def _log_folder(folder: Path) -> Path:
+    """Return where jobs print to: beside the folder of the certificates, which goes with the run."""
+    return folder.with_name(f"log-{folder.name}")
+
+
+@contextmanager
+def _logs(folder: Path) -> Iterator[None]:
+    """Keep what jobs print where the block fails."""
+    log = _log_folder(folder)
+    log.mkdir(mode=0o700)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            log.rmdir()  # no job has printed
+        raise
+    shutil.rmtree(log, ignore_errors=True)
 
 
 def cluster_options(config: ClusterConfig, security: Security | None, folder: Path) -> dict[str, Any]:
@@ -107,11 +127,11 @@ def cluster_options(config: ClusterConfig, security: Security | None, folder: Pa
         "job_script_prologue": exports(worker_environment(group.threads, group.environment)),
         "worker_extra_args": [
             "--no-dashboard",
-            *_lifetime(group.walltime),
+            *_lifetime(group.lifetime),
             *(["--resources", resources] if resources else []),
         ],
         "death_timeout": round(scheduler.wait),
-        "log_directory": str(folder / "log"),
+        "log_directory": str(_log_folder(folder)),
         "protocol": "tls://" if security is not None else "tcp://",
         "security": security,
         "scheduler_options": listening,
@@ -128,41 +148,24 @@ def fit_script(config: ClusterConfig, address: str, security: Security | None, f
     head += [
         f"--cpus-per-task={fit.threads}",
         f"--mem={-(-memory // 2**20)}M",
-        f"-o {folder}/log/fit-%J.out",
-        f"-e {folder}/log/fit-%J.err",
+        f"-o {_log_folder(folder)}/fit-%J.out",
+        f"-e {_log_folder(folder)}/fit-%J.err",
         "--requeue",
         *_directives(config, "fit"),
     ]
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--name", "distcalib-fit"]
     command += ["--nthreads", "1", "--memory-limit", str(memory), "--nanny", "--no-dashboard"]
     command += ["--death-timeout", str(round(config.scheduler.wait))]
-    command += ["--resources", resources_of(config, "fit"), *_lifetime(fit.walltime)]
+    command += ["--resources", resources_of(config, "fit"), *_lifetime(fit.lifetime)]
     command += tls_options(security)
     lines = ["#!/bin/sh", *(f"#SBATCH {line}" for line in head)]
     lines += exports(worker_environment(fit.threads, fit.environment))
     return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
 
 
-def walltime_seconds(text: str) -> int:
-    """Return the seconds of a time as SLURM reads it: MM:SS, HH:MM:SS, D-HH:MM or D-HH:MM:SS.
-
-    >>> walltime_seconds("01:30:00"), walltime_seconds("10:00"), walltime_seconds("1-12:00")
-    (5400, 600, 129600)
-    """
-    days, _, clock = text.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if days or len(parts) == 3:
-        hours, minutes, seconds = (*parts, 0)[:3]
-    else:
-        hours, (minutes, seconds) = 0, parts
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def _lifetime(walltime: str | int | None) -> list[str]:
+def _lifetime(seconds: int | None) -> list[str]:
     """Let a worker leave before its job is ended, or its task would count as one that a worker died of."""
-    if walltime is None:
-        return []
-    return ["--lifetime", f"{max(1, walltime_seconds(str(walltime)) - _LEAVE)}s"]
+    return [] if seconds is None else ["--lifetime", f"{seconds}s"]
 
 
 def _directives(config: ClusterConfig, name: str) -> list[str]:

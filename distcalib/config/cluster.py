@@ -62,6 +62,10 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _DIRECTIVE = re.compile(r"--?[A-Za-z][^\n\r\0]*")
 
 
+# Seconds before the end of its job that a worker leaves, and the shortest life of a job.
+_LEAVE, _SHORTEST = 60, 120
+
+
 @dataclass(frozen=True)
 class _Group:
     workers: int | None = setting(None, "how many worker processes", least=0)
@@ -74,6 +78,11 @@ class _Group:
     image: str | None = setting(None, "container image")
     environment: dict[str, str | None] = table("environment variables; null: unset. No place for secrets")
     directives: tuple[str, ...] = setting((), "more options of a job: ['--constraint=avx2']")
+
+    @property
+    def lifetime(self) -> int | None:
+        """Seconds after which a worker leaves, a minute before the end of its job; None: it stays."""
+        return None if self.walltime is None else walltime_seconds(str(self.walltime)) - _LEAVE
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,10 @@ class ClusterConfig(FromFile):
         if over not in (None, {}):
             read_settings(cls, over, said_by)
             # Of both: what one says has a meaning only beside the other. Types of the file are checked above.
-            config = read_settings(cls, _merged(_said(config), over), place)
+            below, sim = _said(config), over.get("sim") if isinstance(over, Mapping) else None
+            # What the file says at the top in short wins over its own `sim`, not over that of `over`.
+            below |= {name: None for name in ("workers", "memory_limit") if name in (sim or {})}
+            config = read_settings(cls, _merged(below, over), place)
         config = of_file(config, place)
         config.check()
         return config
@@ -327,8 +339,9 @@ class ClusterConfig(FromFile):
                 "is refused: neither encrypted nor authenticated, and not of the loopback interface",
                 place=place,
                 value=address,
-                expected="tls://HOST:PORT with security.ca, cert and key; or, in a network where you trust "
-                "everybody, security.allow_unencrypted_and_unauthenticated: true",
+                expected="tls://HOST:PORT with security.ca, cert and key; on one machine `--host 127.0.0.1` "
+                "where Dask is started; or, in a network where you trust everybody, "
+                "security.allow_unencrypted_and_unauthenticated: true",
             )
 
 
@@ -344,12 +357,32 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def walltime_seconds(text: str) -> int:
+    """Return the seconds of a time as SLURM reads it: MM:SS, HH:MM:SS, D-HH:MM or D-HH:MM:SS.
+
+    >>> walltime_seconds("01:30:00"), walltime_seconds("10:00"), walltime_seconds("1-12:00")
+    (5400, 600, 129600)
+    """
+    days, _, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days or len(parts) == 3:
+        hours, minutes, seconds = (*parts, 0)[:3]
+    else:
+        hours, (minutes, seconds) = 0, parts
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
 def _check_group(group: _Group, place: str) -> None:
     memory_bytes(group.memory_limit, f"{place}.memory_limit")
     if group.walltime is not None and not _WALLTIME.fullmatch(str(group.walltime)):
         raise InputError(
             "is not a time", place=f"{place}.walltime", value=group.walltime,
             expected='"HH:MM:SS" or "DAYS-HH:MM:SS" in quotes (YAML reads 12:00:00 as the number 43200)',
+        )  # fmt: skip
+    if group.walltime is not None and walltime_seconds(str(group.walltime)) <= _SHORTEST:
+        raise InputError(
+            "is too short, for a worker leaves a minute before", place=f"{place}.walltime",
+            value=group.walltime, expected="more than two minutes, and more than the longest task",
         )  # fmt: skip
     for name in ("queue", "account", "image"):
         value = getattr(group, name)

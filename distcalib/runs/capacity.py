@@ -35,6 +35,13 @@ def unmet(plan: Plan, cluster: ClusterConfig) -> list[str]:
         said.append(
             f"the fit goes to a worker with a GPU and does not use it, for its engine is {', '.join(engines)}"
         )
+    stage, seconds = max(plan.facts.get("task_seconds", {}).items(), key=lambda t: t[1], default=("", 0))
+    lifetime = cluster.group.lifetime
+    if lifetime is not None and lifetime < seconds:
+        said.append(
+            f"the longest task of the stage {stage} takes about {seconds / 60:.0f} min, and a worker leaves "
+            f"after {lifetime / 60:.0f} (a minute before sim.walltime): the run will end in an error"
+        )
     if cluster.kind == "address":
         said.append(
             "the workers of a running scheduler are asked when the run begins: one with less memory than a "

@@ -35,6 +35,8 @@ DEATHS_INSTEAD, DEATHS = 2, 4
 CHANCE = 1e-5
 # How often a task is run in all that storage fails for a reason that may pass.
 TRIES = 3
+# How many workers may leave, as they do before the end of their jobs, while they do one and the same task.
+BEGINS = 6
 # Seconds in which a scheduler says which workers it has, before it is asked again.
 ANSWER = 10
 # Seconds for which tasks go together, and how many at most.
@@ -115,10 +117,10 @@ class DaskExecutor:
     would raise again, unless storage failed it (`TRIES`). Results are receipts, so nothing of value lives in
     the cluster.
 
-    No more is handed out than the workers that are there have threads. Dask blames every task that
-    waits on a worker for its death, so one that waited there would be taken for the cause. For the same
-    reason deaths are counted here and the cluster allows none: Dask would move the task at once to a worker
-    that is busy with another, or keep it where the next one is put behind it.
+    No more is handed out than the workers that are there have threads, or units of a resource. Dask blames
+    every task that waits on a worker for its death, so one that waited there would be taken for the cause.
+    For the same reason deaths are counted here and the cluster allows none: Dask would move the task at once
+    to a worker that is busy with another, or keep it where the next one is put behind it.
 
     Short tasks go in packs, since handing out would cost more than they do. The death of a pack is
     held against nobody: its tasks are handed out again, each alone.
@@ -136,6 +138,8 @@ class DaskExecutor:
         often their worker died.
     said
         Called with a task and what it says while it runs (`distcalib.runs.saying`), in another thread.
+    wait
+        Seconds of silence after which a scheduler that is connected is taken for gone.
     """
 
     def __init__(
@@ -145,9 +149,11 @@ class DaskExecutor:
         retried: Callable[[Any, int], None] = lambda task, deaths: None,
         known: tuple[int, int] = (0, 0),
         said: Said = _nobody,
+        wait: float = 300,
     ) -> None:
         self.client, self.through, self.retried, self.said = client, through, retried, said
         self._begun, self._died = known
+        self.wait, self._silent = wait, 0.0
 
     def run(
         self,
@@ -168,20 +174,27 @@ class DaskExecutor:
         this, number = uuid4().hex[:8], count()
         deaths: Counter[str] = Counter()
         tries: Counter[str] = Counter()
+        begins: Counter[str] = Counter()
         by_id = {task.id: task for task in tasks}
 
         def hear(event: tuple[float, Any]) -> None:
             # Dask adds the worker that spoke. What is wrong with the one who listens shows elsewhere; a
             # word is not worth a run.
-            if (said := event[1])["id"] in by_id:
+            said = event[1]
+            if "begun" in said:
+                begins[said["begun"]] += 1
+            elif said["id"] in by_id:
                 with suppress(Exception):
                     self.said(by_id[said["id"]], said["facts"])
 
-        work = partial(_aloud, f"distcalib-{this}", work)
-        self.client.subscribe_topic(f"distcalib-{this}", hear)
+        topic = f"distcalib-{this}"
+        work = partial(_aloud, topic, work)
+        self.client.subscribe_topic(topic, hear)
         try:
             while waiting or running:
-                threads = self._threads()
+                threads = self._threads(resource)
+                if often := [key for key in running if begins[key] > BEGINS]:
+                    raise _never_done(running[often[0]][1][0], begins[often[0]])
                 if self.client.cluster is not None:
                     # A cluster that grows and shrinks does so by this (`distcalib.cluster.slurm.Demand`).
                     held = sum(len(pack) for _, pack, _ in running.values())
@@ -191,6 +204,7 @@ class DaskExecutor:
                     pack = _pack(waiting, alone, 1 if resource else min(packed, len(waiting) // threads))
                     key = f"{pack[0].stage}-{pack[0].id}-{this}-{next(number)}"
                     call = (work, pack[0]) if len(pack) == 1 else (_several, work, pack)
+                    call = (_begin, topic, key, *call)
                     future = self.client.submit(*call, key=key, resources=wanted, pure=False)
                     running[key] = future, pack, time.monotonic()
                     future.add_done_callback(ended.put)
@@ -243,23 +257,38 @@ class DaskExecutor:
                 waiting.extendleft(reversed(parts))
         finally:
             if self.client.status == "running":
-                self.client.unsubscribe_topic(f"distcalib-{this}")
+                self.client.unsubscribe_topic(topic)
                 self.client.cancel([future for future, _, _ in running.values()])
 
-    def _threads(self) -> int:
-        """Return how many threads the workers have that are there now; 0 while the scheduler does not say."""
+    def _threads(self, resource: str | None) -> int:
+        """Return how many tasks the workers that are there now can do at once; 0 while nobody says.
+
+        That is a task a thread, or one for each unit of `resource`.
+        """
         if self.client.status != "running":
             raise self._gone()
+        asked = time.monotonic()
         try:
-            # As `Client.nthreads`, which would wait for a scheduler that is gone.
-            said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
+            # As `Client.nthreads` and `scheduler_info`, which would wait for a scheduler that is gone.
+            if resource is None:
+                said = self.client.sync(self.client.scheduler.ncores, workers=None, callback_timeout=ANSWER)
+            else:
+                ask = self.client.scheduler.identity
+                told = self.client.sync(ask, n_workers=-1, callback_timeout=ANSWER)["workers"]
+                said = {a: min(w["nthreads"], w["resources"].get(resource, 0)) for a, w in told.items()}
         except OSError:
+            # Where this process itself was stopped meanwhile, that was no silence of the scheduler.
+            self._silent += min(time.monotonic() - asked, ANSWER)
+            if self._silent > self.wait:
+                raise self._gone() from None
             return 0
-        return max(1, sum(said.values()))
+        self._silent = 0.0
+        return max(1, int(sum(said.values())))
 
     def _gone(self) -> RunError:
+        how = "is gone" if self._silent <= self.wait else f"said nothing for {self._silent:.0f} s"
         return RunError(
-            f"the scheduler {self.client.scheduler.address} is gone: what was finished stays, and the same "
+            f"the scheduler {self.client.scheduler.address} {how}: what was finished stays, and the same "
             "command goes on from there once a scheduler can be joined"
         )
 
@@ -267,6 +296,22 @@ class DaskExecutor:
         """Return how many deaths a task is blamed for: more than chance explains where others die too."""
         rate = min(self._died / self._begun, 0.5) if self._begun else 0.0
         return max(DEATHS, math.ceil(math.log(CHANCE) / math.log(rate))) if rate else DEATHS
+
+
+def _begin(topic: str, key: str, work: Callable[..., Any], *args: Any) -> Any:
+    """Say that a call is begun on this worker, and carry it out."""
+    from distributed import get_worker
+
+    get_worker().log_event(topic, {"begun": key})
+    return work(*args)
+
+
+def _never_done(task: Any, begun: int) -> RunError:
+    return RunError(
+        f"{_words(task)}: was begun {begun} times and never done, for its workers left before: the life of "
+        "their jobs (a walltime) is shorter than the task takes. Make it longer; what was finished stays, "
+        "and the same command goes on from there"
+    )
 
 
 def _aloud(topic: str, work: Callable[[Any], Result], task: Any) -> Result:

@@ -24,6 +24,9 @@ from distcalib.storage import parse_json, publish, write_json, write_text
 CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas", "fit", "fits")
 #: What users put among them, and no task writes.
 OF_USERS = ("fit/frontier.csv",)
+# Every folder that a run writes to, and the files that are not replaced as a whole.
+_WRITTEN = ("receipts", "matrix.zarr", "fit", "fits", "areas", "verify")
+_IN_PLACE = (".lock", "events.ndjson")
 
 
 def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = False) -> list[str]:
@@ -224,15 +227,34 @@ def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict
     return out
 
 
+def _require_all_inside(folder: Path) -> None:
+    """Raise `InputError` where a link leads out of what a run writes to or removes from.
+
+    Links to single files do no harm, for a file is replaced as a whole; but two are written in place.
+    """
+    inside = folder.resolve()
+    places = [folder / name for name in _WRITTEN]
+    places += [Path(at, name) for top in places for at, names, _ in os.walk(top) for name in names]
+    for place in (*places, *(folder / name for name in _IN_PLACE)):
+        if place.is_symlink() and not place.resolve().is_relative_to(inside):
+            raise InputError(
+                "is a link that leads out of the run folder, where a run would write and remove",
+                place=place, value=os.readlink(place), expected="a folder or file of the run folder itself",
+            )  # fmt: skip
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder: two coordinators in one folder would undo each other.
 
     Raises
     ------
+    InputError
+        When something in it would be written or removed outside of it.
     RunError
         When another process holds it: names the process, its machine, and since when.
     """
+    _require_all_inside(folder)
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -95,8 +95,12 @@ def used_by(used: Container[str], path: str) -> bool:
 
 def inside(path: str) -> bool:
     """Return whether a path leads to something below the run folder."""
+    try:
+        nameable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
     parts = PurePosixPath(path)
-    return not parts.is_absolute() and ".." not in parts.parts
+    return nameable and bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts
 
 
 def output_digest(run: Path, path: str) -> str | None:

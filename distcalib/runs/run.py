@@ -381,7 +381,9 @@ class Run:
                 for text in told:
                     self.events.emit("warning", text=text)
                 known = deaths_of(read_events(self.home.folder))
-                self._executor = DaskExecutor(client, admitted, self._retried, known, self._said)
+                self._executor = DaskExecutor(
+                    client, admitted, self._retried, known, self._said, self.cluster.scheduler.wait
+                )
         return self._executor
 
     def _retried(self, task: Any, deaths: int) -> None:
@@ -395,6 +397,8 @@ class Run:
         """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
         if not isinstance(executor, DaskExecutor):
             return None
+        if self.cluster.fit.workers:
+            return "FIT"  # of its own worker alone, which may be in a queue still; `scheduler.wait` bounds it
         from distcalib.runs.capacity import fit_resource
 
         resource, words = fit_resource(executor.client, (task.engine for task in tasks))

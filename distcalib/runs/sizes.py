@@ -90,6 +90,10 @@ def facts_of(
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
     # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
+    states_again = [
+        k / part * costs.seconds(part, variables, reforms, verify=True, state=state)
+        for state, k, part in zip(in_state[0].tolist(), in_state[1].tolist(), opened, strict=True)
+    ]
     matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
     cells = cells_of_column(len(measures))
     return {
@@ -115,13 +119,11 @@ def facts_of(
             "fit": costs.bytes(0) + int((COLUMN_BYTES + FIT_COLUMN + FIT_CELL * cells) * n),
         },
         "coordinator_bytes": HERE + int((HERE_COLUMN + HERE_CELL * cells) * n),
-        "cpu_seconds": round(
-            sum(s.seconds for s in plan.slices)
-            + sum(
-                k / part * costs.seconds(part, variables, reforms, verify=True, state=state)
-                for state, k, part in zip(in_state[0].tolist(), in_state[1].tolist(), opened, strict=True)
-            )
-        ),
+        "task_seconds": {
+            "simulate": round(max(s.seconds for s in plan.slices)),
+            "verify": round(max(states_again)),
+        },
+        "cpu_seconds": round(sum(s.seconds for s in plan.slices) + sum(states_again)),
         "matrix_bytes": matrix_bytes * 2,
         "bytes": matrix_bytes * 2
         + n * (3 * FILE_BYTES_HOUSEHOLD + FIT_BYTES * len(fits_of(plan.run)))

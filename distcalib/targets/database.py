@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -88,12 +89,14 @@ def _last_words(error: Exception) -> str:
 
 
 def without_password(source: str | Path) -> str:
-    """Return a database source as it may be printed and stored: without a password."""
+    """Return a database source as it may be printed and stored: without passwords, also of its query."""
     words = str(source)
     if "://" not in words:
         return words
     try:
-        return make_url(words).render_as_string(hide_password=True)
+        url = make_url(words)
+        secret = [key for key in url.query if re.search("pass|secret|token", key, re.IGNORECASE)]
+        return url.update_query_dict(dict.fromkeys(secret, "hidden")).render_as_string(hide_password=True)
     except BadUrl:
         return words.split("://")[0] + "://..."
 

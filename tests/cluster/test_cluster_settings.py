@@ -112,6 +112,7 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "a list in itself": ("kind: &a [*a]", ["kind", "the wrong type"]),
     "a thousand levels": ("kind: " + "[" * 5000 + "]" * 5000, ["nested too deeply"]),
     "time as YAML reads it": (SLURM[:-2] + ", walltime: 12:00:00}", ["sim.walltime", "43200", "in quotes"]),
+    "a short walltime": (SLURM[:-2] + ', walltime: "00:02:00"}', ["sim.walltime", "more than two minutes"]),
     "no time": (SLURM[:-2] + ", walltime: soon}", ["sim.walltime", "'soon'"]),
     "a second directive": (
         SLURM[:-2] + ', directives: ["--x=1\\nrm -rf ~"]}', ["sim.directives", "one line"],
@@ -254,6 +255,16 @@ def test_the_environment_wins_over_the_file_and_that_over_the_defaults(tmp_path)
     assert said_by(over, str(file)).stdout.split()[2:4] == ["8GiB", "4"]
     del over["DASK_DISTCALIB__SIM__MEMORY_LIMIT"]
     assert said_by(over, str(file)).stdout.split()[2:4] == ["5GiB", "4"]
+
+
+def test_the_short_names_of_the_file_lose_against_the_long_ones_of_the_environment(tmp_path):
+    file = write(tmp_path, "kind: slurm\nworkers: 2\nmemory_limit: 7GiB\nsim: {memory_limit: 1GiB}")
+    assert said_by({}, str(file)).stdout.split()[1:3] == ["2", "7GiB"]
+    over = {"DASK_DISTCALIB__SIM__MEMORY_LIMIT": "8GiB"}
+    assert said_by(over, str(file)).stdout.split()[1:3] == ["2", "8GiB"]
+    over["DASK_DISTCALIB__SIM__WORKERS"] = "9"
+    assert said_by(over, str(file)).stdout.split()[1:3] == ["9", "8GiB"]
+    assert said_by(over | {"DASK_DISTCALIB__WORKERS": "3"}, str(file)).stdout.split()[1:3] == ["3", "8GiB"]
 
 
 def test_a_whole_table_can_be_given_by_the_environment():

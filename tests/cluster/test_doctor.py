@@ -247,5 +247,11 @@ def test_the_plan_says_what_no_worker_can_do():
     gpu = slurm.changed(fit=own)
     assert "no worker of the fit has a GPU" not in " ".join(unmet(plan_of(1, "cuda"), gpu))
     assert "does not use it" in " ".join(unmet(plan_of(1, "cpu"), gpu))
+    short = slurm.changed(sim=dataclasses.replace(slurm.sim, walltime="00:05:00"))
+    slow = plan_of(1)
+    assert "walltime" not in " ".join(unmet(slow, short))
+    slow.facts["task_seconds"] = {"simulate": 30, "verify": 300}
+    assert "verify takes about 5 min, and a worker leaves after 4 (" in " ".join(unmet(slow, short))
+    assert "walltime" not in " ".join(unmet(slow, slurm))
     address = ClusterConfig.load(None, {"kind": "address", "scheduler": {"address": "tls://h:1"}})
     assert "distcalib doctor" in " ".join(unmet(plan_of(1), address))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from click.testing import CliRunner
 
 import distcalib
 from distcalib.cli import main
+from distcalib.errors import InputError
+from distcalib.runs.events import Events
 from distcalib.runs.folder import keep_only
-from distcalib.runs.receipts import Receipt, receipt_path, verified, write_receipt
+from distcalib.runs.home import EVENTS, open_home
+from distcalib.runs.receipts import Receipt, read_receipt, receipt_path, verified, write_receipt
 from distcalib.storage import sha256_file
 
 # The only places that know pickles: they refuse all but texts and numbers.
@@ -31,6 +35,17 @@ def test_a_receipt_of_what_lies_outside_is_none(tmp_path, path):
     (run / "inside.txt").write_text("mine")
     write_receipt(run, Receipt("areas", "abc", {"inside.txt": sha256_file(outside)}))
     assert verified(run, "areas", "abc") is not None
+
+
+@pytest.mark.parametrize("path", ["", ".", "areas/\0.h5", "areas/\ud800.h5"])
+def test_a_receipt_of_what_has_no_name_is_none(tmp_path, path):
+    file = receipt_path(tmp_path, "areas", "abc")
+    file.parent.mkdir(parents=True)
+    known = asdict(Receipt("areas", "abc", {}))
+    for odd in ({"outputs": {path: "0" * 64}}, {"outputs": {"areas": "0"}, "objects": {path: (0, "0", "")}}):
+        file.write_text(json.dumps(known | odd))
+        assert read_receipt(tmp_path, "areas", "abc") is None
+        assert verified(tmp_path, "areas", "abc") is None
 
 
 @pytest.mark.parametrize("outputs", [["a"], "a", None, 3])
@@ -53,6 +68,45 @@ def test_nothing_is_removed_through_a_link(tmp_path):
     keep_only(run, set())
     assert {p.name for p in outside.iterdir()} == {"CA.h5", "x.json"}
     assert not (run / "areas" / "states" / "old.h5").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "verify",
+        "receipts",
+        "areas",
+        "areas/districts",
+        "matrix.zarr",
+        "fit",
+        "fits/a",
+        ".lock",
+        "events.ndjson",
+    ],
+)
+def test_a_folder_with_a_link_that_leads_out_is_not_worked_in(tmp_path, name):
+    home, link, outside = open_home(tmp_path / "run"), tmp_path / "run" / name, tmp_path / "outside"
+    link.parent.mkdir(parents=True)
+    (outside / "verify").mkdir(parents=True)
+    (outside / "verify" / "a.csv").write_text("mine")
+    target = outside / "verify" / "a.csv" if name in (".lock", "events.ndjson") else outside
+    link.symlink_to(target)
+
+    def work() -> None:
+        with home.held():
+            home.forget("verify")
+            home.clear("verify", set())
+            Events(home.folder / EVENTS).emit("start")
+
+    with pytest.raises(InputError, match=rf"{re.escape(str(link))}.* leads out of the run folder"):
+        work()
+    assert (outside / "verify" / "a.csv").read_text() == "mine"
+    link.unlink()
+    (tmp_path / "run" / "elsewhere").mkdir()
+    if name not in (".lock", "events.ndjson"):
+        link.symlink_to(tmp_path / "run" / "elsewhere")
+    with home.held():
+        pass
 
 
 def test_only_the_known_places_know_pickles():

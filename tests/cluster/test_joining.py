@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import stat
@@ -23,8 +24,11 @@ from distcalib.cluster.security import certificates as certificates_of
 from distcalib.cluster.security import given_security, make_certificates
 from distcalib.config import ClusterConfig
 from distcalib.errors import InputError, RunError
+from distcalib.runs import execute
 from distcalib.runs.capacity import fit_resource, require_memory
+from distcalib.runs.events import Events
 from distcalib.runs.execute import DaskExecutor
+from distcalib.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,54 @@ def test_a_resource_that_nobody_has_is_said_and_never_waited_for(scheduler, cert
         assert done["id"] == "fit"
 
 
+def test_a_fit_with_a_worker_of_its_own_waits_for_it_in_the_queue(start, tmp_path):
+    def fit(task):
+        import os
+
+        return {"stage": task.stage, "id": task.id, "outputs": {}, "process": os.getpid()}
+
+    file = tmp_path / "scheduler.json"
+    start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    start("worker", "--scheduler-file", file, *WORKER)
+    own: list[int] = []
+    slurm = {"kind": "slurm", "workers": 1, "fit": {"workers": 1}}
+    run = Run(SimpleNamespace(), tmp_path / "run", ClusterConfig.load(None, slurm))  # type: ignore[arg-type]
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 60}}")) as client:
+
+        def job(event: dict) -> None:
+            if event["event"] == "stage":
+                own.append(
+                    start("worker", "--scheduler-file", file, *WORKER, "--resources", "FIT=1,GPU=1").pid
+                )
+
+        run.events, run._executor = Events(None, [job]), DaskExecutor(client)
+        (receipt,) = run._stage("fit", fit, [Task("fit")], fit_resource=True)
+    assert [receipt.process] == own
+
+
+def test_tasks_of_a_resource_go_to_its_holder_one_by_one_and_one_that_kills_it_is_held_against_no_other(
+    start, tmp_path
+):
+    def deadly(task):
+        import os
+
+        if task.id == "deadly":
+            os.kill(os.getpid(), 9)
+        return {"id": task.id}
+
+    file = tmp_path / "scheduler.json"
+    failures = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    start("scheduler", *LOOPBACK, "--scheduler-file", file, **failures)
+    start("worker", "--scheduler-file", file, "--nthreads", 3, "--no-dashboard", "--resources", "FIT=1")
+    retried: list[tuple[str, int]] = []
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 60}}")) as client:
+        executor = DaskExecutor(client, retried=lambda task, deaths: retried.append((task.id, deaths)))
+        tasks = [Task("deadly"), Task("a"), Task("b")]
+        results = executor.run(deadly, tasks, "FIT", lambda task, why: [Task(f"in place of {task.id}")])
+        assert [r["id"] for r in results] == ["in place of deadly", "a", "b"]
+    assert retried == [("deadly", 1)]
+
+
 def test_a_task_that_nobody_can_take_ends_within_seconds(start, tmp_path):
     # A scheduler whose own settings would let it wait for ever.
     file = tmp_path / "scheduler.json"
@@ -166,6 +218,71 @@ def test_a_scheduler_that_goes_ends_the_run_at_once_and_is_named(start, tmp_path
         began = time.monotonic()
     # Nor is it waited for when the client is closed.
     assert time.monotonic() - began < 60
+
+
+def test_a_task_that_takes_longer_than_workers_stay_is_begun_so_often_and_named(start, tmp_path, monkeypatch):
+    def endless(task):
+        import time
+
+        from distributed import get_worker
+
+        with open(tmp_path / "begun.txt", "a") as file:
+            file.write(f"{get_worker().address}\n")
+        time.sleep(600)
+
+    monkeypatch.setattr(execute, "BEGINS", 2)
+    file = tmp_path / "scheduler.json"
+    start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    for _ in range(3):
+        start("worker", "--scheduler-file", file, *WORKER)
+    with open_client(
+        cluster_file(tmp_path, f"workers: 3\nscheduler: {{scheduler_file: {file}, wait: 60}}")
+    ) as client:
+
+        def leave() -> None:
+            # As a worker does whose lifetime ends.
+            for number in range(2):
+                while len(begun := (tmp_path / "begun.txt").read_text().split()) <= number:
+                    time.sleep(0.05)
+                client.retire_workers([begun[number]])
+
+        (tmp_path / "begun.txt").touch()
+        leaving = threading.Thread(target=leave, daemon=True)
+        leaving.start()
+        with pytest.raises(
+            RunError, match=r"simulate long \(WY\): was begun 3 times and never done.*walltime"
+        ):
+            list(DaskExecutor(client).run(endless, [Task("long")]))
+        leaving.join()
+    assert len(set((tmp_path / "begun.txt").read_text().split())) == 3
+
+
+def test_a_scheduler_that_hangs_ends_the_run_and_is_named(start, tmp_path, monkeypatch):
+    def endless(task):
+        import time
+
+        (tmp_path / "begun").touch()
+        time.sleep(600)
+
+    monkeypatch.setattr(execute, "ANSWER", 1)
+    file = tmp_path / "scheduler.json"
+    scheduler = start("scheduler", *LOOPBACK, "--scheduler-file", file)
+    start("worker", "--scheduler-file", file, *WORKER)
+    with open_client(cluster_file(tmp_path, f"scheduler: {{scheduler_file: {file}, wait: 20}}")) as client:
+
+        def stop_it() -> None:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.05)
+            scheduler.send_signal(signal.SIGSTOP)
+
+        stopper = threading.Thread(target=stop_it, daemon=True)
+        stopper.start()
+        began = time.monotonic()
+        with pytest.raises(RunError, match=r"127\.0\.0\.1:\d+ said nothing for \d s: what was finished"):
+            list(DaskExecutor(client, wait=3).run(endless, [Task("a"), Task("b")]))
+        stopper.join()
+    assert time.monotonic() - began < 60
+    scheduler.kill()
 
 
 def test_workers_with_too_little_memory_are_told_of_or_refused(scheduler, certificates, tmp_path):
@@ -235,6 +352,18 @@ def test_an_open_scheduler_of_another_address_is_refused_by_its_file(start, tmp_
     wait_for(file)
     with pytest.raises(InputError, match="is refused: neither encrypted nor authenticated"):
         opened(cluster_file(tmp_path, "scheduler: {scheduler_file: scheduler.json, wait: 20}"))
+
+
+def test_an_open_scheduler_is_refused_also_by_its_loopback_address(start, tmp_path):
+    file = tmp_path / "scheduler.json"
+    start("scheduler", "--port", 0, "--no-dashboard", "--scheduler-file", file)
+    port = json.loads(wait_for(file).read_text())["address"].rpartition(":")[2]
+    text = f"scheduler: {{address: 'tcp://127.0.0.1:{port}', wait: 20}}"
+    with pytest.raises(
+        InputError, match=rf"tcp://127\.0\.0\.1:{port} listens on.*: is refused.*0\.0\.0\.0"
+    ) as told:
+        opened(cluster_file(tmp_path, text))
+    assert "--host 127.0.0.1" in str(told.value)
 
 
 def test_made_certificates_are_for_this_user_alone_and_go_with_the_run(tmp_path):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 
+import dask
 import psutil
 import pytest
 
 from distcalib import ClusterConfig
 from distcalib.cluster.local import local_client, worker_count
+from distcalib.errors import RunError
 from distcalib.runs.capacity import fit_resource
 
 
@@ -114,3 +119,26 @@ def test_as_many_workers_as_memory_holds(monkeypatch):
     total = psutil.virtual_memory().total
     assert worker_count(ClusterConfig(memory_limit="4GiB")) == min(64, total // 2**32)
     assert worker_count(ClusterConfig(memory_limit="900GiB")) == 1
+
+
+def test_the_settings_that_hosts_and_the_image_have_are_fine_for_a_local_cluster():
+    program = (
+        "from distcalib import ClusterConfig\n"
+        "from distcalib.cluster.local import local_client\n"
+        "with local_client(ClusterConfig(workers=1, warm=False)) as client:\n"
+        "    print(client.submit(abs, -7).result(), client.scheduler.address.startswith('tcp://127.0.0.1:'))"
+    )
+    closed = {"DASK_CONFIG": str(Path(__file__).parents[2] / "deploy/dask.yaml")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | closed, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.split() == ["7", "True"], done.stderr
+
+
+def test_a_local_cluster_that_cannot_start_says_why():
+    with (
+        dask.config.set({"distributed.scheduler.preload": ["no_such_module"]}),
+        pytest.raises(RunError, match=r"no cluster can be started here .*no_such_module"),
+        local_client(ClusterConfig(workers=1, warm=False)),
+    ):
+        pass

@@ -61,6 +61,9 @@ def test_costs_cut_the_tasks_and_change_no_digest(small_settings, tmp_path):
     ).plan
     assert max(s.size for s in cut.slices) <= 100 < max(s.size for s in whole.slices)
     assert cut.digest() == whole.digest()
+    longest, tasks = cut.facts["task_seconds"], cut.facts["tasks"]
+    assert sum(longest.values()) < cut.facts["cpu_seconds"]
+    assert sum(longest[stage] * tasks[stage] for stage in longest) >= cut.facts["cpu_seconds"]
     assert cut.facts["cpu_seconds"] > whole.facts["cpu_seconds"]
     write_costs(replace(slow, policyengine_us="0.0.1"), tmp_path / "costs.json")
     other = make_plan(

@@ -35,6 +35,10 @@ def settings(folder: Path, wait: int = 120, more: str = "") -> Path:
     return path
 
 
+def without_fit(text: str) -> str:
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("fit:"))
+
+
 def test_two_groups_on_one_scheduler_and_a_killed_job_is_replaced(slurm, tmp_path):
     def look() -> tuple[str, str, str, str]:
         import os
@@ -60,7 +64,7 @@ def test_two_groups_on_one_scheduler_and_a_killed_job_is_replaced(slurm, tmp_pat
         assert "gpu:1" in slurm.say("squeue", "-h", "-j", fit, "-o", "%b")
 
         # Certificates lie where workers can read them, for this user alone.
-        (folder,) = (tmp_path / "shared").iterdir()
+        (folder,) = (tmp_path / "shared").glob("run-*")
         assert folder.stat().st_mode & 0o777 == 0o700
         assert {p.stat().st_mode & 0o777 for p in folder.glob("*.pem")} == {0o600}
 
@@ -83,11 +87,25 @@ def test_two_groups_on_one_scheduler_and_a_killed_job_is_replaced(slurm, tmp_pat
 def test_jobs_that_wait_in_the_queue_are_said_and_taken_back(slurm, tmp_path):
     path = settings(tmp_path, 4)
     path.write_text(path.read_text().replace('walltime: "00:20:00"', 'directives: ["--begin=now+1hour"]'))
-    path.write_text(path.read_text().replace("fit: {workers: 1", "fit: {workers: 0").replace("gpu: 1, ", ""))
+    path.write_text(without_fit(path.read_text()))
     with pytest.raises(RunError, match=r"0 of 1 workers joined within 4 s .*squeue"):  # noqa: SIM117
         with open_client(load_cluster(path)):
             pass
     until(lambda: not slurm.jobs("distcalib", "RUNNING,PENDING"), "no job left", 30, str)
+
+
+def test_what_jobs_print_that_end_at_once_stays_and_is_named(slurm, tmp_path):
+    path = settings(tmp_path, 12)
+    text = without_fit(path.read_text())
+    path.write_text(text.replace("environment: {", "environment: {PYTHONHOME: /nowhere, "))
+    with pytest.raises(RunError, match=r"0 of 1 workers joined .* jobs that ended says why, in (.*)") as told:  # noqa: SIM117
+        with open_client(load_cluster(path)):
+            pass
+    (log,) = (tmp_path / "shared").iterdir()
+    assert str(told.value).endswith(f"in {log}")
+    assert any("encodings" in file.read_text() for file in log.iterdir()), list(log.iterdir())
+    alive = ("distcalib,distcalib-fit", "RUNNING,PENDING")
+    until(lambda: not slurm.jobs(*alive), "no job left", 30, str)
 
 
 def test_a_partition_that_is_not_there_is_said_in_the_words_of_slurm(slurm, tmp_path):

@@ -304,6 +304,11 @@ def test_a_password_is_never_printed():
     words = without_password("postgresql://reader:s3cret@db.example.org/targets")
     assert "s3cret" not in words
     assert words.startswith("postgresql://reader:")
+    for key in ("password", "sslpassword", "passfile", "Client_Secret", "token"):
+        words = without_password(f"postgresql://db.example.org/targets?user=u&{key}=s3cret&sslmode=require")
+        place, _, query = words.partition("?")
+        assert place == "postgresql://db.example.org/targets"
+        assert set(query.split("&")) == {"user=u", f"{key}=hidden", "sslmode=require"}
     refused("nosuch://reader:s3cret@host/x", "not a usable database URL")
     with pytest.raises(InputError) as error:
         load_targets("nosuch://reader:s3cret@host/x", 2024, ALL)
