@@ -126,7 +126,7 @@ class FitConfig:
     engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "cuda", "torch", "l0"))
     records: int | float | None = setting(
         None,
-        "keep exactly so many columns, or a share of those with a weight (0.5); null: those whose gate is open",
+        "keep exactly so many columns, or a share of those with a weight; null: those whose gate is open",
         least=1,
         share=True,
     )
