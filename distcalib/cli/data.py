@@ -93,9 +93,9 @@ def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, for
 def costs(settings: str, output: Path, force: bool) -> None:
     """Measure what simulations of a run with these settings cost on this machine.
 
-    PRESET_OR_YAML is a preset of the package (default: demo) or a settings file. A run takes the measured file
-    as simulation.costs: its tasks are cut by it, and `plan` says how long they take. About five minutes of one
-    core; Linux.
+    PRESET_OR_YAML is a preset of the package (default: demo) or a settings file. A run takes the measured
+    file as simulation.costs: its tasks are cut by it, and `plan` says how long they take. About five minutes
+    of one core; Linux.
     """
     need_new([output], force)
     from distcalib import RunConfig
