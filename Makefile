@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # Processes that share out the tests, each with what it needs of memory and the rules engine.
 PROCESSES ?= 2
 SHARED := -n $(PROCESSES) --dist loadfile
+# What the browser tests saw of report and dashboard; .ci/run leaves it as an artefact.
+export DISTCALIB_SCREENSHOTS ?= $(CURDIR)/build/screenshots
 QUICK := not slow and not slurm and not browser and not postgres and not gpu
 
 .PHONY: setup demo test test-full lint docs bench screenshots peer peer-bench clean
@@ -60,4 +62,4 @@ peer-bench: $(STAMP)
 	$(BIN)/python benchmarks/peer_matrix.py --peer $(PEER_PYTHON) --database $(PEER_DATABASE)
 
 clean:
-	rm -rf runs build/docs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs build/docs build/screenshots .pytest_cache .mypy_cache .ruff_cache

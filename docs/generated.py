@@ -85,6 +85,7 @@ def _settings(cls: type, path: str, title: str) -> Iterator[str]:
 def _limits(rules: Any) -> str:
     words = {"least": "at least", "above": "more than", "most": "at most"}
     told = [f"{text} {rules[key]}" for key, text in words.items() if rules.get(key) is not None]
+    told += ["or a share between 0 and 1"] if rules.get("share") else []
     told += ["one of " + ", ".join(f"`{c}`" for c in rules["choices"])] if rules.get("choices") else []
     return f" ({'; '.join(told)})" if told else ""
 

@@ -1,4 +1,4 @@
-"""Commands on bundled and own data: microdata, take-up, costs, targets, checks."""
+"""Commands on what runs take, bundled or own: microdata, take-up, costs, targets, checks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 
 from distcalib.cli.files import force_option, need_new
-from distcalib.cli.options import examples
+from distcalib.cli.options import Settings, examples
 from distcalib.errors import DistcalibError
 from distcalib.storage import writable
 
 
 @click.group()
 def data() -> None:
-    """Rebuild the bundled inputs from their sources."""
+    """Check and prepare what runs take: microdata, targets, take-up rates, costs."""
 
 
 @data.command(
@@ -87,15 +87,16 @@ def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, for
 
 
 @data.command(epilog=examples("distcalib data costs national --output costs.json"))
-@click.argument("run", default="demo")
+@click.argument("settings", metavar="[PRESET_OR_YAML]", default="demo", type=Settings())
 @click.option("--by-state", is_flag=True, help="Measure each state too, by which slices are cut and ordered.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="JSON file to write.")
 @force_option
-def costs(run: str, by_state: bool, output: Path, force: bool) -> None:
-    """Measure what simulations of RUN (a preset or a YAML file) cost on this machine.
+def costs(settings: str, by_state: bool, output: Path, force: bool) -> None:
+    """Measure what simulations of a run with these settings cost on this machine.
 
-    A run takes the file as simulation.costs: its tasks are cut by it, and `plan` says how long they take.
-    About five minutes of one core, by state ten; Linux.
+    PRESET_OR_YAML is a preset of the package (default: demo) or a settings file. A run takes the measured
+    file as simulation.costs: its tasks are cut by it, and `plan` says how long they take. About five minutes
+    of one core, by state ten; Linux.
     """
     need_new([output], force)
     from distcalib import RunConfig
@@ -105,7 +106,7 @@ def costs(run: str, by_state: bool, output: Path, force: bool) -> None:
     from distcalib.runs.costs import measure_costs, write_costs
     from distcalib.runs.plan import read_source
 
-    config = RunConfig.load(run)
+    config = RunConfig.load(settings)
     config = config.changed(microdata=str(local_file(config.microdata)))
     prepared = make_plan(config)
     source = read_source(config)

@@ -22,6 +22,7 @@ _WORDS = {
     bool: "true or false",
     types.NoneType: "null",
 }
+_SHARED = "a whole number, a share between 0 and 1 such as 0.5, or null"
 
 
 def setting(
@@ -32,9 +33,15 @@ def setting(
     most: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    share: bool = False,
 ) -> Any:
-    """Declare a field of a settings dataclass: its default, what it means, and its allowed values."""
-    metadata = {"doc": doc, "least": least, "most": most, "above": above, "choices": choices}
+    """Declare a field of a settings dataclass: its default, what it means, and its allowed values.
+
+    With `share` the field is a whole number, to which the limits apply, or a share between 0 and 1.
+    """
+    metadata = {
+        "doc": doc, "least": least, "most": most, "above": above, "choices": choices, "share": share,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -157,7 +164,7 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
             value = converted
             break
     else:
-        words = " or ".join(_words(o) for o in options)
+        words = _SHARED if rules.get("share") else " or ".join(_words(o) for o in options)
         lists = [o for o in options if typing.get_origin(o) is tuple]
         if lists and not isinstance(value, list | tuple):
             raise InputError(
@@ -168,6 +175,12 @@ def _checked(value: Any, hint: Any, rules: Mapping[str, Any], where: str) -> Any
         return value
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError("is not a finite number", place=where, value=value, expected="a finite number")
+    if rules.get("share") and isinstance(value, float):
+        if not 0 < value < 1:
+            raise InputError(
+                "is neither a whole number nor a share", place=where, value=value, expected=_SHARED
+            )
+        return value
     choices = rules.get("choices")
     if choices and value not in choices:
         raise InputError(

@@ -124,8 +124,11 @@ class FitConfig:
         choices=("auto", "gates", "reweighted"),
     )
     engine: str = setting("auto", "fit engine", choices=("auto", "cpu", "cuda", "torch", "l0"))
-    records: int | None = setting(
-        None, "keep exactly this many columns; null: those whose gate is open", least=1
+    records: int | float | None = setting(
+        None,
+        "keep exactly so many columns, or a share of those with a weight; null: those whose gate is open",
+        least=1,
+        share=True,
     )
     lambda_l0: float | None = setting(
         None, "loss per expected open gate; null: the preset's, else the engine's default", least=0

@@ -92,7 +92,7 @@ def judge_frontier(
     run, name, changes
         As in `RunFit.read`.
     records
-        Whole numbers, or shares of the columns.
+        Whole numbers, or shares of the columns with a design weight.
     folds, by, seed
         Folds of targets, as in `distcalib.fit.folds.blocked_folds`; each budget is fitted once with all
         targets and once without each fold. 0: no folds.

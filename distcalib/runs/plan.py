@@ -27,7 +27,7 @@ from distcalib.microdata.validate import overridden_variables
 from distcalib.notebook import facts_html
 from distcalib.runs.asked import absent_inputs, asked_variables, reform_count
 from distcalib.runs.costs import bundled_costs, read_costs
-from distcalib.runs.fits import check_fits, fits_of, little_room
+from distcalib.runs.fits import check_fits, fits_of, little_room, with_numbers
 from distcalib.runs.placement import chosen_districts, place_clones
 from distcalib.runs.sizes import COLUMN_BYTES, facts_of, told_of
 from distcalib.runs.verify import check_totals
@@ -263,6 +263,7 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     targets = read_run_targets(config)
     columns = assignment.frame(source.ids["household"])
     columns["initial_weight"] = weights
+    config = with_numbers(config, weights)
 
     check_fits(config, targets, columns["initial_weight"].to_numpy(np.float64))
     check_totals(config)
@@ -374,7 +375,7 @@ def _foresight(
         weights,
         fit.lower_bound,
         fit.upper_bound,
-        fit.records,
+        None if fit.records is None else int(fit.records),
         bool(fit.lambda_l0 or fit.preset),
         fit.weight_ratio,
     )

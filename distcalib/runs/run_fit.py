@@ -15,6 +15,7 @@ from scipy import sparse
 from distcalib.config import FitConfig
 from distcalib.config.schema import read_settings
 from distcalib.errors import InputError
+from distcalib.runs.fits import counted
 from distcalib.runs.fitting import LABELS, fit_arguments, told_of
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.reading import read_matrix
@@ -118,6 +119,8 @@ class RunFit:
                 place = f"{folder / file}: {column}, row {table.index[bad[0]]}"
                 raise InputError("is no number of a fit", place=place, value=table[column].iloc[bad[0]],
                                  expected=expected)  # fmt: skip
+        initial = matrix.columns["initial_weight"].to_numpy(np.float64)
+        config = counted(config, int(np.count_nonzero(initial)), f"{place}.{section}.records")
         engine = plan["engines"][name]
         if "engine" in (changes or {}):
             from distcalib.fit import resolve_engine
@@ -126,7 +129,7 @@ class RunFit:
         seed = plan["run"]["seed"]
         how = fit_arguments(fitted, asdict(config), seed)
         how |= {"engine": engine, "seed": seed, **told_of(fitted)}
-        how["initial_weights"] = matrix.columns["initial_weight"].to_numpy(np.float64)
+        how["initial_weights"] = initial
         how["areas"] = matrix.columns["cd_geoid"].to_numpy()
         X = sparse.csr_array(matrix.X[chosen], dtype=np.float64)
         return cls(folder, X, fitted.reset_index(drop=True), matrix.columns, config, how)
@@ -194,7 +197,7 @@ class RunFit:
         return blocked_folds(self.fitted, k, seed, by=by)
 
     def budgets(self, records: Sequence[str | int | float]) -> list[int]:
-        """Return numbers of records: whole numbers are such, others shares of the columns.
+        """Return numbers of records: whole numbers are such, others shares of the columns with a weight.
 
         Raises
         ------
@@ -206,7 +209,7 @@ class RunFit:
         for given in records:
             try:
                 share = not isinstance(given, int) and not str(given).strip().isdigit()
-                number = round(float(given) * self.X.shape[1]) if share else int(given)
+                number = round(float(given) * self.usable) if share else int(given)
             except (ValueError, OverflowError):
                 number, share = 0, False
             if number < 1 or number > self.usable:

@@ -55,7 +55,5 @@ def test_every_command_on_a_run_is_among_them():
         " ".join(words) for words, arguments in below(main)
         if any(a.human_readable_name in ("RUN", "SOURCE", "RUN_A", "run_a") for a in arguments)
     }  # fmt: skip
-    # These take the URL, or none of a run: `data costs` takes settings.
-    assert reads - {"status", "publish", "data costs"} == {
-        c.split(" URL")[0].split(" here")[0] for c in COMMANDS
-    }
+    # These take the URL.
+    assert reads - {"status", "publish"} == {c.split(" URL")[0].split(" here")[0] for c in COMMANDS}

@@ -40,6 +40,19 @@ def test_there_are_command_lines_on_the_pages():
     }
 
 
+def test_the_readme_leads_a_newcomer_to_the_tutorial_and_to_an_installed_program():
+    readme = TEXTS["README.md"]
+    links = re.findall(r"\]\(([^)#]+)", readme)
+    assert all((ROOT / link).exists() for link in links if "://" not in link)
+    first = readme[: readme.index("| measured on")]
+    assert "(docs/tutorial.md)" in first
+    assert "(docs/how-to/own-data.md)" in first
+    own = readme[readme.index("Your own data") :]
+    steps = ["docs/how-to/own-data.md", "make setup", "source .venv/bin/activate", "distcalib config new"]
+    places = [own.index(step) for step in steps]
+    assert places == sorted(places)
+
+
 @pytest.mark.parametrize(("page", "line"), FOUND, ids=[f"{p} {line[:60]}" for p, line in FOUND])
 def test_a_command_line_of_the_docs_is_accepted(page, line):
     assert refused(line) == ""

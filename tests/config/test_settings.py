@@ -20,7 +20,7 @@ def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
 
 def test_the_demo_preset_states_every_default():
     demo = RunConfig.load("demo")
-    other = FitConfig(records=18_000, weight_ratio=10.0, effective_share=0.5)
+    other = FitConfig(records=0.5, weight_ratio=10.0, effective_share=0.5)
     assert demo == RunConfig(name="demo", fit=other)
     assert "demo" in presets()
 
@@ -38,6 +38,9 @@ def test_the_demo_preset_states_every_default():
         ("geography: {districts: CA-06}", ["run.yaml: geography.districts"]),
         ("a: [1", ["run.yaml", "is not YAML"]),
         ("fit: {upper_bound: .inf}", ["fit.upper_bound", "not a finite number"]),
+        ("fit: {records: 1.5}", ["run.yaml: fit.records", "1.5", "a share between 0 and 1"]),
+        ("fit: {records: -0.5}", ["run.yaml: fit.records", "-0.5", "a whole number"]),
+        ("fit: {records: half}", ["run.yaml: fit.records", "'half'", "a share between 0 and 1"]),
         ("verify: {tolerance: 0}", ["verify.tolerance", "more than 0"]),
         ("targets: {variables: snap}", ["targets.variables", "one value where a list is wanted", "[snap]"]),
         ("targets: {variables: [1]}", ["targets.variables", "a list, each a text"]),

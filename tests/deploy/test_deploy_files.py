@@ -37,6 +37,18 @@ def test_dask_behaves_as_in_every_other_kind_of_cluster() -> None:
     }
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, ROOT / "build/screenshots"), ("/tmp/mine", "/tmp/mine")])
+def test_screenshots_of_the_browser_tests_are_kept_as_artefacts(monkeypatch, given, kept) -> None:
+    monkeypatch.delenv("DISTCALIB_SCREENSHOTS", raising=False)
+    if given:
+        monkeypatch.setenv("DISTCALIB_SCREENSHOTS", given)
+    show = ["make", "-s", "--eval", "shown: ; @echo $$DISTCALIB_SCREENSHOTS", "shown"]
+    done = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(kept)
+    assert "make test-full" in (ROOT / ".ci/run").read_text().splitlines()
+    assert "DISTCALIB_SCREENSHOTS" in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("kind", ["local", "slurm/jobqueue"])
 def test_cluster_files_are_read(kind: str) -> None:
     path = DEPLOY / (f"{kind}.yaml" if "/" in kind else f"{kind}/cluster.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pandas as pd
 import pytest
 
 from distcalib import RunConfig
+from distcalib.config import FitConfig
+from distcalib.config.settings import starting_text
 from distcalib.errors import InputError
+from distcalib.runs.fits import check_fits, with_numbers
 from distcalib.runs.fitting import fit_arguments, held_out
-from distcalib.runs.plan import make_plan
+from distcalib.runs.plan import make_plan, read_run_targets
 
 
 def with_fits(settings: Path, text: str) -> RunConfig:
@@ -68,7 +72,7 @@ def test_wrong_fits_are_refused_when_read(settings, text: str, words: list[str])
         ),
         ("fit: {engine: l0, records: 9}", ["run.yaml: fit.engine", "engine auto"]),
         ("fit: {weight_ratio: 0.5}", ["run.yaml: fit.weight_ratio", "1 or more"]),
-        ("fits: {a: {records: 3, weight_ratio: 2}}", ["run.yaml: fits.a.weight_ratio", "more than"]),
+        ("fits: {a: {records: 1.0e-4}}", ["run.yaml: fits.a.records", "0.0001", "of 300 columns", "0.0033"]),
         (
             "fit: {multipliers: {person_cout: 2}}",
             ["fit.multipliers", "did you mean 'person_count'"],
@@ -83,6 +87,41 @@ def test_fits_that_cannot_be_are_refused_by_the_plan(settings, text: str, words:
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_records_that_are_a_share_are_the_plan_of_their_number(settings):
+    share = make_plan(with_fits(settings, "fit: {records: 0.5}\nfits: {a: null, b: {records: 0.2}}")).plan
+    number = make_plan(with_fits(settings, "fit: {records: 150}\nfits: {a: null, b: {records: 60}}")).plan
+    assert share.digest() == number.digest()
+    assert share.to_json()["run"] == number.to_json()["run"]
+
+
+def test_a_share_is_of_the_columns_that_can_have_a_weight():
+    weights = np.array([0.0, 2.0, 0.0, 1.0, 3.0, 2.0])
+    counts = [with_numbers(RunConfig(fit=FitConfig(records=r)), weights).fit.records for r in (0.5, 3, None)]
+    assert counts == [2, 3, None]
+
+
+def test_the_settings_that_config_new_writes_do_for_few_households_and_for_many(settings, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(starting_text("demo"))
+    assert make_plan(RunConfig.load(mine, {"households": 300})).plan.run.fit.records == 450
+    config = RunConfig.load(mine)
+    weights = np.ones(3 * 60_001)
+    check_fits(with_numbers(config, weights), read_run_targets(config), weights)
+
+
+def test_a_limit_of_weights_that_is_too_low_says_how_many_records_would_do(settings):
+    config = with_fits(settings, "fits: {a: {records: 3, weight_ratio: 2}}")
+    with pytest.raises(InputError) as error:
+        make_plan(config)
+    (least,) = re.findall(
+        r"or fits\.a\.records of more than (\d+), or a share of the columns", str(error.value)
+    )
+    assert "run.yaml: fits.a.weight_ratio: lets 3 records stand for" in str(error.value)
+    with pytest.raises(InputError, match=r"fits\.a\.weight_ratio"):
+        make_plan(with_fits(settings, f"fits: {{a: {{records: {int(least) - 1}, weight_ratio: 2}}}}"))
+    make_plan(with_fits(settings, f"fits: {{a: {{records: {int(least) + 1}, weight_ratio: 2}}}}"))
+
+
 def test_a_plan_warns_where_the_limit_of_weights_leaves_little_room(settings):
     def of(text: str) -> list[str]:
         return [w for w in make_plan(with_fits(settings, text)).plan.warnings if "weight_ratio" in w]
@@ -90,6 +129,7 @@ def test_a_plan_warns_where_the_limit_of_weights_leaves_little_room(settings):
     assert of("fits: {a: {records: 60, weight_ratio: 20}, b: {records: 60}}") == []
     (said,) = of("fit: {records: 250, weight_ratio: 20}\nfits: {a: {records: 60, weight_ratio: 6}}")
     assert said.startswith("fits.a.weight_ratio: 60 of 300 columns")
+    assert "more fits.a.records" in said
 
 
 def targets() -> pd.DataFrame:

@@ -213,10 +213,11 @@ def test_a_further_fit_is_judged_with_its_own_settings_and_changes_go_before_the
         ("own", []),
         ("few", ["--fit", "few"]),
         ("set", ["--fit", "few", "--set", "records=50"]),
+        ("share", ["--set", "records=0.375"]),
     ):
         call("robustness", run, "--folds", 2, *asked, "--output", tmp_path / f"{name}.csv")
         records[name] = pd.read_csv(tmp_path / f"{name}.csv")["records"].iloc[0]
-    assert records == {"own": 240, "few": 60, "set": 50}
+    assert records == {"own": 240, "few": 60, "set": 50, "share": 90}
 
 
 def test_tuning_prints_lines_that_a_settings_file_takes(run, known, tmp_path):
