@@ -189,6 +189,7 @@ class Run:
             return {"name": plan.run.name, "plan": plan.digest(), "until": until}
         summary["seconds"] = round(time.perf_counter() - began, 1)
         home.keep_only(self._used)
+        home.remove([REPORT])  # one that was made while the run went on is not that of the finished run
         write_manifest(home.folder, summary, home.files(), home.facts)
         home.keep([MANIFEST])
         self.events.emit("done", seconds=summary["seconds"])
