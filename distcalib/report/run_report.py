@@ -17,6 +17,7 @@ from distcalib.report.pages import render, share_text
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import Shapes, district_name, tile_map
 from distcalib.report.timeline import timeline
+from distcalib.runs.events import INTERRUPTED
 from distcalib.runs.home import Home
 from distcalib.runs.manifest import REPORT
 from distcalib.storage import writable, write_text
@@ -136,7 +137,7 @@ def state_words(tables: RunTables) -> tuple[str, str]:
     """Return in words how far a run is, and where it failed why."""
     stage, cause = tables.failure
     words = _STATES[tables.state]
-    if cause == KeyboardInterrupt.__name__:
+    if cause == INTERRUPTED:
         words, cause = "interrupted", "The same command goes on from what is finished."
     return words + (f" in {stage}" if stage else ""), cause
 

@@ -22,6 +22,8 @@ Subscriber = Callable[[dict[str, Any]], None]
 BEAT = 15.0
 #: Events that say nothing of what was done.
 SIGNS_OF_LIFE = ("alive", "progress")
+#: The cause that is told of what was ended from the keyboard or by SIGTERM: nothing is wrong with it.
+INTERRUPTED = "interrupted"
 
 
 def _one_at_a_time(emit: Callable[..., None]) -> Callable[..., None]:

@@ -17,7 +17,7 @@ from distcalib.errors import DistcalibError, InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import AreaFiles, area_work, files_of
-from distcalib.runs.events import Events, Subscriber, deaths_of, read_events
+from distcalib.runs.events import INTERRUPTED, Events, Subscriber, deaths_of, read_events
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import STAGES, require_same_plan, sweep, write_plan
@@ -357,7 +357,7 @@ class Run:
         # An error of the start may name a key or certificate, and no event does.
         cause = "" if stage == _START else str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt):
-            cause = "interrupted"
+            cause = INTERRUPTED
         return {"stage": stage, "cause": cause.replace(str(self.home.folder), self.home.shown)}
 
     def _start_executor(self) -> Executor:

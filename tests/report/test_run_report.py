@@ -21,6 +21,7 @@ from distcalib.geography.district import District
 from distcalib.report.run_report import page, write_report, write_report_once
 from distcalib.report.run_sections import worst
 from distcalib.report.run_tables import RunTables
+from distcalib.runs.events import INTERRUPTED
 from distcalib.runs.home import Home
 from distcalib.runs.manifest import damaged, read_manifest, write_manifest
 from distcalib.storage import sha256_file
@@ -190,7 +191,7 @@ def test_a_run_that_failed_before_the_fit_says_so(tmp_path):
 
 
 def test_an_interrupted_run_did_not_fail(tmp_path):
-    folder = write_made_run(tmp_path / "run", GEOIDS, failed=("fit", "KeyboardInterrupt"))
+    folder = write_made_run(tmp_path / "run", GEOIDS, failed=("fit", INTERRUPTED))
     text = read(folder)
     assert "interrupted in fit" in text
     assert "The same command goes on" in text
