@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console
 
 from distcalib.errors import DistcalibError, InputError
 from distcalib.report import run_sections as parts
@@ -68,20 +67,21 @@ def write_report(
     return file
 
 
-def write_report_once(home: Home, console: Console) -> None:
-    """Write the report of a run that is done, unless it is there, and print where it is.
+def write_report_once(home: Home) -> str:
+    """Write the report of a run that is done, unless it is there.
 
-    The run stands whatever becomes of its report: an error is printed as a warning.
+    Returns
+    -------
+    str
+        Empty, or why it could not be written: the run stands whatever becomes of its report.
     """
     try:
         if home.read(REPORT) is None:
             write_report(home.folder)
             home.keep([REPORT])
     except DistcalibError as error:
-        words = f"warning: the run is finished, its report could not be written: {error}"
-        console.print(words, highlight=False, markup=False)
-        return
-    console.print(f"{home.shown}/{REPORT}: the report", highlight=False, markup=False)
+        return f"the run is finished, its report could not be written: {error}"
+    return ""
 
 
 def page(tables: RunTables, geojson: str | Path | None = None) -> str:

@@ -20,6 +20,7 @@ _EVERY = 25.0
 _WORDS = {
     "planned": "planned, not begun",
     "running": "running",
+    "planning": "taken up again and planning; what is known is of the attempt before",
     "silent": "silent for longer than its slowest task took; the same `run` command goes on",
     "stopped": "stopped as asked; the same `run` command goes on",
     "failed": "failed; the same `run` command goes on from what is finished",
@@ -93,14 +94,15 @@ def watch_status(
 
 
 def _line(status: RunStatus, now: float) -> str:
-    state = status.state(now)
-    if state != "running" or not status.stages:
+    if status.state(now) != "running" or status.planning or not status.stages:
         return f"{status.name}: {_state(status, now)}"
     return line_of(status.stages[-1], now)
 
 
 def _state(status: RunStatus, now: float) -> str:
     state = status.state(now)
+    if state == "running" and status.planning:
+        state = "planning"
     return _WORDS[INTERRUPTED if state == "failed" and status.cause == INTERRUPTED else state]
 
 

@@ -54,15 +54,15 @@ class Events:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def beating(self, every: float = BEAT) -> Iterator[None]:
-        """Emit ``alive`` every so many seconds while the block runs: a long task says nothing itself.
+    def beating(self, every: float | None = None) -> Iterator[None]:
+        """Emit ``alive`` every so many seconds (None: `BEAT`) while the block runs: a long task says nothing.
 
         Who reads the events elsewhere can tell so that the coordinator lives.
         """
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(every):
+            while not ended.wait(every or BEAT):
                 # What stays wrong (a full disk, a lease that is lost) fails the next event of the run itself.
                 with suppress(Exception):
                     self.emit("alive")
@@ -84,6 +84,17 @@ class Events:
             persistently(partial(_append, self.path, line), self.path)
         for subscriber in self.subscribers:
             subscriber(record)
+
+
+def of_attempts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return events without signs of life, and without what a call says that was refused while it planned."""
+    out: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "failed" and out and out[-1]["event"] == "begin":
+            out.pop()
+        elif event["event"] not in SIGNS_OF_LIFE:
+            out.append(event)
+    return [event for event in out if event["event"] != "begin"]
 
 
 def deaths_of(events: Iterable[dict[str, Any]]) -> tuple[int, int]:

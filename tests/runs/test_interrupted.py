@@ -177,4 +177,12 @@ def test_a_run_that_was_interrupted_is_nowhere_said_to_have_failed(config, tmp_p
         Run(config, folder, SERIAL).execute()
     assert state_words(RunTables.read(folder))[0] == "interrupted in simulate"
     told = CliRunner().invoke(main, ["status", str(folder)]).output
+    seen: list[str] = []
+    work = Run(config, folder, SERIAL)
+    monkeypatch.setattr(work, "prepare", lambda: seen.append(read_status(folder).state(time.time())))
+    with pytest.raises(AttributeError):
+        work.execute()
+    # Who follows the folder is told that it goes on before anything is planned; nothing came of it here.
+    assert seen == ["running"]
+    assert read_status(folder).cause == "interrupted"
     assert "interrupted; the same `run` command goes on" in " ".join(told.split())

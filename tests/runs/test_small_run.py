@@ -398,6 +398,18 @@ def test_what_carries_each_area_is_told(small_run):
     assert nation["donors"] == columns.loc[weights > 0, "household_id"].nunique()
 
 
+def test_a_frontier_goes_when_the_run_is_fitted_again_and_not_before(copy, config):
+    """Also where nobody forced it: other code, or a fit whose files were damaged."""
+    frontier = copy / "fit/frontier.csv"
+    frontier.write_text("records\n3\n")
+    Run(config, copy, ClusterConfig(kind="serial")).execute(until="fit")
+    assert frontier.is_file()
+    (copy / "fit" / "groups.csv").unlink()
+    Run(config, copy, ClusterConfig(kind="serial")).execute(until="fit")
+    assert (copy / "fit" / "groups.csv").is_file()
+    assert not frontier.exists()
+
+
 def test_a_forced_fit_takes_new_settings_in_an_old_folder_and_simulates_nothing(copy, config):
     """The same weights as a run of its own would have; what stood on the old ones is replaced."""
     first = facts(copy)
