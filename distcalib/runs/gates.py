@@ -22,6 +22,8 @@ COLUMNS = (
     "severity", "kind", "area", "geo_level", "variable", "figure", "low", "high", "cause", "accepted",
 )  # fmt: skip
 LEVELS = ("national", "state", "district", "other")
+#: What stands for a variable in entries of ``verify.accept`` that are of warnings of the plan.
+PLAN = "plan"
 #: Kinds of findings that can be known and right.
 ACCEPTABLE = ("missing", "negative", "zero", "outlier")
 
@@ -41,7 +43,11 @@ _SIGNED = ("income", "tax", "gain", "gains", "loss", "losses", "agi", "net", "pr
 
 
 def gates(
-    totals: pd.DataFrame, accept: Sequence[str] = (), *, areas: Collection[str] | None = None
+    totals: pd.DataFrame,
+    accept: Sequence[str] = (),
+    *,
+    areas: Collection[str] | None = None,
+    warnings: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Judge the totals of a run's files.
 
@@ -55,9 +61,11 @@ def gates(
     accept
         Findings that are known: ``VARIABLE``, ``VARIABLE@AREA`` or ``*@AREA``, each with ``: reason`` behind
         it. An error so named becomes a warning that carries the text, but for ``not finite`` and ``sums``; an
-        entry that meets nothing is a warning itself.
+        entry that meets nothing is a warning itself. ``plan@WORDS`` are of `accepted_warnings`.
     areas
         Names of the areas that the run was to write; None: an area that is absent is not looked for.
+    warnings
+        Of the plan, which entries of `accept` may meet.
 
     Returns
     -------
@@ -97,7 +105,7 @@ def gates(
         ],
         ignore_index=True,
     )
-    findings = _accepted(findings, accept)
+    findings = _accepted(findings, accept, warnings)
     findings["rank"] = findings["severity"].ne("error")
     findings["level"] = findings["geo_level"].map({name: i for i, name in enumerate(LEVELS)})
     order = ["rank", "kind", "variable", "level", "area"]
@@ -243,17 +251,27 @@ def _robust(rows: pd.DataFrame, by: list[str]) -> dict[str, pd.Series]:
     return {"middle": middle, "scale": scale, "z": (rows["x"] - middle) / scale.where(scale > 0)}
 
 
-def _accepted(findings: pd.DataFrame, accept: Sequence[str]) -> pd.DataFrame:
+def accepted_warnings(warnings: Sequence[str], accept: Sequence[str]) -> list[str]:
+    """Return those warnings of a plan that entries of `accept` name by words: ``plan@WORDS: why``."""
+    named = [area for variable, area in map(_meant, accept) if variable == PLAN and area]
+    return [text for text in warnings if any(words in text for words in named)]
+
+
+def _meant(entry: str) -> tuple[str, str]:
+    variable, _, area = entry.partition(":")[0].partition("@")
+    return variable.strip(), area.strip()
+
+
+def _accepted(findings: pd.DataFrame, accept: Sequence[str], warnings: Sequence[str]) -> pd.DataFrame:
     unused = []
     for entry in accept:
-        name, _, _ = entry.partition(":")
-        variable, _, area = (part.strip() for part in name.partition("@"))
+        variable, area = _meant(entry)
         mine = findings["variable"].eq(variable) | (variable == "*")
         mine &= findings["area"].eq(area) | (area == "")
         mine &= findings["kind"].isin(ACCEPTABLE)
         findings.loc[mine, "accepted"] = entry
         findings.loc[mine, "severity"] = "warning"
-        if not mine.any():
+        if not mine.any() and not accepted_warnings(warnings, [entry]):
             unused.append({"area": area, "geo_level": "other", "variable": variable, "accepted": entry})
     rows = pd.DataFrame(unused, columns=["area", "geo_level", "variable", "accepted"]).assign(total=np.nan)
     words = "this entry of verify.accept meets no finding: take it out, or mend its spelling"

@@ -18,6 +18,7 @@ from distcalib.microdata import Microdata
 from distcalib.report.run_tables import RunTables
 from distcalib.runs import run as run_module
 from distcalib.runs.manifest import FRONTIER, damaged, read_manifest, write_manifest
+from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.verdict import remarks
 
 PLACE = ("prove", "open_client")
@@ -103,9 +104,40 @@ def test_a_proof_that_ends_early_leaves_what_was_proven_before(copy, tmp_path, m
         assert (copy / "report.html").read_text() == "old"
 
 
+def test_what_is_accepted_is_no_remark_under_strict(copy, tmp_path, monkeypatch):
+    """Warnings of the plan by words of them; an entry that meets nothing is a remark itself."""
+    kept = {p.stem: json.loads(p.read_text()) for p in copy.glob("receipts/verify/*.json")}
+    told = [words.split(":")[0] for words in (read_manifest(copy) or {})["warnings"]]
+    assert len(told) > 3
+
+    def proven_before(task):  # what the same task gave, without the minutes
+        write_receipt(copy, Receipt(**kept[task.id]))
+        return kept[task.id]
+
+    for name in ("prove", "check_files"):
+        monkeypatch.setattr(run_module, name, proven_before)
+    (tmp_path / "serial.yaml").write_text("kind: serial\n")
+
+    def strict(*accept: str):
+        known = f"verify.accept={json.dumps(accept)}"
+        sets = ["--set", known, "--set", "verify.population=0.9", "--cluster", tmp_path / "serial.yaml"]
+        return invoke("verify", copy, "--strict", *sets)
+
+    some = strict(*(f"plan@{words}: known" for words in told[1:]), "plan@no such words")
+    assert some.exit_code == 3, some.output
+    assert "verified with 2 warnings" in some.stderr
+    assert told[0] in some.stderr
+    assert "meets no finding" in some.stderr
+    done = strict(*(f"plan@{words}: known" for words in told))
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    after = read_manifest(copy) or {}
+    assert after["verification"]["accepted"] == after["warnings"]
+    assert damaged(copy, after) == []
+
+
 def test_a_proof_by_other_code_is_told_what_to_do(copy):
     plan = json.loads((copy / "plan.json").read_text())
-    plan["code"]["verify"] = plan["digest"] = "0" * 64
+    plan["code"]["fit"] = plan["digest"] = "0" * 64
     (copy / "plan.json").write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n")
     write_manifest_anew(copy)
     done = invoke("verify", copy)
