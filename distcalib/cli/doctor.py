@@ -26,7 +26,7 @@ def doctor(settings: str | None, cluster: Path | None, output: str | None) -> No
     """
     from distcalib.cluster import load_cluster
     from distcalib.config import RunConfig
-    from distcalib.report.console import make_console
+    from distcalib.report.console import in_progress, make_console
     from distcalib.report.doctor import print_checks
     from distcalib.runs.doctor import FAILS, examine
 
@@ -37,7 +37,8 @@ def doctor(settings: str | None, cluster: Path | None, output: str | None) -> No
 
         config = RunConfig.load(settings)
         plan = make_plan(config.changed(microdata=str(local_file(config.microdata)))).plan
-    checks = examine(where, plan, output)
+    with in_progress("asking every worker"):
+        checks = examine(where, plan, output)
     print_checks(checks, make_console())
     if any(check.status == FAILS for check in checks):
         sys.exit(1)

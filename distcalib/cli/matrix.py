@@ -88,9 +88,13 @@ def show_column(run: Path, column: int, most: int) -> None:
 def why(run: Path, row: str, column: int) -> None:
     """Say why a cell is what it is: simulate its household again and follow every step (about a minute)."""
     from distcalib.matrix.inspect import find_row
+    from distcalib.report.console import in_progress
 
     held = _load(run)
-    click.echo(str(held.why(find_row(held, row), column)))
+    number = find_row(held, row)
+    with in_progress("simulating the household again"):
+        told = held.why(number, column)
+    click.echo(str(told))
 
 
 @matrix.command(

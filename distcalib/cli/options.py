@@ -80,13 +80,14 @@ cluster_options = (
     click.option("--cluster", type=click.Path(path_type=Path), help="Cluster file; default: this machine."),
     click.option("--workers", type=click.IntRange(1), help="Worker processes; overrides the cluster file."),
 )
+log_option = click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="Text for people, or the events as one JSON object a line on standard output.",
+)  # fmt: skip
 told_options = (
     click.option("--strict", is_flag=True, help="Exit 3 where files are proven but something was warned of."),
-    click.option(
-        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
-        help="Text for people, or the events as one JSON object a line on standard output.",
-    ),
-)  # fmt: skip
+    log_option,
+)
 
 
 def together(*options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -38,16 +37,9 @@ def publish(run: str, to: str, stage_only: bool, verify: str) -> None:
     TO is a folder or s3://bucket/prefix. TO/latest.json is the pointer; it always names a complete version.
     """
     from distcalib.publication.publishing import publish as publish_run
+    from distcalib.report.console import in_progress
 
-    with ExitStack() as shown:
-        bar = click.progressbar(length=1, label="files")
-
-        def progress(done: int, total: int) -> None:
-            if done == 1:  # all input is checked: errors come without a bar
-                bar.length = total
-                shown.enter_context(bar)
-            bar.update(1)
-
+    with in_progress("comparing the run with its manifest", "files") as progress:
         outcome = publish_run(run, to, stage_only=stage_only, full=verify == "full", progress=progress)
     if missing := outcome.targets - outcome.proven:
         said = f"{missing:,} of {outcome.targets:,} targets are not proven: no file here holds their area"
@@ -69,8 +61,11 @@ def publish(run: str, to: str, stage_only: bool, verify: str) -> None:
 def promote(to: str, version: str, verify: str) -> None:
     """Point at VERSION, which is complete at TO, after comparing its files with its manifest."""
     from distcalib.publication.publishing import promote as point_at
+    from distcalib.report.console import in_progress
 
-    _say(point_at(to, version, full=verify == "full"))
+    with in_progress("comparing the files with their manifest"):
+        outcome = point_at(to, version, full=verify == "full")
+    _say(outcome)
 
 
 @click.command(epilog=examples("distcalib rollback s3://bucket/prefix"))
@@ -79,8 +74,11 @@ def promote(to: str, version: str, verify: str) -> None:
 def rollback(to: str, verify: str) -> None:
     """Point at the version before the latest; said twice, at the one before that."""
     from distcalib.publication.publishing import rollback as roll_back
+    from distcalib.report.console import in_progress
 
-    _say(roll_back(to, full=verify == "full"))
+    with in_progress("comparing the files with their manifest"):
+        outcome = roll_back(to, full=verify == "full")
+    _say(outcome)
 
 
 @click.command(epilog=examples("distcalib publications /data/public"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -25,17 +24,10 @@ def replicates(
     folder: Path, number: int, seed: int, output: Path, no_refit: bool, certain: Path | None
 ) -> None:
     """Write bootstrap replicate weights of a finished run: the variance of the sampling of donors."""
+    from distcalib.report.console import in_progress
     from distcalib.runs.replicates import write_replicates
 
-    with ExitStack() as shown:
-        bar = click.progressbar(length=number, label="replicates")
-
-        def progress(replicate: int) -> None:
-            if replicate == 0:  # all input is checked: errors come without a bar
-                shown.enter_context(bar)
-            else:
-                bar.update(1)
-
+    with in_progress("reading the run", "replicates") as progress:
         facts = write_replicates(
             folder,
             output,
@@ -43,7 +35,7 @@ def replicates(
             seed=seed,
             calibrate=not no_refit,
             certain=certain,
-            progress=progress,
+            progress=lambda replicate: progress(replicate, number),
         )
     click.echo(
         f"{output / 'replicates.parquet'}: {number} replicates of {facts['donors']:,} donors, "

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,17 @@ from distcalib.cli.options import (
     cluster_of,
     cluster_options,
     examples,
+    log_option,
     run_argument,
     set_option,
     together,
     told_options,
 )
-from distcalib.errors import InputError
+from distcalib.errors import DistcalibError, InputError
 
 if TYPE_CHECKING:
     from distcalib import Run
+    from distcalib.runs.plan import Prepared
 
 # Verified, but something was warned of, and --strict was given; interrupted from the keyboard.
 WARNED, INTERRUPTED = 3, 130
@@ -95,16 +96,17 @@ def run(until: str | None, dry_run: bool, strict: bool, log_format: str, **optio
     that the folder of --output was begun with; in a new folder, those that are not named have their defaults.
     Interrupted at any moment, the same command goes on.
     """
-    _carry_out(_open_run(**options), until, dry_run, strict, log_format)
+    _carry_out(partial(_open_run, **options), until, dry_run, strict, log_format)
 
 
 @click.command(
     epilog=examples("distcalib plan demo", "distcalib plan my.yaml --output runs/mine --cluster cluster.yaml")
 )
 @_run_options
-def plan(**options: Any) -> None:
+@log_option
+def plan(log_format: str, **options: Any) -> None:
     """Print what `run` would do, after checking every input. Writes nothing."""
-    _carry_out(_open_run(**options), None, True, False, "text")
+    _carry_out(partial(_open_run, **options), None, True, False, log_format)
 
 
 @click.command(
@@ -127,9 +129,11 @@ def verify(run: Path, cluster: Path | None, workers: int | None, sets: tuple[str
     from distcalib import Run
     from distcalib.runs.stored import finished_config
 
-    config = finished_config(run, changes_of(sets))
-    work = Run(config, run, cluster_of(cluster, workers), force="verify")
-    _carry_out(work, None, False, **told)
+    def opened() -> Run:
+        config = finished_config(run, changes_of(sets))
+        return Run(config, run, cluster_of(cluster, workers), force="verify")
+
+    _carry_out(opened, None, False, **told)
 
 
 def _open_run(
@@ -177,31 +181,46 @@ def _open_run(
     return Run(config, folder, where, accept_code=accept_code, force=force)
 
 
-def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_format: str) -> None:
+def _carry_out(
+    opened: Callable[[], Run], until: str | None, dry_run: bool, strict: bool, log_format: str
+) -> None:
     """Plan a run, and carry it out unless it is dry; say what happens, to people or to machines."""
     from distcalib.report.console import Progressing, make_console, print_plan, print_summary, print_unmet
     from distcalib.report.run_report import write_report_once
+    from distcalib.runs.capacity import unmet
     from distcalib.runs.events import Events
+    from distcalib.runs.manifest import REPORT
     from distcalib.runs.verdict import remarks
 
-    machine = log_format == "json"
     console = make_console()
-    show = _say_json if machine else Progressing(console)
-    work.subscribers = [show]
+    lines = _Lines() if log_format == "json" else None
+    show = lines or Progressing(console)
+    work: Run | None = None
+
+    def planned(prepared: Prepared) -> None:
+        assert work is not None
+        plan = prepared.plan
+        if lines:
+            lines.say("plan", digest=plan.digest(), facts=plan.facts, warnings=plan.warnings)
+            for text in unmet(plan, work.cluster):
+                lines.say("warning", text=text)
+        else:
+            print_plan(plan, console, work.workers)
+            print_unmet(plan, work.cluster, console)
+
     try:
-        with _terminated_as_interrupted():
-            with Events(None, [show]).beating():
-                prepared = work.prepare()
-            if machine:
-                facts = {"digest": prepared.plan.digest(), "facts": prepared.plan.facts}
-                _say_json({"event": "plan", "time": time.time(), **facts, "warnings": prepared.plan.warnings})
-            else:
-                print_plan(prepared.plan, console, work.workers)
-                print_unmet(prepared.plan, work.cluster, console)
+        with lines.last_word() if lines else nullcontext():
+            work = opened()
+            work.subscribers = [show]
             if dry_run:
+                with Events(None, [show]).beating():
+                    prepared = work.prepare()
+                planned(prepared)
                 return
-            summary = work.execute(prepared, until)
+            summary = work.execute(until=until, planned=planned)
     except KeyboardInterrupt:
+        if work is None or dry_run:
+            raise
         goes_on = f"`distcalib run --output {work.folder}` goes on"
         click.echo(f"interrupted; what is finished stays in {work.folder}, and {goes_on}", err=True)
         sys.exit(INTERRUPTED)
@@ -210,13 +229,15 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
     # Where the run is in an object store, the tables that are shown are brought here first.
     tables = ("fit/", "fits/", "verify/", "targets.", "excluded.", "columns.")
     work.home.fetch(path for path in summary["files"] if path.startswith(tables))
-    if machine:
-        kept = {key: value for key, value in summary.items() if key != "files"}
-        _say_json({"event": "summary", "time": time.time(), **kept})
+    trouble = write_report_once(work.home)
+    if lines:
+        if trouble:
+            lines.say("warning", text=trouble)
+        lines.say("summary", **{key: value for key, value in summary.items() if key != "files"})
     else:
         print_summary(work.home.folder, summary, console)
-    console.quiet = machine
-    write_report_once(work.home, console)
+        words = f"warning: {trouble}" if trouble else f"{work.home.shown}/{REPORT}: the report"
+        console.print(words, highlight=False, markup=False)
     found = remarks(summary) if strict else []
     if found:
         click.echo(f"verified with {len(found)} warnings, and --strict was given:", err=True)
@@ -225,18 +246,27 @@ def _carry_out(work: Run, until: str | None, dry_run: bool, strict: bool, log_fo
         sys.exit(WARNED)
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: batch systems and containers send it before they kill."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python hears signals in its main thread alone
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Lines:
+    """Subscriber of events that prints each as one JSON object a line."""
 
+    def __init__(self) -> None:
+        self.last = ""
 
-def _say_json(event: dict[str, Any]) -> None:
-    click.echo(json.dumps(event))
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.last = event["event"]
+        click.echo(json.dumps(event))
+
+    def say(self, event: str, **facts: Any) -> None:
+        """Print what is no event of the run itself."""
+        self({"event": event, "time": round(time.time(), 3), **facts})
+
+    @contextmanager
+    def last_word(self) -> Iterator[None]:
+        """Let an error be the last event, also where no run could tell it: while settings are read."""
+        try:
+            yield
+        except (DistcalibError, click.UsageError, KeyboardInterrupt) as error:
+            if self.last != "failed":
+                cause = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+                self.say("failed", stage="", cause=cause)
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import click
@@ -27,7 +28,8 @@ from distcalib.cli.options import examples
 def status(folder: str, watch: bool, every: float, as_json: bool) -> None:
     """Say how far a run is: stages, rates, time left, slowest tasks, memory.
 
-    It reads the run folder alone, so it works from another shell or machine, and changes nothing.
+    It reads the run folder alone, so it works from another shell or machine, and changes nothing. With
+    --watch the exit code is 1 where the run failed or was interrupted.
     """
     from distcalib.report.console import make_console
     from distcalib.report.status import shown, watch_status
@@ -37,7 +39,8 @@ def status(folder: str, watch: bool, every: float, as_json: bool) -> None:
         raise click.UsageError("--watch and --json exclude each other")
     follow = Watch(folder)
     if watch:
-        watch_status(follow, make_console(), every)
+        if watch_status(follow, make_console(), every).state(time.time()) == "failed":
+            sys.exit(1)
     elif as_json:
         click.echo(json.dumps(follow.read().to_json(time.time()), indent=1))
     else:

@@ -207,7 +207,9 @@ class VerifyConfig:
         TOTALS, "variables summed for every area besides those of the targets (verify/areas.csv)"
     )
     accept: tuple[str, ...] = setting(
-        (), "findings of the gates that are known: 'VARIABLE: why', 'VARIABLE@AREA: why', '*@AREA: why'"
+        (),
+        "findings of the gates that are known: 'VARIABLE: why', 'VARIABLE@AREA: why', '*@AREA: why'; and "
+        "warnings of the plan, by words of them: 'plan@WORDS: why'",
     )
     population: float = setting(0.05, "a district further from its population target is listed", above=0)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,46 @@ from rich.table import Table
 from distcalib.config import ClusterConfig
 from distcalib.report.status import line_of, span, told_of
 from distcalib.runs.capacity import unmet
-from distcalib.runs.events import read_events
+from distcalib.runs.events import Events, read_events
 from distcalib.runs.plan import Plan
+from distcalib.runs.spread import stage
 from distcalib.runs.status import RunStatus, StageStatus
 
-# Without a terminal a stage says where it is this often, in seconds; signs of life come as often.
+# What has no bar says where it is this often, in seconds; signs of life come as often.
 _EVERY = 14.0
 
 
-def make_console() -> Console:
-    """Return a console; where the output is no terminal its lines are 110 wide."""
-    console = Console()
-    return console if console.is_terminal else Console(width=110)
+def make_console(stderr: bool = False) -> Console:
+    """Return a console of standard output or error; where it is no terminal its lines are 110 wide."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(width=110, stderr=stderr)
+
+
+@contextmanager
+def in_progress(doing: str, name: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Say on standard error that something goes on while the block runs, at least every 30 seconds.
+
+    Parameters
+    ----------
+    doing
+        In words, what is done as long as no step is told.
+    name
+        Of the steps, for what is given: it is to be called with how many are done and how many there are,
+        before the first step or after it, and then after each.
+    """
+    show = Progressing(make_console(stderr=True), doing)
+    with ExitStack() as waiting, ExitStack() as shown:
+        waiting.enter_context(Events(None, [show]).beating())
+        steps: list[Callable[[], None]] = []
+
+        def progress(done: int, total: int) -> None:
+            if not steps:
+                waiting.close()
+                steps.append(shown.enter_context(stage(show, name, total)))
+            if done:
+                steps[0]()
+
+        yield progress
 
 
 def print_plan(plan: Plan, console: Console, workers: int) -> None:
@@ -64,11 +94,11 @@ def print_unmet(plan: Plan, cluster: ClusterConfig, console: Console) -> None:
 class Progressing:
     """Subscriber of events: a live bar a stage on a terminal, plain lines elsewhere.
 
-    Without a terminal a line is printed at least every 30 seconds, whether or not a task was finished.
+    Where no bar is shown a line is printed at least every 30 seconds, whether or not a task was finished.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, doing: str = "reading the inputs and planning") -> None:
+        self.console, self.doing = console, doing
         self.live = console.is_terminal
         self.status = RunStatus("", "", "")
         self._progress: Progress | None = None
@@ -144,10 +174,10 @@ class Progressing:
             stage = self._stage
             told = ", ".join(told_of(stage, now))
             self._progress.update(self._bar, completed=stage.done, total=stage.total, told=told)
-        elif self.live or now - self._said < _EVERY:
+        elif now - self._said < _EVERY:
             return
         elif not self.status.stages:
-            self._say(f"reading the inputs and planning: {span(now - self._began)} so far")
+            self._say(f"{self.doing}: {span(now - self._began)} so far")
         elif self._stage.ended is None:
             self._say(line_of(self._stage, now))
         elif alive and not self.status.ended:
@@ -163,7 +193,7 @@ class Progressing:
     def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-            self._progress = None
+            self._progress, self._said = None, time.monotonic()
 
 
 def accuracy(run: Path) -> pd.DataFrame:

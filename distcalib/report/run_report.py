@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console
 
 from distcalib.errors import DistcalibError, InputError
 from distcalib.report import run_sections as parts
@@ -17,6 +16,7 @@ from distcalib.report.pages import render, share_text
 from distcalib.report.run_tables import RunTables
 from distcalib.report.tiles import Shapes, district_name, tile_map
 from distcalib.report.timeline import timeline
+from distcalib.runs.events import INTERRUPTED
 from distcalib.runs.home import Home
 from distcalib.runs.manifest import REPORT
 from distcalib.storage import writable, write_text
@@ -67,20 +67,21 @@ def write_report(
     return file
 
 
-def write_report_once(home: Home, console: Console) -> None:
-    """Write the report of a run that is done, unless it is there, and print where it is.
+def write_report_once(home: Home) -> str:
+    """Write the report of a run that is done, unless it is there.
 
-    The run stands whatever becomes of its report: an error is printed as a warning.
+    Returns
+    -------
+    str
+        Empty, or why it could not be written: the run stands whatever becomes of its report.
     """
     try:
         if home.read(REPORT) is None:
             write_report(home.folder)
             home.keep([REPORT])
     except DistcalibError as error:
-        words = f"warning: the run is finished, its report could not be written: {error}"
-        console.print(words, highlight=False, markup=False)
-        return
-    console.print(f"{home.shown}/{REPORT}: the report", highlight=False, markup=False)
+        return f"the run is finished, its report could not be written: {error}"
+    return ""
 
 
 def page(tables: RunTables, geojson: str | Path | None = None) -> str:
@@ -136,7 +137,7 @@ def state_words(tables: RunTables) -> tuple[str, str]:
     """Return in words how far a run is, and where it failed why."""
     stage, cause = tables.failure
     words = _STATES[tables.state]
-    if cause == KeyboardInterrupt.__name__:
+    if cause == INTERRUPTED:
         words, cause = "interrupted", "The same command goes on from what is finished."
     return words + (f" in {stage}" if stage else ""), cause
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from distcalib.errors import InputError
 from distcalib.report.timeline import Attempt, attempts_of
-from distcalib.runs.events import SIGNS_OF_LIFE, read_events
+from distcalib.runs.events import of_attempts, read_events
 from distcalib.runs.folder import stored_plan
-from distcalib.runs.manifest import read_manifest
+from distcalib.runs.manifest import FRONTIER, read_manifest
 from distcalib.runs.reading import read_weights
 from distcalib.runs.receipts import Receipt, read_receipt
 from distcalib.storage import parse_json, sha256_file
@@ -119,7 +119,7 @@ class RunTables:
         if plan is None:
             raise InputError("holds no plan.json", place=run, expected="the folder of a run")
         # Signs of life say nothing of when an attempt began or ended.
-        events = [event for event in read_events(run) if event["event"] not in SIGNS_OF_LIFE]
+        events = of_attempts(read_events(run))
         paths = sorted(run.glob("receipts/*/[!.]*.json"))
         found = [read_receipt(run, path.parent.name, path.stem) for path in paths]
         receipts = [r for r in found if r is not None]
@@ -214,7 +214,7 @@ class RunTables:
         """``fit/frontier.csv``: what `distcalib fit frontier` wrote there, if it did."""
         columns = ["records", "loss", "attainable_loss", "effective_sample_size", "held_out_error",
                    "effective_sample_size_by_donor", "held_out_std_error", "note"]  # fmt: skip
-        return read_table(self.folder / "fit/frontier.csv", columns, optional=True)
+        return read_table(self.folder / FRONTIER, columns, optional=True)
 
     @cached_property
     def checks(self) -> pd.DataFrame | None:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from distcalib.runs.events import INTERRUPTED
 from distcalib.runs.status import RunStatus, StageStatus, Watch, stages_ahead
 
 # Seconds after which `--watch` says the same again, where there is no terminal.
@@ -19,9 +20,11 @@ _EVERY = 25.0
 _WORDS = {
     "planned": "planned, not begun",
     "running": "running",
+    "planning": "taken up again and planning; what is known is of the attempt before",
     "silent": "silent for longer than its slowest task took; the same `run` command goes on",
     "stopped": "stopped as asked; the same `run` command goes on",
     "failed": "failed; the same `run` command goes on from what is finished",
+    INTERRUPTED: "interrupted; the same `run` command goes on from what is finished",
     "done": "done",
 }
 
@@ -30,7 +33,7 @@ def shown(status: RunStatus, now: float) -> RenderableType:
     """Return what is printed of a status: a line on the run, and a row a stage."""
     heard = "" if status.heard is None else f", last heard of {span(now - status.heard)} ago"
     workers = f", {status.workers} workers" if status.workers else ""
-    head = f"{status.folder} ({status.name}, plan {status.plan[:12]}): {_WORDS[status.state(now)]}"
+    head = f"{status.folder} ({status.name}, plan {status.plan[:12]}): {_state(status, now)}"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("stage", "done", "of", "a minute", "time", "left", "slowest", "memory", "again"):
         left_aligned = name in ("stage", "slowest")
@@ -91,10 +94,16 @@ def watch_status(
 
 
 def _line(status: RunStatus, now: float) -> str:
-    state = status.state(now)
-    if state != "running" or not status.stages:
-        return f"{status.name}: {_WORDS[state]}"
+    if status.state(now) != "running" or status.planning or not status.stages:
+        return f"{status.name}: {_state(status, now)}"
     return line_of(status.stages[-1], now)
+
+
+def _state(status: RunStatus, now: float) -> str:
+    state = status.state(now)
+    if state == "running" and status.planning:
+        state = "planning"
+    return _WORDS[INTERRUPTED if state == "failed" and status.cause == INTERRUPTED else state]
 
 
 def line_of(stage: StageStatus, now: float) -> str:

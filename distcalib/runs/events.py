@@ -22,6 +22,8 @@ Subscriber = Callable[[dict[str, Any]], None]
 BEAT = 15.0
 #: Events that say nothing of what was done.
 SIGNS_OF_LIFE = ("alive", "progress")
+#: The cause that is told of what was ended from the keyboard or by SIGTERM: nothing is wrong with it.
+INTERRUPTED = "interrupted"
 
 
 def _one_at_a_time(emit: Callable[..., None]) -> Callable[..., None]:
@@ -52,15 +54,15 @@ class Events:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def beating(self, every: float = BEAT) -> Iterator[None]:
-        """Emit ``alive`` every so many seconds while the block runs: a long task says nothing itself.
+    def beating(self, every: float | None = None) -> Iterator[None]:
+        """Emit ``alive`` every so many seconds (None: `BEAT`) while the block runs: a long task says nothing.
 
         Who reads the events elsewhere can tell so that the coordinator lives.
         """
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(every):
+            while not ended.wait(every or BEAT):
                 # What stays wrong (a full disk, a lease that is lost) fails the next event of the run itself.
                 with suppress(Exception):
                     self.emit("alive")
@@ -82,6 +84,17 @@ class Events:
             persistently(partial(_append, self.path, line), self.path)
         for subscriber in self.subscribers:
             subscriber(record)
+
+
+def of_attempts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return events without signs of life, and without what a call says that was refused while it planned."""
+    out: list[dict[str, Any]] = []
+    for event in events:
+        if event["event"] == "failed" and out and out[-1]["event"] == "begin":
+            out.pop()
+        elif event["event"] not in SIGNS_OF_LIFE:
+            out.append(event)
+    return [event for event in out if event["event"] != "begin"]
 
 
 def deaths_of(events: Iterable[dict[str, Any]]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from distcalib.config.settings import STAGES as STAGES
 from distcalib.errors import InputError, RunError
 from distcalib.geography.states import STATE_CODES
+from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE
 from distcalib.runs.plan import INCIDENTAL, WITHIN, Plan, Prepared, microdata_path
 from distcalib.runs.tasks import MICRODATA
 from distcalib.storage import parse_json, publish, write_json, write_text
@@ -24,6 +25,8 @@ from distcalib.storage import parse_json, publish, write_json, write_text
 CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas", "fit", "fits")
 #: What users put among them, and no task writes.
 OF_USERS = ("fit/frontier.csv",)
+#: What a proof writes anew, the manifest last.
+PROOF = ("plan.json", "receipts/verify", "verify", REPORT, TRACE, SUMS, MANIFEST)
 # Every folder that a run writes to, and the files that are not replaced as a whole.
 _WRITTEN = ("receipts", "matrix.zarr", "fit", "fits", "areas", "verify")
 _IN_PLACE = (".lock", "events.ndjson")
@@ -136,13 +139,16 @@ def require_same_plan(
     changed_parts = [name for name in changed_parts if name != "versions.distcalib"]
     first = min((_stage_of(k) for k in [*settings, *changed_parts]), key=STAGES.index, default=None)
     if first is not None and (force is None or STAGES.index(first) < STAGES.index(force)):
+        newer = any(name.startswith("versions.") for name in changed_parts)
+        same = "the environment that it was begun with, " if newer else ""
         what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()] + changed_parts
         ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
         raise InputError(
             f"the output folder belongs to another plan ({ids}); different: {'; '.join(what)}",
             place=folder,
-            expected="another --output, the settings that the folder was begun with, or --force "
-            f"{first}: that stage and what follows is done anew with the new settings, in place of the old",
+            expected=f"{same}another --output, the settings that the folder was begun with, or `distcalib "
+            f"run` with --force {first}: that stage and what follows is done anew with the new settings, in "
+            "place of the old",
         )
     standing = STAGES if force is None else STAGES[: STAGES.index(force)]
     changed = [
@@ -157,6 +163,8 @@ def require_same_plan(
         # Without settings the command takes those of the folder; a stage done anew may have others.
         whole = f"distcalib run --output {shlex.quote(str(folder))} --accept-code"
         how = f"go on with `{whole}`" if force is None else "give --accept-code too to go on"
+        if force == "verify":
+            how = f"prove it with the program that it was made with, or go on with `{whole}`"
         raise RunError(
             f"{folder} was begun by other code ({'; '.join(changed)}); {how}: "
             "what that code changed is done again"
@@ -201,6 +209,42 @@ def keep_only(folder: Path, used: set[str]) -> None:
     for file in (path for place in ("areas", "fit", "fits") for path in old(f"{place}/**/*")):
         if not file.is_dir() and file.relative_to(folder).as_posix() not in used:
             file.unlink()
+
+
+@contextmanager
+def aside(folder: Path, paths: Sequence[str], back: Callable[[BaseException], bool]) -> Iterator[None]:
+    """Copy files and folders below a folder, and put them back where the block ends in some errors.
+
+    Parameters
+    ----------
+    folder, paths
+        Where, and what of it; those that are not there are fine. The last one comes back last.
+    back
+        Whether they are put back after an error. A process that is killed puts nothing back.
+    """
+    copies = folder / ".before.tmp"
+    there = [path for path in paths if (folder / path).exists()]
+    try:
+        for path in there:
+            _copy(folder / path, copies / path)
+        try:
+            yield
+        except BaseException as error:
+            if back(error):
+                for path in there:
+                    _copy(copies / path, folder / path)
+            raise
+    finally:
+        shutil.rmtree(copies, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder in place of another."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    else:
+        publish(target, lambda path: shutil.copyfile(source, path))
 
 
 def sweep(folder: Path) -> None:

@@ -22,6 +22,8 @@ COLUMNS = (
     "severity", "kind", "area", "geo_level", "variable", "figure", "low", "high", "cause", "accepted",
 )  # fmt: skip
 LEVELS = ("national", "state", "district", "other")
+#: What stands for a variable in entries of ``verify.accept`` that are of warnings of the plan.
+PLAN = "plan"
 #: Kinds of findings that can be known and right.
 ACCEPTABLE = ("missing", "negative", "zero", "outlier")
 
@@ -46,6 +48,7 @@ def gates(
     *,
     areas: Collection[str] = (),
     files: pd.DataFrame | None = None,
+    warnings: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Judge the totals of a run's files.
 
@@ -59,13 +62,15 @@ def gates(
     accept
         Findings that are known: ``VARIABLE``, ``VARIABLE@AREA`` or ``*@AREA``, each with ``: reason`` behind
         it. An error so named becomes a warning that carries the text, but for ``not finite`` and ``sums``; an
-        entry that meets nothing is a warning itself.
+        entry that meets nothing is a warning itself. ``plan@WORDS`` are of `accepted_warnings`.
     areas
         Names of the states and districts of which the files hold every record. One that is not in `totals`
         has none.
     files
         What each file says of itself, one row a file: area, geo_level, and sums: households, persons, weight.
         None: no sums are looked at.
+    warnings
+        Of the plan, which entries of `accept` may meet.
 
     Returns
     -------
@@ -106,7 +111,7 @@ def gates(
         ],
         ignore_index=True,
     )
-    findings = _accepted(findings, accept)
+    findings = _accepted(findings, accept, warnings)
     findings["rank"] = findings["severity"].ne("error")
     findings["level"] = findings["geo_level"].map({name: i for i, name in enumerate(LEVELS)})
     order = ["rank", "kind", "variable", "level", "area"]
@@ -237,17 +242,27 @@ def _robust(rows: pd.DataFrame, by: list[str]) -> dict[str, pd.Series]:
     return {"middle": middle, "scale": scale, "z": (rows["x"] - middle) / scale.where(scale > 0)}
 
 
-def _accepted(findings: pd.DataFrame, accept: Sequence[str]) -> pd.DataFrame:
+def accepted_warnings(warnings: Sequence[str], accept: Sequence[str]) -> list[str]:
+    """Return those warnings of a plan that entries of `accept` name by words: ``plan@WORDS: why``."""
+    named = [area for variable, area in map(_meant, accept) if variable == PLAN and area]
+    return [text for text in warnings if any(words in text for words in named)]
+
+
+def _meant(entry: str) -> tuple[str, str]:
+    variable, _, area = entry.partition(":")[0].partition("@")
+    return variable.strip(), area.strip()
+
+
+def _accepted(findings: pd.DataFrame, accept: Sequence[str], warnings: Sequence[str]) -> pd.DataFrame:
     unused = []
     for entry in accept:
-        name, _, _ = entry.partition(":")
-        variable, _, area = (part.strip() for part in name.partition("@"))
+        variable, area = _meant(entry)
         mine = findings["variable"].eq(variable) | (variable == "*")
         mine &= findings["area"].eq(area) | (area == "")
         mine &= findings["kind"].isin(ACCEPTABLE)
         findings.loc[mine, "accepted"] = entry
         findings.loc[mine, "severity"] = "warning"
-        if not mine.any():
+        if not mine.any() and not accepted_warnings(warnings, [entry]):
             unused.append({"area": area, "geo_level": "other", "variable": variable, "accepted": entry})
     rows = pd.DataFrame(unused, columns=["area", "geo_level", "variable", "accepted"]).assign(total=np.nan)
     words = "this entry of verify.accept meets no finding: take it out, or mend its spelling"

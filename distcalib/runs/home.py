@@ -10,7 +10,7 @@ from typing import Any
 
 from distcalib.errors import InputError
 from distcalib.runs.execute import Executor, Instead
-from distcalib.runs.folder import forget, keep_only, locked, parse_plan
+from distcalib.runs.folder import aside, forget, keep_only, locked, parse_plan
 from distcalib.runs.manifest import damaged, facts_of, run_files
 from distcalib.runs.plan import Plan
 from distcalib.runs.receipts import Receipt, verified
@@ -118,6 +118,12 @@ class Home:
         """Remove files; those that are not there are fine."""
         for path in paths:
             (self.folder / path).unlink(missing_ok=True)
+
+    @contextmanager
+    def aside(self, paths: Sequence[str], back: Callable[[BaseException], bool]) -> Iterator[None]:
+        """Copy files and folders; put them back where the block ends in an error that `back` says so of."""
+        with aside(self.folder, paths, back):
+            yield
 
     def forget(self, stage: str) -> None:
         """Remove the receipts of a stage and of all that follow."""

@@ -23,9 +23,11 @@ Told = Callable[[Iterable[str]], dict[str, dict[str, Any]]]
 MANIFEST, SUMS, TRACE = "manifest.json", "SHA256SUMS", "trace.jsonld"
 #: The report that is made of a run folder. It tells how long the run took, and can be written anew.
 REPORT = "report.html"
+#: What a number of records costs, where `distcalib fit frontier` was told to write it: asked for later.
+FRONTIER = "fit/frontier.csv"
 
 # Not part of what a run computes: log of events, report, lock, and what this module itself writes.
-OUTSIDE = {"events.ndjson", REPORT, ".lock", ".lease.json", ".conditional", MANIFEST, SUMS, TRACE}
+OUTSIDE = {"events.ndjson", REPORT, FRONTIER, ".lock", ".lease.json", ".conditional", MANIFEST, SUMS, TRACE}
 _COUNTS = {"households": int, "persons": int, "weight": float}
 
 

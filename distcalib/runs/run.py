@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from distcalib.errors import DistcalibError, InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import AreaFiles, area_work, files_of
-from distcalib.runs.events import Events, Subscriber, deaths_of, read_events
+from distcalib.runs.events import INTERRUPTED, Events, Subscriber, deaths_of, read_events
 from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
 from distcalib.runs.fitting import FitTask, fit
-from distcalib.runs.folder import STAGES, require_same_plan, sweep, write_plan
+from distcalib.runs.folder import PROOF, STAGES, require_same_plan, sweep, write_plan
 from distcalib.runs.home import EVENTS, open_home
-from distcalib.runs.manifest import MANIFEST, REPORT, SUMS, TRACE, read_manifest, write_manifest
+from distcalib.runs.manifest import FRONTIER, MANIFEST, REPORT, SUMS, TRACE, read_manifest, write_manifest
 from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.sizes import check_resources
@@ -128,10 +128,17 @@ class Run:
         wanted = files_of(plan.run, prepared.assignment).written
         return {area.file for area in wanted} <= set(manifest.get("areas", {}).get("proven", ()))
 
-    def execute(self, prepared: Prepared | None = None, until: str | None = None) -> dict[str, Any]:
+    def execute(
+        self,
+        prepared: Prepared | None = None,
+        until: str | None = None,
+        planned: Callable[[Prepared], object] = lambda prepared: None,
+    ) -> dict[str, Any]:
         """Carry the run out and return its summary, as the manifest holds it.
 
         Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
+        A folder that was begun is held, and its events say so, before anything is planned; a new one is made
+        when all input is checked.
 
         Parameters
         ----------
@@ -140,45 +147,62 @@ class Run:
         until
             One of `STAGES`, the last one to carry out; a later call goes on from there. The summary then says
             no more than ``until``, and no manifest is written. None: all stages.
+        planned
+            Called with what is carried out, before it is.
         """
         if until is not None:
             _stage("until", until)
-        prepared = prepared or self.prepare()
-        home, waiting = self.home, ExitStack()
-        # A lease may have to be waited for.
-        waiting.enter_context(Events(None, list(self.subscribers)).beating())
-        with waiting, home.held(), ExitStack() as self._stack:
-            waiting.close()
-            # Another process may have been here since the plan was made.
-            stored = home.plan()
-            if stored is not None and self.force != STAGES[0]:
-                require_same_plan(home.shown, stored, prepared.plan, self.accept_code, self.force)
-            self._executor = None
-            self.events = Events(home.folder / EVENTS, [*self.subscribers, home.heard])
-            self._stack.enter_context(self.events.beating())
+        home, self.events = self.home, Events(None, list(self.subscribers))
+        self._executor, self._failed = None, (None, "")
+        with ExitStack() as self._stack:
             try:
+                begun = home.plan() is not None and home.read(EVENTS) is not None
+                if begun:
+                    self._hold()
+                    self.events.emit("begin")
+                if prepared is None:
+                    with nullcontext() if begun else self.events.beating():
+                        prepared = self.prepare()
+                planned(prepared)
+                if not begun:
+                    self._hold()
+                # Another process may have been here since the plan was made.
+                stored = home.plan()
+                if stored is not None and self.force != STAGES[0]:
+                    require_same_plan(home.shown, stored, prepared.plan, self.accept_code, self.force)
                 return self._carry_out(prepared, until)
             except BaseException as error:
                 failed, stage = self._failed
                 with suppress(OSError, DistcalibError):  # what cannot be told is raised all the same
                     self.events.emit("failed", **self._told(error, stage if failed is error else ""))
                 raise
-            finally:
-                self._failed = None, ""
+
+    def _hold(self) -> None:
+        """Hold the run folder until the stack is left; from now on it keeps the events."""
+        with Events(None, list(self.subscribers)).beating():  # a lease may have to be waited for
+            self._stack.enter_context(self.home.held())
+        self.events = Events(self.home.folder / EVENTS, [*self.subscribers, self.home.heard])
+        self._stack.enter_context(self.events.beating())
+
+    def _undecided(self, error: BaseException) -> bool:
+        """Say whether an error says nothing of the files: an interruption, workers that did not start."""
+        return isinstance(error, KeyboardInterrupt) or self._failed == (error, _START)
 
     def _carry_out(self, prepared: Prepared, until: str | None) -> dict[str, Any]:
         home, plan = self.home, prepared.plan
+        sweep(home.folder)
         if self.force is not None:
+            manifest = read_manifest(home.folder)
+            if self.force == "verify" and manifest is not None and manifest["plan"] == plan.digest():
+                # Until the files are judged again, what was proven of them stands.
+                self._stack.enter_context(home.aside(PROOF, self._undecided))
             home.forget(self.force)
-            if STAGES.index(self.force) <= STAGES.index("fit"):
-                home.remove(["fit/frontier.csv"])  # judged another fit
         elif self._finished(prepared):
             manifest = read_manifest(home.folder) or {}
             self.events.emit("nothing_to_do", files=len(manifest["files"]))
             return manifest
-        home.remove([MANIFEST, SUMS, TRACE, REPORT])
         began = time.perf_counter()
-        sweep(home.folder)
+        home.remove([MANIFEST, SUMS, TRACE, REPORT])
         names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
         home.keep(names[:1])  # the plan first: a run that has one can be taken up
         home.keep(names[1:])
@@ -189,6 +213,7 @@ class Run:
             return {"name": plan.run.name, "plan": plan.digest(), "until": until}
         summary["seconds"] = round(time.perf_counter() - began, 1)
         home.keep_only(self._used)
+        home.remove([REPORT])  # one that was made while the run went on is not that of the finished run
         write_manifest(home.folder, summary, home.files(), home.facts)
         home.keep([MANIFEST])
         self.events.emit("done", seconds=summary["seconds"])
@@ -278,6 +303,8 @@ class Run:
                 "seed": plan.run.seed,
             }
             tasks.append(FitTask(inputs, digest_of(depends), engine, settings, name))
+        if self.home.verified(self.home.folder, "fit", tasks[0].id) is None:
+            self.home.remove([FRONTIER])  # it judged another fit
         receipts = self._stage("fit", fit, tasks, fit_resource=True)
         self.home.fetch(f"{task.folder}/weights.npy" for task in tasks)
         return {task.name: r.facts["summary"] for task, r in zip(tasks, receipts, strict=True)}
@@ -356,7 +383,7 @@ class Run:
         # An error of the start may name a key or certificate, and no event does.
         cause = "" if stage == _START else str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt):
-            cause = "interrupted"
+            cause = INTERRUPTED
         return {"stage": stage, "cause": cause.replace(str(self.home.folder), self.home.shown)}
 
     def _start_executor(self) -> Executor:

@@ -14,6 +14,7 @@ from distributed import WorkerPlugin
 
 from distcalib.config import ClusterConfig
 from distcalib.errors import RunError
+from distcalib.runs.events import Events
 
 if TYPE_CHECKING:
     from distcalib.fit.folds import Map
@@ -31,15 +32,16 @@ def silent(event: dict[str, Any]) -> None:
 
 @contextmanager
 def stage(report: Report, name: str, tasks: int) -> Iterator[Callable[[], None]]:
-    """Report a stage of so many tasks; gives what is to be called after each."""
-    began = time.perf_counter()
-    report({"event": "stage", "stage": name, "tasks": tasks, "reused": 0})
-    try:
-        yield lambda: report({"event": "task"})
-    except BaseException:
-        report({"event": "stage_failed", "stage": name})
-        raise
-    report({"event": "stage_done", "stage": name, "seconds": round(time.perf_counter() - began, 3)})
+    """Report a stage of so many tasks, and signs of life; gives what is to be called after each."""
+    events, began = Events(None, [report]), time.perf_counter()
+    with events.beating():
+        events.emit("stage", stage=name, tasks=tasks, reused=0)
+        try:
+            yield lambda: events.emit("task")
+        except BaseException:
+            events.emit("stage_failed", stage=name)
+            raise
+        events.emit("stage_done", stage=name, seconds=round(time.perf_counter() - began, 3))
 
 
 @contextmanager

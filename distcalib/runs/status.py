@@ -108,6 +108,8 @@ class RunStatus:
         Slices that died of memory and were cut in two.
     warnings
         Said while it ran.
+    planning
+        Whether it was taken up again, and the attempt has not begun its first stage.
     ended
         ``done``, ``stopped`` (as asked), ``failed``, or empty.
     cause
@@ -125,16 +127,18 @@ class RunStatus:
     workers: int = 0
     splits: int = 0
     warnings: list[str] = field(default_factory=list)
+    planning: bool = False
     ended: str = ""
     cause: str = ""
+    _heard: float | None = field(default=None, repr=False)
 
     def state(self, now: float) -> str:
         """Return one of planned, running, silent, stopped, failed, done."""
-        if self.ended:
+        if self.ended and not self.planning:
             return self.ended
         if self.heard is None:
             return "planned"
-        if self.stages and self.stages[-1].failed:
+        if self.stages and self.stages[-1].failed and not self.planning:
             return "failed"
         slowest = max((stage.slowest for stage in self.stages), default=0.0)
         return "silent" if now - self.heard > SILENT + slowest else "running"
@@ -142,7 +146,13 @@ class RunStatus:
     def take(self, event: dict[str, Any]) -> None:
         """Take in the next event of the run."""
         kind, when = event["event"], float(event["time"])
-        if kind == "start":
+        if kind == "begin":
+            self.planning, self._heard = True, self.heard
+        elif kind == "failed" and self.planning:
+            self.planning, self.heard = False, self._heard  # nothing was begun: what was known stands
+            return
+        elif kind == "start":
+            self.planning = False
             self.began, self.stages, self.ended, self.cause = when, [], "", ""
             self.columns, self.warnings, self.splits = event["columns"], [], 0
             self.attempts += 1
@@ -155,7 +165,11 @@ class RunStatus:
         elif kind in ("done", "stopped", "failed"):
             self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
-            self.ended, self.cause = "done", ""  # by the attempt before, whose stages stand
+            self.planning, self.ended, self.cause = (
+                False,
+                "done",
+                "",
+            )  # by the attempt before, whose stages stand
         elif kind == "workers":
             self.workers = int(event["count"])
         elif kind == "warning":

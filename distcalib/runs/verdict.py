@@ -15,7 +15,7 @@ from distcalib.geography.states import STATE_CODES
 from distcalib.matrix.blocks import read_block
 from distcalib.matrix.measures import Measure, Rows
 from distcalib.runs.checks import write_checks
-from distcalib.runs.gates import gates, refuse, sentence
+from distcalib.runs.gates import accepted_warnings, gates, refuse, sentence
 from distcalib.runs.plan import Plan
 from distcalib.runs.receipts import Receipt
 from distcalib.runs.verify import measures_of
@@ -56,7 +56,7 @@ def judge(
     RunError
         When guarantee 1 is broken: names the worst target, the figures and the likely cause.
     """
-    targets = pd.read_parquet(folder / "targets.parquet")
+    targets, accept = pd.read_parquet(folder / "targets.parquet"), plan.run.verify.accept
     rows = Rows.of(targets)
     measures = measures_of(rows, plan.run.verify.totals)
     tables = [pd.read_parquet(folder / path) for r in receipts for path in r.outputs]
@@ -110,10 +110,11 @@ def judge(
                 area=[areas[file].name for file in files["file"]],
                 geo_level=[areas[file].kind.removesuffix("s") for file in files["file"]],
             )
-            findings = gates(totals, plan.run.verify.accept, areas=due, files=each)
+            findings = gates(totals, accept, areas=due, files=each, warnings=plan.warnings)
             publish(place / "gates.csv", lambda p, t=findings: t.to_csv(p, index=False))  # type: ignore[misc]
             refuse(findings, place / "gates.csv")
-            warned = [sentence(row) for _, row in findings.iterrows()]
+            known = (findings["accepted"] != "") & (findings["kind"] != "accept")
+            warned = [sentence(row) for _, row in findings[~known].iterrows()]
         proven = int(table["proven"].sum())
         found[fit] = {
             "targets": len(table),
@@ -131,6 +132,7 @@ def judge(
         "population_listed": people.loc[people["listed"], ["district", "relative"]].to_dict("records"),
         "files": len(files),
         "gates": warned,
+        "accepted": accepted_warnings(plan.warnings, accept),
         "fits": {name: facts for name, facts in found.items() if name},
     }
 
@@ -330,10 +332,15 @@ def likely_cause(
 
 
 def remarks(summary: dict[str, Any]) -> list[str]:
-    """Return every warning of a finished run, from what its manifest says: of its plan and of its proof."""
+    """Return what is warned of in a finished run, of its plan and of its proof, from what its manifest says.
+
+    What ``verify.accept`` names as known is not among it; an entry of it that meets nothing is.
+    """
     proof = summary["verification"]
+    known = proof.get("accepted", ())
     far = [
         f"the population of {one['district']} is {one['relative']:+.1%} off the official one"
         for one in proof["population_listed"]
     ]
-    return [*summary["warnings"], *not_proven(proof), *proof["gates"], *far]
+    own = [text for text in summary["warnings"] if text not in known]
+    return [*own, *not_proven(proof), *proof["gates"], *far]

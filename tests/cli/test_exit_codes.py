@@ -7,6 +7,9 @@ Runs are stopped before they begin, or said to have ended; `tests/runs/test_comm
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -30,15 +33,19 @@ PROOF = {
 def run_that(monkeypatch, tmp_path):
     """Return what invokes a run whose execution returns a summary or raises."""
 
-    def invoke(ends: object, *words: str):
-        def execute(self, prepared, until):
+    def invoke(ends: object, *words: str, trouble: str = ""):
+        def execute(self, until, planned):
+            planned(self.prepare())
             if isinstance(ends, BaseException):
                 raise ends
             return ends
 
-        plan = SimpleNamespace(digest=lambda: "ab", facts={}, warnings=())
+        facts = {"task_bytes": {}}
+        plan = SimpleNamespace(digest=lambda: "ab", facts=facts, warnings=(), engines={})
         monkeypatch.setattr(Run, "prepare", lambda self: SimpleNamespace(plan=plan))
         monkeypatch.setattr(Run, "execute", execute)
+        # There is no folder to make a report of.
+        monkeypatch.setattr("distcalib.report.run_report.write_report_once", lambda home: trouble)
         command = ["run", "demo", "--output", str(tmp_path / "run"), "--log-format", "json", *words]
         return CliRunner().invoke(main, command)
 
@@ -90,6 +97,65 @@ def test_interrupted_is_130_and_says_how_to_go_on(run_that, tmp_path):
     done = run_that(KeyboardInterrupt())
     assert done.exit_code == 130
     assert f"`distcalib run --output {tmp_path / 'run'}` goes on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["run", "no_such.yaml"], "no such preset or file"),
+        (["run", "demo", "--set", "microdata=nowhere.h5", "--output", "new"], "nowhere.h5"),
+        (["plan", "demo", "--set", "microdata=nowhere.h5"], "nowhere.h5"),
+        (["verify", "nowhere"], "nowhere"),
+        (["run"], "give PRESET_OR_YAML"),
+    ],
+)
+def test_a_refusal_is_the_last_event_too(words, cause, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, [*words, "--log-format", "json"])
+    assert done.exit_code == 2, done.output
+    (last,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert last["event"] == "failed"
+    assert cause in last["cause"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["run", "demo", "--dry-run"], ["plan", "demo"]])
+def test_an_interruption_while_it_plans_is_the_last_event_too(command, tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Run, "prepare", interrupted)
+    done = CliRunner().invoke(main, [*command, "--log-format", "json"])
+    assert done.exit_code == 130
+    assert json.loads(done.stdout)["cause"] == "interrupted"
+
+
+def test_what_people_are_told_beside_the_events_is_in_the_events(run_that, monkeypatch):
+    monkeypatch.setattr("distcalib.runs.capacity.unmet", lambda plan, cluster: ["no worker has a GPU"])
+    done = run_that(summary(), trouble="no report: no space")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["event"] for e in events] == ["plan", "warning", "warning", "summary"]
+    assert [e["text"] for e in events[1:3]] == ["no worker has a GPU", "no report: no space"]
+
+
+@pytest.mark.parametrize("command", ["config check demo", "fit tune x --output y", "publish x y"])
+def test_sigterm_ends_any_command_as_ctrl_c_does(command, monkeypatch):
+    def killed(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    for place in (
+        "config.origins.resolved", "runs.judge.judge_tuning", "publication.publishing.publish",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"distcalib.{place}", killed)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that only what the program sets is heard
+    try:
+        done = CliRunner().invoke(main, command.split())
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
 
 
 def test_interrupted_elsewhere_is_130_too(monkeypatch):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from itertools import pairwise
 
+import pytest
 from rich.console import Console
 
 from distcalib import Plan, RunConfig
-from distcalib.report.console import Progressing, print_causes, print_plan
+from distcalib.report.console import Progressing, in_progress, print_causes, print_plan
 from distcalib.runs.events import BEAT
+from distcalib.runs.spread import stage
 
 
 def say(console: Console) -> str:
@@ -129,17 +133,80 @@ def test_no_thirty_seconds_are_silent_whatever_goes_on(monkeypatch, capsys):
         return [text for text in said if text]
 
     assert alive(60)[-1] == "reading the inputs and planning: 60 s so far"
-    for stage in ("start workers", "assemble", "fit"):
-        show({"event": "stage", "stage": stage, "tasks": 1, "reused": 0})
+    for name in ("start workers", "assemble", "fit"):
+        show({"event": "stage", "stage": name, "tasks": 1, "reused": 0})
         capsys.readouterr()
-        assert alive(300)[-1] == f"{stage}: 0 of 1, 5 min so far"
-        show({"event": "stage_done", "stage": stage, "seconds": 300.0})
+        assert alive(300)[-1] == f"{name}: 0 of 1, 5 min so far"
+        show({"event": "stage_done", "stage": name, "seconds": 300.0})
     capsys.readouterr()
     assert alive(45)[-1] == "after fit: 45 s so far"
     show({"event": "done", "seconds": 2.0})
     now[0] += BEAT
     show({"event": "alive"})
     assert capsys.readouterr().out == ""
+
+
+def test_planning_and_what_lies_between_stages_is_told_on_a_terminal_too(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    show = Progressing(Console(file=out, width=110, force_terminal=True))
+
+    def alive(seconds: float) -> list[str]:
+        before = len(out.getvalue())
+        for _ in range(round(seconds / BEAT)):
+            now[0] += BEAT
+            show({"event": "alive"})
+        return out.getvalue()[before:].splitlines()
+
+    assert alive(30)[-1] == "reading the inputs and planning: 30 s so far"
+    show({"event": "stage", "stage": "assemble", "tasks": 1, "reused": 0})
+    assert not any("so far" in line and "assemble: 0 of 1" in line for line in alive(60)), "the bar tells it"
+    show({"event": "stage_done", "stage": "assemble", "seconds": 60.0})
+    assert alive(45)[-1] == "after assemble: 45 s so far"
+    show({"event": "done", "seconds": 2.0})
+    assert alive(60) == []
+
+
+def test_what_goes_on_outside_of_runs_is_told_too(monkeypatch, capsys):
+    monkeypatch.setattr("distcalib.runs.events.BEAT", 0.01)
+    monkeypatch.setattr("distcalib.report.console._EVERY", 0.0)
+    heard: list[str] = []
+
+    def until(words: str) -> None:
+        end = time.monotonic() + 20
+        while not any(line.startswith(words) for line in heard):
+            assert time.monotonic() < end, heard
+            time.sleep(0.01)
+            said = capsys.readouterr()
+            assert said.out == ""
+            heard.extend(said.err.splitlines())
+
+    with in_progress("reading", "replicates") as progress:
+        until("reading: 0 s so far")
+        progress(0, 3)
+        until("replicates: 0 of 3, 0 s so far")
+        for done in (1, 2):
+            progress(done, 3)
+        until("replicates: 2 of 3")
+        progress(3, 3)
+    until("replicates: done in")
+    assert not [t for t in threading.enumerate() if t.name == "events"]
+    with pytest.raises(OSError, match="no such"), in_progress("reading"):
+        raise OSError("no such file")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stage_of_fits_gives_signs_of_life(monkeypatch):
+    monkeypatch.setattr("distcalib.runs.events.BEAT", 0.01)
+    seen: list[str] = []
+    with stage(lambda event: seen.append(event["event"]), "frontier", 2) as done:
+        end = time.monotonic() + 20
+        while seen.count("alive") < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        done()
+    assert [name for name in seen if name != "alive"] == ["stage", "task", "stage_done"]
 
 
 def test_a_bar_tells_what_lines_tell():

@@ -11,10 +11,17 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from distcalib import cluster as cluster_module
 from distcalib.cli import main
+from distcalib.errors import RunError
 from distcalib.microdata import Microdata
-from distcalib.runs.manifest import read_manifest
+from distcalib.report.run_tables import RunTables
+from distcalib.runs import run as run_module
+from distcalib.runs.manifest import FRONTIER, damaged, read_manifest, write_manifest
+from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.verdict import remarks
+
+PLACE = ("prove", "open_client")
 
 
 def invoke(*words: object):
@@ -24,6 +31,11 @@ def invoke(*words: object):
 @pytest.fixture
 def copy(small_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_run, tmp_path / "copy"))
+
+
+def write_manifest_anew(run: Path) -> None:
+    facts = {k: v for k, v in (read_manifest(run) or {}).items() if k not in ("inputs", "totals", "files")}
+    write_manifest(run, facts)
 
 
 @pytest.mark.slow
@@ -68,6 +80,74 @@ def test_a_damaged_file_is_no_proof(copy, damage):
     assert (copy / "manifest.json").is_file()
 
 
+@pytest.mark.parametrize("ends", [KeyboardInterrupt(), RunError("the scheduler is gone"), "start"])
+def test_a_proof_that_ends_early_leaves_what_was_proven_before(copy, tmp_path, monkeypatch, ends):
+    """Unless a file may be wrong: then no manifest stands."""
+
+    def fails(*_):
+        raise ends if isinstance(ends, BaseException) else RunError("no worker")
+
+    (copy / "report.html").write_text("old")
+    (tmp_path / "serial.yaml").write_text("kind: serial\n")
+    cluster = ["--cluster", tmp_path / "serial.yaml"] if ends != "start" else ["--workers", 1]
+    monkeypatch.setattr(run_module if ends != "start" else cluster_module, PLACE[ends == "start"], fails)
+    done = invoke("verify", copy, *cluster)
+    assert done.exit_code == (130 if isinstance(ends, KeyboardInterrupt) else 1), done.output
+    assert not list(copy.glob(".before*"))
+    manifest = read_manifest(copy)
+    if isinstance(ends, RunError):
+        assert manifest is None
+        assert not (copy / "report.html").exists()
+    else:
+        assert damaged(copy, manifest or {}) == []
+        assert RunTables.read(copy).state == "done"
+        assert (copy / "report.html").read_text() == "old"
+
+
+def test_what_is_accepted_is_no_remark_under_strict(copy, tmp_path, monkeypatch):
+    """Warnings of the plan by words of them; an entry that meets nothing is a remark itself."""
+    kept = {p.stem: json.loads(p.read_text()) for p in copy.glob("receipts/verify/*.json")}
+    told = [words.split(":")[0] for words in (read_manifest(copy) or {})["warnings"]]
+    assert len(told) > 3
+
+    def proven_before(task):  # what the same task gave, without the minutes
+        write_receipt(copy, Receipt(**kept[task.id]))
+        return kept[task.id]
+
+    for name in ("prove", "check_files"):
+        monkeypatch.setattr(run_module, name, proven_before)
+    (tmp_path / "serial.yaml").write_text("kind: serial\n")
+
+    def strict(*accept: str):
+        known = f"verify.accept={json.dumps(accept)}"
+        sets = ["--set", known, "--set", "verify.population=0.9", "--cluster", tmp_path / "serial.yaml"]
+        return invoke("verify", copy, "--strict", *sets)
+
+    some = strict(*(f"plan@{words}: known" for words in told[1:]), "plan@no such words")
+    assert some.exit_code == 3, some.output
+    assert "verified with 2 warnings" in some.stderr
+    assert told[0] in some.stderr
+    assert "meets no finding" in some.stderr
+    done = strict(*(f"plan@{words}: known" for words in told))
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    after = read_manifest(copy) or {}
+    assert after["verification"]["accepted"] == after["warnings"]
+    assert damaged(copy, after) == []
+
+
+def test_a_proof_by_other_code_is_told_what_to_do(copy):
+    plan = json.loads((copy / "plan.json").read_text())
+    plan["code"]["fit"] = plan["digest"] = "0" * 64
+    (copy / "plan.json").write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n")
+    write_manifest_anew(copy)
+    done = invoke("verify", copy)
+    assert done.exit_code == 1, done.output
+    told = " ".join(done.output.split())
+    assert "the program that it was made with" in told
+    assert f"`distcalib run --output {copy} --accept-code`" in told
+    assert "give --accept-code" not in told
+
+
 def test_an_unfinished_run_cannot_be_verified(copy, tmp_path):
     (copy / "manifest.json").unlink()
     done = invoke("verify", copy)
@@ -81,15 +161,20 @@ def test_microdata_that_moved_are_named(copy, small_file, tmp_path):
     plan["run"]["microdata"] = str(tmp_path / "was_here.h5")
     text = json.dumps(plan, indent=1, sort_keys=True) + "\n"
     (copy / "plan.json").write_text(text)
-    from distcalib.runs.manifest import write_manifest
-
-    facts = {k: v for k, v in (read_manifest(copy) or {}).items() if k not in ("inputs", "totals", "files")}
-    write_manifest(copy, facts)
+    write_manifest_anew(copy)
     lost = invoke("verify", copy)
     assert (lost.exit_code, "was_here.h5" in lost.output) == (2, True)
     from distcalib.runs.stored import finished_config
 
     assert finished_config(copy, {"microdata": str(moved)}).microdata == str(moved)
+
+
+def test_a_frontier_in_the_run_folder_is_replaced_and_the_run_stays_whole(copy):
+    """Where the report tells to put it; also when a proof since wrote the manifest anew."""
+    for records in (3, 4):
+        (copy / FRONTIER).write_text(f"records\n{records}\n")
+        assert damaged(copy, read_manifest(copy) or {}) == []
+        write_manifest_anew(copy)
 
 
 def test_a_dry_run_of_a_finished_run_prints_its_plan_and_writes_nothing(copy, small_settings):

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from distcalib import ClusterConfig, Run, RunConfig
 from distcalib.cli import main
 from distcalib.errors import RunError
+from distcalib.report.run_report import state_words
 from distcalib.report.run_tables import RunTables
 from distcalib.runs import run as run_module
 from distcalib.runs.events import read_events
@@ -164,3 +165,24 @@ def test_the_last_event_of_a_run_that_failed_says_so_wherever_it_failed(
     monkeypatch.setattr(run_module, "simulate_slice", trivial.simulate)
     Run(config, folder, SERIAL).execute(until="simulate")
     assert (read_status(folder).state(0.0), read_status(folder).cause) == ("stopped", "")
+
+
+def test_a_run_that_was_interrupted_is_nowhere_said_to_have_failed(config, tmp_path, quick, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "simulate_slice", interrupted)
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        Run(config, folder, SERIAL).execute()
+    assert state_words(RunTables.read(folder))[0] == "interrupted in simulate"
+    told = CliRunner().invoke(main, ["status", str(folder)]).output
+    seen: list[str] = []
+    work = Run(config, folder, SERIAL)
+    monkeypatch.setattr(work, "prepare", lambda: seen.append(read_status(folder).state(time.time())))
+    with pytest.raises(AttributeError):
+        work.execute()
+    # Who follows the folder is told that it goes on before anything is planned; nothing came of it here.
+    assert seen == ["running"]
+    assert read_status(folder).cause == "interrupted"
+    assert "interrupted; the same `run` command goes on" in " ".join(told.split())

@@ -8,7 +8,7 @@ import pytest
 
 from distcalib.errors import InputError, RunError
 from distcalib.geography.sources import county_shares, districts
-from distcalib.runs.gates import COLUMNS, gates, refuse, sentence
+from distcalib.runs.gates import COLUMNS, accepted_warnings, gates, refuse, sentence
 
 # Share of households with a value, amount of those, and how much the share differs between districts (sd of
 # its log): the figures of the finished demo.
@@ -287,6 +287,26 @@ def test_known_findings_are_accepted_with_their_reason(nation):
     found = gates(table, ["ssi@OH-08"])
     assert len(errors(found)) == 1
     assert found.loc[found["kind"] == "accept", "accepted"].tolist() == ["ssi@OH-08"]
+
+
+def test_warnings_of_the_plan_are_accepted_by_words_of_them(nation):
+    warnings = ["12 targets are of other years (2022)", "stored values replace the rules for 2 variables: a"]
+    accept = [
+        "plan@other years: published so",
+        "plan@stored value",
+        "plan",
+        "plan@zeros: gone",
+        "*@other years",
+    ]
+    assert accepted_warnings(warnings, accept) == warnings
+    assert accepted_warnings(warnings, accept[:1]) == warnings[:1]
+    assert accepted_warnings(warnings, accept[2:]) == []
+    found = gates(nation, accept, warnings=warnings)
+    assert found.loc[found["kind"] == "accept", "accepted"].tolist() == [
+        "*@other years",
+        "plan",
+        "plan@zeros: gone",
+    ]
 
 
 def test_a_table_of_another_form_is_refused(nation):

@@ -22,6 +22,7 @@ from distcalib.microdata import Microdata
 from distcalib.report.console import accuracy, stage_seconds
 from distcalib.report.run_report import page, write_report
 from distcalib.report.run_tables import RunTables
+from distcalib.runs import run as run_module
 from distcalib.runs.events import read_events
 from distcalib.runs.foresight import known_problems
 from distcalib.runs.manifest import damaged, read_manifest
@@ -197,6 +198,26 @@ def test_the_same_command_again_does_no_work(copy, small_settings):
     assert CliRunner().invoke(main, ["run", str(small_settings), "--output", str(copy)]).exit_code == 0
     assert report.stat().st_mtime_ns == written
     assert damaged(copy, facts(copy)) == []
+
+
+def test_a_report_of_a_run_that_goes_on_does_not_stay_when_it_is_done(
+    copy, small_settings, tmp_path, monkeypatch
+):
+    (copy / "manifest.json").unlink()
+    made: list[str] = []
+    judge = run_module.judge
+
+    def looked_at(*given):
+        made.append(write_report(copy).read_text())
+        return judge(*given)
+
+    monkeypatch.setattr(run_module, "judge", looked_at)
+    (tmp_path / "serial.yaml").write_text("kind: serial\n")
+    command = ["run", str(small_settings), "--output", str(copy), "--cluster", str(tmp_path / "serial.yaml")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "not finished: it is still running" in made[0]
+    assert "finished: every file is written and proven" in (copy / "report.html").read_text()
 
 
 def test_only_what_is_damaged_is_done_again(copy, config):
@@ -389,6 +410,18 @@ def test_what_carries_each_area_is_told(small_run):
     nation = carried[carried["geo_level"] == "national"].iloc[0]
     assert nation["weight"] == pytest.approx(weights.sum())
     assert nation["donors"] == columns.loc[weights > 0, "household_id"].nunique()
+
+
+def test_a_frontier_goes_when_the_run_is_fitted_again_and_not_before(copy, config):
+    """Also where nobody forced it: other code, or a fit whose files were damaged."""
+    frontier = copy / "fit/frontier.csv"
+    frontier.write_text("records\n3\n")
+    Run(config, copy, ClusterConfig(kind="serial")).execute(until="fit")
+    assert frontier.is_file()
+    (copy / "fit" / "groups.csv").unlink()
+    Run(config, copy, ClusterConfig(kind="serial")).execute(until="fit")
+    assert (copy / "fit" / "groups.csv").is_file()
+    assert not frontier.exists()
 
 
 def test_a_forced_fit_takes_new_settings_in_an_old_folder_and_simulates_nothing(copy, config):

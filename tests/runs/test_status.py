@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rich.console import Console
 from distcalib.cli import main
 from distcalib.errors import InputError
 from distcalib.report.status import line_of, shown, watch_status
-from distcalib.runs.events import Events
+from distcalib.runs.events import Events, of_attempts, read_events
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
 PLAN = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
@@ -180,6 +181,41 @@ def test_events_give_signs_of_life_while_a_block_runs(tmp_path):
     assert set(heard) == {"alive"}
     assert not [t for t in threading.enumerate() if t.name == "events"]
     assert len((tmp_path / "events.ndjson").read_text().splitlines()) == after
+
+
+def test_a_run_that_was_taken_up_again_is_not_what_it_was_before(tmp_path):
+    """While it plans a watch goes on; where that is refused, what was known stands."""
+    failed = {"event": "failed", "time": 1100.0, "stage": "", "cause": "no space"}
+    now = time.time()
+    begin = {"event": "begin", "time": now}
+    home = folder_of(tmp_path / "run", START, SIMULATE, failed, begin)
+    watch = Watch(home)
+    assert watch.read().state(now + 1) == "running"
+    assert watch.read().state(now + 1 + SILENT) == "silent"
+    steps = iter(
+        [
+            lambda: tell(home, {**failed, "time": now + 9, "cause": "belongs to another plan"}),
+            lambda: pytest.fail("the watch goes on after the end"),
+        ]
+    )
+    out = io.StringIO()
+    status = watch_status(Watch(home), Console(file=out, width=110), 5.0, wait=lambda s: next(steps)())
+    assert "taken up again and planning" in out.getvalue().splitlines()[0]
+    assert (status.state(now + 10), status.cause, status.heard) == ("failed", "no space", 1100.0)
+    assert [e["event"] for e in of_attempts(read_events(home))] == ["start", "stage", "failed"]
+    tell(home, begin, {**START, "time": now + 20})
+    assert Watch(home).read().state(now + 20) == "running"
+
+
+@pytest.mark.parametrize("cause", ["no space", "interrupted"])
+def test_a_watch_of_a_run_that_fails_exits_1(tmp_path, cause):
+    home = folder_of(tmp_path / "run", START, SIMULATE)
+    done = {"event": "done", "time": 1100.0, "seconds": 100.0}
+    failed = {"event": "failed", "time": 1100.0, "stage": "", "cause": cause}
+    for event, code in ((done, 0), (START, 0), (failed, 1)):
+        tell(home, event)
+        if event is not START:
+            assert CliRunner().invoke(main, ["status", str(home), "--watch"]).exit_code == code
 
 
 def test_the_command_says_it_in_words_and_in_json(tmp_path):
