@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_tables import write_made_run
+from made_tables import write_made_frontier, write_made_run
 from pages_in_chromium import chromium, picture, pictures_in, size
 
 from distcalib.report.run_report import write_report
@@ -20,9 +20,19 @@ from distcalib.report.run_report import write_report
 pytestmark = pytest.mark.browser
 
 
+#: Of each picture the least size of what is written in it, in pixels of the page.
+_WRITTEN = """
+return Object.fromEntries([...document.querySelectorAll("svg")].map((svg, at) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
+  const sizes = [...svg.querySelectorAll("text")].map(text => parseFloat(getComputedStyle(text).fontSize))
+  return [svg.id || String(at), Math.min(...sizes) * scale]
+}))"""
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_made_run(tmp_path_factory.mktemp("nation") / "run", households=3000, name="nation")
+    write_made_frontier(folder)
     return write_report(folder)
 
 
@@ -66,6 +76,11 @@ def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, w
         "return [...document.querySelectorAll('#tiles g title')].map(title => title.textContent)"
     )
     assert all(re.match(r"[A-Z]{2}-\d\d: .", title) for title in titles)
+    written = browser.execute_script(_WRITTEN)
+    if name == "phone":
+        # Numbers in the tiles are the smallest: 8 of 15 units of a tile.
+        assert len(written) == 7
+        assert {svg: size for svg, size in written.items() if size < (7.9 if svg == "tiles" else 10)} == {}
     if name == "print":
         for hidden in ("nav", ".choose"):
             style = "return getComputedStyle(document.querySelector(arguments[0])).display"
