@@ -85,8 +85,36 @@ def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, w
         for hidden in ("nav", ".choose"):
             style = "return getComputedStyle(document.querySelector(arguments[0])).display"
             assert browser.execute_script(style, hidden) == "none"
-        pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
-        (pictures / "report.pdf").write_bytes(base64.b64decode(pdf["data"]))
+        printed(browser, pictures / "report.pdf")
+
+
+def printed(browser: Any, file: Path) -> bytes:
+    """Print the page as a person would, into a file."""
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+    file.write_bytes(base64.b64decode(pdf["data"]))
+    return file.read_bytes()
+
+
+def test_paper_has_the_districts_and_says_what_it_lacks(browser, report, pictures):
+    show(browser, report, 1030, 720, "print")
+    browser.execute_script(
+        """
+        const rows = () => [...document.querySelectorAll("#districts tbody tr")].filter(r => r.checkVisibility())
+        window.before = rows().length
+        addEventListener("beforeprint", () => {
+          window.rows = rows().length
+          window.folded = [...document.querySelectorAll("details:not([open]) > summary")].map(
+            one => getComputedStyle(one, "::after").content + one.checkVisibility())
+        })"""
+    )
+    pages = printed(browser, pictures / "report.pdf").count(b"/Type /Page\n")
+    found = browser.execute_script("return [before, rows, document.querySelector('#districts').open]")
+    assert found == [0, 436, False]
+    said = browser.execute_script("return folded")
+    assert said
+    assert set(said) == {'" (folded in the browser, so left out on paper)"true'}
+    browser.execute_script("document.getElementById('districts').remove()")
+    assert pages > printed(browser, pictures / "without.pdf").count(b"/Type /Page\n") + 8
 
 
 def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, pictures):
