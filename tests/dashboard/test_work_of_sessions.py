@@ -105,7 +105,9 @@ def test_held_out_targets_are_not_fitted(folder):
 
 def test_figures_of_a_group_are_those_of_its_fitted_targets(folder):
     targets = pd.DataFrame(
-        {"group": ["a", "a", "a", "a", "b"], "status": ["fitted", "fitted", "held out", "unreachable", "held out"], "error_before": [0.5, -0.3, 0.9, 1.0, 0.2], "error": [0.02, -0.08, 0.6, -1.0, -0.3]}
+        {"group": ["a", "a", "a", "a", "b"],
+         "status": ["fitted", "fitted", "held out", "unreachable", "held out"],
+         "error_before": [0.5, -0.3, 0.9, 1.0, 0.2], "error": [0.02, -0.08, 0.6, -1.0, -0.3]}
     )  # fmt: skip
     groups = by_group(targets).set_index("group")
     assert groups.loc["a"].to_dict() == pytest.approx(

@@ -15,7 +15,9 @@ import pytest
 from made_tables import write_made_frontier, write_made_run
 from pages_in_chromium import chromium, picture, pictures_in, size
 
+from distcalib.report import figures
 from distcalib.report.run_report import write_report
+from distcalib.report.run_tables import RunTables
 
 pytestmark = pytest.mark.browser
 
@@ -99,7 +101,8 @@ def test_paper_has_the_districts_and_says_what_it_lacks(browser, report, picture
     show(browser, report, 1030, 720, "print")
     browser.execute_script(
         """
-        const rows = () => [...document.querySelectorAll("#districts tbody tr")].filter(r => r.checkVisibility())
+        const all = [...document.querySelectorAll("#districts tbody tr")]
+        const rows = () => all.filter(row => row.checkVisibility())
         window.before = rows().length
         addEventListener("beforeprint", () => {
           window.rows = rows().length
@@ -144,7 +147,80 @@ def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, 
     assert browser.find_element(By.ID, "chosen").text != said
     for option in menu.options:
         menu.select_by_visible_text(option.text)
+    tile.click()
+    assert browser.find_element(By.ID, "chosen").text == ""
     assert browser.get_log("browser") == []
+
+
+def test_the_map_is_used_by_keys_alone(browser, report):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report, 1200, 900)
+    browser.find_element(By.ID, "variable").send_keys(Keys.TAB)
+
+    def focus() -> Any:
+        return browser.switch_to.active_element
+
+    def said() -> str:
+        return browser.find_element(By.ID, "chosen").text
+
+    def names(*keys: str) -> list[str]:
+        """The tile that each key leads to, as a screen reader calls it."""
+        out = []
+        for key in keys:
+            focus().send_keys(key)
+            assert focus().aria_role == "button"
+            out.append(focus().accessible_name.split(":")[0])
+        return out
+
+    assert focus().accessible_name.startswith("AL-01: ")
+    assert said() == ""
+    assert names(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN) == ["AL-02", "AL-03", "AL-06"]
+    focus().send_keys(Keys.ENTER)
+    assert said().startswith("AL-06: ")
+    assert focus().get_attribute("aria-pressed") == "true"
+    assert names(Keys.ARROW_RIGHT)[0].startswith("GA-")
+    focus().send_keys(Keys.SPACE)
+    assert said().startswith("GA-")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#tiles [aria-pressed=true]")) == 1
+    # From one end of the country to the other; nothing is beyond it.
+    west = names(*[Keys.ARROW_LEFT] * 40)
+    assert west[-1] == west[-2]
+    assert west[-1].startswith("CA-")
+    assert names(*[Keys.ARROW_UP] * 20)[-1] == "AK-01"
+    reached = """
+    const tiles = [...document.querySelectorAll("#tiles g")], seen = new Set([tiles[0]]), next = [tiles[0]]
+    while (next.length) {
+      const from = next.pop()
+      for (const key of ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]) {
+        from.focus()
+        from.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}))
+        const to = document.activeElement
+        if (!seen.has(to)) { seen.add(to); next.push(to) }
+      }
+    }
+    return seen.size"""
+    assert browser.execute_script(reached) == 436
+    # The map is one stop of the way by Tab.
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#tiles [tabindex='0']")) == 1
+    focus().send_keys(Keys.TAB)
+    assert focus().tag_name == "summary"
+    assert browser.get_log("browser") == []
+
+
+def test_shares_by_size_of_the_error_stand_beside_the_bar(browser, report):
+    from selenium.webdriver.common.by import By
+
+    show(browser, report, 1200, 900)
+    found = figures.levels(RunTables.read(report.parent).targets)
+    rows = browser.find_elements(By.CSS_SELECTOR, "#fit ~ .wide tbody tr")[: len(found)]
+    for row, shares in zip(rows, found[list(figures.SHARES)].to_numpy(), strict=True):
+        cells = [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "td.n")]
+        assert cells[1:5] == [f"{share:.1%}" for share in shares]
+    heads = browser.find_element(By.CSS_SELECTOR, "#fit ~ .wide thead").text
+    for words in ("within 1 %", "1 to 5 %", "5 to 10 %", "beyond 10 %"):
+        assert words in heads
 
 
 def test_tables_sort_by_figure_and_by_text(browser, report):
