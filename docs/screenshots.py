@@ -15,12 +15,12 @@ from PIL import Image
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
-from pages_in_chromium import Session, chromium, dashboard, picture, size  # noqa: E402
+from pages_in_chromium import Page, chromium, dashboard, picture, size  # noqa: E402
 
 WIDTH = 1200
 
 
-def main(run: Path) -> None:
+def main(run: Path, images: Path = DOCS / "images") -> None:
     """Write both pictures."""
     with tempfile.TemporaryDirectory() as temporary, chromium(Path(temporary) / "profile") as browser:
         shot = Path(temporary) / "shot.png"
@@ -30,19 +30,20 @@ def main(run: Path) -> None:
         for selector, most in (("body", 285), ("figure", 900)):
             picture(browser, shot, selector, most)
             parts.append(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"))
-        keep(DOCS / "images" / "report.png", parts)
-        with dashboard(str(run)) as (url, _):
+        keep(images / "report.png", parts)
+        with dashboard(str(run), log=Path(temporary) / "log.txt") as (url, _):
             size(browser, WIDTH, 1560)
-            session = Session(browser, url)
-            session.open(run.name)
-            session.one(".cards")
-            session.tab("Districts")
-            session.choose("District", "CA-12")
-            session.one("h3", "CA-12 (612)")
-            session.one(".tabulator-col", "official")
+            page = Page(browser, Path(temporary), url)
+            page.open_run(run.name)
+            page.find(".cards")
+            page.tab("Districts")
+            page.choose("District", "CA-12")
+            page.find("h3", "CA-12 (612)")
+            page.find(".tabulator-col", "official")
+            page.still(page.map, "the map")
             picture(browser, shot, "body", 1425)
             seen = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
-            keep(DOCS / "images" / "dashboard.png", [seen])
+            keep(images / "dashboard.png", [seen])
 
 
 def keep(file: Path, parts: list[Image.Image]) -> None:

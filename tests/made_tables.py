@@ -87,6 +87,15 @@ def write_made_run(
     return folder
 
 
+def write_made_frontier(folder: Path) -> None:
+    """Write what records cost, as `distcalib fit frontier` does, of a made run."""
+    table = pd.DataFrame({"records": [50, 100], "loss": [0.4, 0.2], "attainable_loss": 0.1, "note": ""})
+    for name in ("effective_sample_size", "effective_sample_size_by_donor"):
+        table[name] = [30.0, 60.0]
+    table = table.assign(held_out_error=[0.3, 0.25], held_out_std_error=0.01)
+    table.to_csv(folder / "fit/frontier.csv", index=False)
+
+
 def write_made_matrix(folder: Path, share: float = 0.1) -> sparse.csr_array:
     """Write X of a made run: each target has ones in a share of the columns of its area."""
     rng = np.random.default_rng(11)

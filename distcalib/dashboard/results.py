@@ -22,14 +22,25 @@ _NOTHING = "Calibrate first."
 
 
 def by_group(targets: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a group: targets, median and largest absolute error, and the share within 5 percent."""
-    rows = targets.assign(was=targets["error_before"].abs(), now=targets["error"].abs())
-    made = rows.groupby("group", sort=False).agg(
-        targets=("now", "size"), median_before=("was", "median"), median=("now", "median"),
-        largest=("now", "max"),
-        within_5_percent=("now", lambda e: float((e <= 0.05).mean())),
+    """Return one row a group.
+
+    Median and largest absolute error and the share within 5 percent are those of its fitted targets; those
+    held out have a number and a median of their own, unless there are none at all. What is out of reach
+    counts among ``targets`` alone.
+    """
+    status, error = targets["status"], targets["error"].abs()
+    fitted, held = status == "fitted", status == "held out"
+    rows = pd.DataFrame(
+        {"group": targets["group"], "fitted": fitted, "was": targets["error_before"].abs().where(fitted),
+         "now": error.where(fitted), "close": (error <= 0.05).astype(float).where(fitted),
+         "held": held, "unseen": error.where(held)}
     )  # fmt: skip
-    return made.reset_index()
+    made = rows.groupby("group", sort=False).agg(
+        targets=("group", "size"), fitted=("fitted", "sum"), median_before=("was", "median"),
+        median=("now", "median"), largest=("now", "max"), within_5_percent=("close", "mean"),
+        held_out=("held", "sum"), held_out_median=("unseen", "median"),
+    )  # fmt: skip
+    return made.drop(columns=[] if held.any() else ["held_out", "held_out_median"]).reset_index()
 
 
 def supporters(problem: Problem, outcome: Outcome, row: int, most: int = RECORDS) -> pd.DataFrame:
@@ -157,7 +168,7 @@ def _drill(problem: Problem, outcome: Outcome) -> list[Any]:
         name = groups["group"].iloc[row]
         fill_targets(outcome.targets[outcome.targets["group"] == name], name)
 
-    shares = ("median_before", "median", "largest", "within_5_percent")
+    shares = ("median_before", "median", "largest", "within_5_percent", "held_out_median")
     first = show(groups, percent=shares, chosen=group)
     fill_targets(outcome.targets, "all groups")
     head = pn.pane.Markdown("#### Groups: choose one to see its targets")
@@ -197,9 +208,15 @@ def _compared(a: Outcome, b: Outcome, labels: tuple[str, str]) -> list[Any]:
     told = pd.DataFrame({"": list(dict.fromkeys([*a.facts, *b.facts]))})
     for label, outcome in zip(labels, (a, b), strict=True):
         told[label] = told[""].map(outcome.facts).fillna("")
-    groups = by_group(a.targets)[["group", "targets", "median", "largest"]].merge(
-        by_group(b.targets)[["group", "median", "largest"]], on="group", suffixes=("_first", "_second")
+    first, second = (
+        by_group(outcome.targets)
+        .set_index("group")
+        .filter(["fitted", "median", "largest", "held_out_median"])
+        .add_suffix(side)
+        for outcome, side in ((a, "_first"), (b, "_second"))
     )
+    groups = first.join(second, how="inner").reset_index()
+    shares = tuple(name for name in groups if not name.startswith(("group", "fitted")))
     targets = a.targets[["target_name", "group", "target"]].assign(
         first=a.targets["after"], second=b.targets["after"], error_first=a.targets["error"],
         error_second=b.targets["error"],
@@ -220,7 +237,7 @@ def _compared(a: Outcome, b: Outcome, labels: tuple[str, str]) -> list[Any]:
             sizing_mode="stretch_width",
         ),
         pn.pane.Markdown("#### Groups"),
-        show(groups, percent=("median_first", "largest_first", "median_second", "largest_second")),
+        show(groups, percent=shares),
         pn.pane.Markdown("#### Targets, those first whose errors differ most"),
         show(targets, percent=("error_first", "error_second")),
     ]

@@ -137,10 +137,13 @@ def test_the_example_from_loading_to_downloads(page, served, folder, pictures):
     np.testing.assert_allclose(table["after"], problem.X @ weights["weight"], rtol=1e-9)
     settings = fetch("Settings (YAML)", "settings.yaml").read().decode()
     assert parse_yaml(settings, "settings.yaml")["fit"]["selector"] == "gates"
-    press_calibrate(page, "Raking")
+    press_calibrate(page, "Raking", Share_of_targets_held_out=0.2)
     page.wait_text("done: 2: raking")
+    page.tab("4 Results")
+    page.wait_text("held out median")
     page.tab("5 Compare")
     page.wait_text("correlation of the weights")
+    page.wait_text("held out median second")
     page.keep("compare")
     for number in (3, 4):
         press_calibrate(page, "Raking")

@@ -103,6 +103,26 @@ def test_held_out_targets_are_not_fitted(folder):
     assert (outcome.targets["error"].abs()[status == "held out"] > 1e-4).any()
 
 
+def test_figures_of_a_group_are_those_of_its_fitted_targets(folder):
+    targets = pd.DataFrame(
+        {"group": ["a", "a", "a", "a", "b"],
+         "status": ["fitted", "fitted", "held out", "unreachable", "held out"],
+         "error_before": [0.5, -0.3, 0.9, 1.0, 0.2], "error": [0.02, -0.08, 0.6, -1.0, -0.3]}
+    )  # fmt: skip
+    groups = by_group(targets).set_index("group")
+    assert groups.loc["a"].to_dict() == pytest.approx(
+        {"targets": 4, "fitted": 2, "median_before": 0.4, "median": 0.05, "largest": 0.08,
+         "within_5_percent": 0.5, "held_out": 1, "held_out_median": 0.6}
+    )  # fmt: skip
+    assert groups.loc["b", ["targets", "fitted", "held_out", "held_out_median"]].tolist() == [1, 0, 1, 0.3]
+    assert groups.loc["b", ["median", "largest", "within_5_percent"]].isna().all()
+    assert "held_out" not in by_group(targets[targets["status"] == "fitted"])
+    outcome = calibrate(folder, Settings(solver="raking", holdout=0.3), [].append)
+    fitted = outcome.targets[outcome.targets["status"] == "fitted"]
+    assert by_group(outcome.targets)["fitted"].sum() == len(fitted) == 6
+    assert by_group(outcome.targets)["largest"].max() == fitted["error"].abs().max()
+
+
 def test_bad_settings_say_what_would_be_right(folder):
     for settings, words in (
         (Settings(solver="rakin"), "did you mean 'raking'"),

@@ -150,6 +150,7 @@ def test_the_headline_has_what_analysts_ask_for_with_official_figures(dataset, r
     html = page(found.table, found.facts)
     for quantity in head["quantity"]:
         assert f"<td>{quantity}" in html
+    assert html.count('<div class="wide"><svg') == html.count("<svg") == 2
     assert "<script" not in html
     assert "http" not in html.replace('lang="en"', "")
     assert "How to read this" in html

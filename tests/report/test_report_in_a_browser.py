@@ -12,17 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_tables import write_made_run
+from made_tables import write_made_frontier, write_made_run
 from pages_in_chromium import chromium, picture, pictures_in, size
 
+from distcalib.report import figures
 from distcalib.report.run_report import write_report
+from distcalib.report.run_tables import RunTables
 
 pytestmark = pytest.mark.browser
+
+
+#: Of each picture the least size of what is written in it, in pixels of the page.
+_WRITTEN = """
+return Object.fromEntries([...document.querySelectorAll("svg")].map((svg, at) => {
+  const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width
+  const sizes = [...svg.querySelectorAll("text")].map(text => parseFloat(getComputedStyle(text).fontSize))
+  return [svg.id || String(at), Math.min(...sizes) * scale]
+}))"""
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_made_run(tmp_path_factory.mktemp("nation") / "run", households=3000, name="nation")
+    write_made_frontier(folder)
     return write_report(folder)
 
 
@@ -66,12 +78,46 @@ def test_it_fits_every_page_and_loads_nothing(browser, report, pictures, name, w
         "return [...document.querySelectorAll('#tiles g title')].map(title => title.textContent)"
     )
     assert all(re.match(r"[A-Z]{2}-\d\d: .", title) for title in titles)
+    written = browser.execute_script(_WRITTEN)
+    if name == "phone":
+        # Numbers in the tiles are the smallest: 8 of 15 units of a tile.
+        assert len(written) == 7
+        assert {svg: size for svg, size in written.items() if size < (7.9 if svg == "tiles" else 10)} == {}
     if name == "print":
         for hidden in ("nav", ".choose"):
             style = "return getComputedStyle(document.querySelector(arguments[0])).display"
             assert browser.execute_script(style, hidden) == "none"
-        pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
-        (pictures / "report.pdf").write_bytes(base64.b64decode(pdf["data"]))
+        printed(browser, pictures / "report.pdf")
+
+
+def printed(browser: Any, file: Path) -> bytes:
+    """Print the page as a person would, into a file."""
+    pdf = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+    file.write_bytes(base64.b64decode(pdf["data"]))
+    return file.read_bytes()
+
+
+def test_paper_has_the_districts_and_says_what_it_lacks(browser, report, pictures):
+    show(browser, report, 1030, 720, "print")
+    browser.execute_script(
+        """
+        const all = [...document.querySelectorAll("#districts tbody tr")]
+        const rows = () => all.filter(row => row.checkVisibility())
+        window.before = rows().length
+        addEventListener("beforeprint", () => {
+          window.rows = rows().length
+          window.folded = [...document.querySelectorAll("details:not([open]) > summary")].map(
+            one => getComputedStyle(one, "::after").content + one.checkVisibility())
+        })"""
+    )
+    pages = printed(browser, pictures / "report.pdf").count(b"/Type /Page\n")
+    found = browser.execute_script("return [before, rows, document.querySelector('#districts').open]")
+    assert found == [0, 436, False]
+    said = browser.execute_script("return folded")
+    assert said
+    assert set(said) == {'" (folded in the browser, so left out on paper)"true'}
+    browser.execute_script("document.getElementById('districts').remove()")
+    assert pages > printed(browser, pictures / "without.pdf").count(b"/Type /Page\n") + 8
 
 
 def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, pictures):
@@ -101,7 +147,80 @@ def test_the_map_changes_with_the_menu_and_says_what_a_tile_is(browser, report, 
     assert browser.find_element(By.ID, "chosen").text != said
     for option in menu.options:
         menu.select_by_visible_text(option.text)
+    tile.click()
+    assert browser.find_element(By.ID, "chosen").text == ""
     assert browser.get_log("browser") == []
+
+
+def test_the_map_is_used_by_keys_alone(browser, report):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report, 1200, 900)
+    browser.find_element(By.ID, "variable").send_keys(Keys.TAB)
+
+    def focus() -> Any:
+        return browser.switch_to.active_element
+
+    def said() -> str:
+        return browser.find_element(By.ID, "chosen").text
+
+    def names(*keys: str) -> list[str]:
+        """The tile that each key leads to, as a screen reader calls it."""
+        out = []
+        for key in keys:
+            focus().send_keys(key)
+            assert focus().aria_role == "button"
+            out.append(focus().accessible_name.split(":")[0])
+        return out
+
+    assert focus().accessible_name.startswith("AL-01: ")
+    assert said() == ""
+    assert names(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN) == ["AL-02", "AL-03", "AL-06"]
+    focus().send_keys(Keys.ENTER)
+    assert said().startswith("AL-06: ")
+    assert focus().get_attribute("aria-pressed") == "true"
+    assert names(Keys.ARROW_RIGHT)[0].startswith("GA-")
+    focus().send_keys(Keys.SPACE)
+    assert said().startswith("GA-")
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#tiles [aria-pressed=true]")) == 1
+    # From one end of the country to the other; nothing is beyond it.
+    west = names(*[Keys.ARROW_LEFT] * 40)
+    assert west[-1] == west[-2]
+    assert west[-1].startswith("CA-")
+    assert names(*[Keys.ARROW_UP] * 20)[-1] == "AK-01"
+    reached = """
+    const tiles = [...document.querySelectorAll("#tiles g")], seen = new Set([tiles[0]]), next = [tiles[0]]
+    while (next.length) {
+      const from = next.pop()
+      for (const key of ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]) {
+        from.focus()
+        from.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}))
+        const to = document.activeElement
+        if (!seen.has(to)) { seen.add(to); next.push(to) }
+      }
+    }
+    return seen.size"""
+    assert browser.execute_script(reached) == 436
+    # The map is one stop of the way by Tab.
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#tiles [tabindex='0']")) == 1
+    focus().send_keys(Keys.TAB)
+    assert focus().tag_name == "summary"
+    assert browser.get_log("browser") == []
+
+
+def test_shares_by_size_of_the_error_stand_beside_the_bar(browser, report):
+    from selenium.webdriver.common.by import By
+
+    show(browser, report, 1200, 900)
+    found = figures.levels(RunTables.read(report.parent).targets)
+    rows = browser.find_elements(By.CSS_SELECTOR, "#fit ~ .wide tbody tr")[: len(found)]
+    for row, shares in zip(rows, found[list(figures.SHARES)].to_numpy(), strict=True):
+        cells = [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "td.n")]
+        assert cells[1:5] == [f"{share:.1%}" for share in shares]
+    heads = browser.find_element(By.CSS_SELECTOR, "#fit ~ .wide thead").text
+    for words in ("within 1 %", "1 to 5 %", "5 to 10 %", "beyond 10 %"):
+        assert words in heads
 
 
 def test_tables_sort_by_figure_and_by_text(browser, report):

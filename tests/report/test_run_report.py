@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from made_tables import write_made_run
+from made_tables import write_made_frontier, write_made_run
 from whole_page import Page
 
 from distcalib.cli import main
@@ -304,11 +304,7 @@ def test_further_fits_are_listed(run):
 
 def test_a_frontier_is_shown_where_there_is_one(run):
     assert "fit frontier RUN" in read(run)
-    table = pd.DataFrame({"records": [50, 100], "loss": [0.4, 0.2], "attainable_loss": 0.1, "note": ""})
-    for name in ("effective_sample_size", "effective_sample_size_by_donor"):
-        table[name] = [30.0, 60.0]
-    table = table.assign(held_out_error=[0.3, 0.25], held_out_std_error=0.01)
-    table.to_csv(run / "fit/frontier.csv", index=False)
+    write_made_frontier(run)
     text = read(run)
     assert "Records against loss and held-out error" in text
     assert "held-out error</text>" in text
