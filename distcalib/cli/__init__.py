@@ -45,15 +45,23 @@ class _Explained(click.Group):
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does: batch systems and containers send it before they kill."""
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does.
+
+    Batch systems and containers send the one before they kill, a terminal that is lost the other; under
+    ``nohup`` that one stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hears signals in its main thread alone
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heard = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group("distcalib", cls=_Explained, context_settings={"help_option_names": ["-h", "--help"]})

@@ -63,6 +63,8 @@ def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = Fa
         publish(folder / MICRODATA, prepared.sample.write)
     elif alone:
         publish(folder / MICRODATA, lambda p: shutil.copyfile(microdata_path(prepared.plan.run), p))
+    else:
+        (folder / MICRODATA).unlink(missing_ok=True)  # of an attempt whose workers were elsewhere
     if prepared.rates is not None:
         write_text(folder / "take_up.csv", prepared.rates.to_csv(index=False, lineterminator="\n"))
     names = ["plan.json", "targets.parquet", "excluded.parquet", "columns.parquet"]

@@ -203,7 +203,7 @@ class Run:
             return manifest
         began = time.perf_counter()
         home.remove([MANIFEST, SUMS, TRACE, REPORT])
-        names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
+        names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, self._elsewhere)
         home.keep(names[:1])  # the plan first: a run that has one can be taken up
         home.keep(names[1:])
         self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
@@ -433,9 +433,14 @@ class Run:
             self.events.emit("warning", text=words)
         return resource
 
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether workers may be on other machines, which have nothing of this one but the run folder."""
+        return self.home.alone or self.cluster.kind not in ("serial", "local")
+
     def _inputs(self, plan: Plan) -> Inputs:
         folder = self.home.folder
-        own = self.home.alone or plan.run.households is not None
+        own = self._elsewhere or plan.run.households is not None
         microdata = folder / MICRODATA if own else microdata_path(plan.run)
         return Inputs(
             run=str(folder.absolute()),

@@ -139,23 +139,44 @@ def test_what_people_are_told_beside_the_events_is_in_the_events(run_that, monke
     assert [e["text"] for e in events[1:3]] == ["no worker has a GPU", "no report: no space"]
 
 
-@pytest.mark.parametrize("command", ["config check demo", "fit tune x --output y", "publish x y"])
-def test_sigterm_ends_any_command_as_ctrl_c_does(command, monkeypatch):
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("config check demo", signal.SIGTERM),
+        ("config check demo", signal.SIGHUP),
+        ("fit tune x --output y", signal.SIGTERM),
+        ("publish x y", signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_any_command_as_ctrl_c_does(command, number, monkeypatch):
     def killed(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(5)
+
+    def nothing(*_: object) -> None:
+        """Is what a signal does that the program does not hear."""
 
     for place in (
         "config.origins.resolved", "runs.judge.judge_tuning", "publication.publishing.publish",
     ):  # fmt: skip
         monkeypatch.setattr(f"distcalib.{place}", killed)
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that only what the program sets is heard
+    before = signal.signal(number, nothing)
     try:
         done = CliRunner().invoke(main, command.split())
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(number) == nothing
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
     assert (done.exit_code, done.stderr) == (130, "interrupted\n")
+
+
+def test_a_terminal_that_is_lost_ends_nothing_under_nohup(monkeypatch):
+    monkeypatch.setattr("distcalib.config.origins.resolved", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = CliRunner().invoke(main, ["config", "check", "demo"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done.exit_code != 130
 
 
 def test_interrupted_elsewhere_is_130_too(monkeypatch):
