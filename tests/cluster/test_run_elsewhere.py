@@ -41,6 +41,10 @@ def test_a_run_by_tls_equals_one_in_this_process_and_keeps_no_secret(
     Run(config, tmp_path / "here", ClusterConfig(kind="serial")).execute(until="fit")
     assert digests(tmp_path / "there") == digests(tmp_path / "here")
     assert len(digests(tmp_path / "here")) > 5
+    # Workers of elsewhere share nothing but the run folder, so it has the microdata.
+    assert (tmp_path / "there/microdata.h5").read_bytes() == Path(str(config.microdata)).read_bytes()
+    assert not (tmp_path / "here/microdata.h5").exists()
+    assert there._inputs(there.prepare().plan).microdata == str(tmp_path / "there/microdata.h5")
     for text in (tmp_path / "there").rglob("*.*json"):
         words = text.read_text()
         assert "PRIVATE KEY" not in words
