@@ -10,8 +10,8 @@ def refuse_empty_scales() -> None:
     """Let a scale of which no bracket has a value at an instant be missing there, as other parameters are.
 
     The rules engine makes it a scale without brackets, which is zero for everybody: with the values of the
-    EITC's maximum gone, the credit was 0 and no error said so. Over all states and all variables that the
-    bundled targets ask for no formula of 2024 reads such a scale.
+    EITC's maximum gone, the credit was 0 and no error said so. As released, policyengine-us carries first
+    values back to 2015 and has no such scale in 2024.
 
     It stays for the whole process, also where a file is opened with nothing spared: the nodes of parameters
     that the engine keeps are made with it. No value comes from it: a calculation that asks for such a scale
