@@ -24,7 +24,7 @@ from distcalib.runs.costs import bundled_costs
 from distcalib.runs.folder import write_plan
 from distcalib.runs.plan import Plan, Slice, make_plan, read_source
 from distcalib.runs.receipts import Receipt
-from distcalib.runs.sizes import check_resources, facts_of
+from distcalib.runs.sizes import check_resources, facts_of, fit_bytes
 from distcalib.runs.tasks import take_up_of
 from distcalib.simulation.takeup import rates
 from distcalib.targets.choose import load_targets
@@ -169,6 +169,7 @@ def test_a_fit_that_outgrows_its_worker_is_refused_before_anything_is_simulated(
     needed = {stage: n / 2**30 for stage, n in facts["task_bytes"].items()}
     assert needed["simulate"] < 4.1 < 6.5 < needed["fit"] < 7
     assert needed["fit"] - needed["fixed"] == pytest.approx(4.2 - 0.4, abs=0.3)
+    assert fit_bytes(288_000, 518) / 2**30 == pytest.approx(1.66, abs=0.1)  # eight times the demo, measured
     large = replace(plan, facts=facts)
     check_resources(large, ClusterConfig(memory_limit="7GiB"))
     with pytest.raises(
