@@ -89,8 +89,10 @@ def spread(
 
     config, threads = _without_rules(workers)
     with open_client(config) as client, _held_by(client) as hold:
-        check(client, {"versions": {}, "code": {}}, rules=False)
-        executor = DaskExecutor(client, admitted)
+        elsewhere = config.kind != "local"  # processes of this machine are started from this installation
+        if elsewhere:
+            check(client, {"versions": {}, "code": {}}, rules=False)
+        executor = DaskExecutor(client, admitted if elsewhere else None)
         resource = fit_resource(client, [engine])[0] if engine in GPU_ENGINES else None
 
         def away(function: Callable[[Any], Any], jobs: Iterable[Any]) -> list[Any]:
