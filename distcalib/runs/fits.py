@@ -113,7 +113,7 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
             if most < total:
                 enough = int(np.searchsorted(fit.weight_ratio * mass, total)) + 1
                 raise InputError(
-                    f"lets {records:,} records stand for {int(100 * most / total)}% of the households at most",
+                    f"lets {records:,} records stand for {int(100 * most / total)}% of households at most",
                     place=f"{config.file}: {section}.weight_ratio",
                     value=fit.weight_ratio,
                     expected=f"more than {fit.weight_ratio * total / most:.6g}, or null; "
