@@ -113,10 +113,10 @@ def check_fits(config: RunConfig, targets: Targets, initial_weights: Float) -> N
             if most < total:
                 enough = int(np.searchsorted(fit.weight_ratio * mass, total)) + 1
                 raise InputError(
-                    f"lets {records:,} records stand for {most / total:.0%} of the households at most",
+                    f"lets {records:,} records stand for {int(100 * most / total)}% of households at most",
                     place=f"{config.file}: {section}.weight_ratio",
                     value=fit.weight_ratio,
-                    expected=f"more than {fit.weight_ratio * total / most:.3g}, or null; "
+                    expected=f"more than {fit.weight_ratio * total / most:.6g}, or null; "
                     f"or {section}.records of more than {enough:,}, or a share of the columns: 0.5",
                 )
         plain = spec.loss == "squared" and "tolerance" not in told

@@ -106,7 +106,13 @@ def test_the_settings_that_config_new_writes_do_for_few_households_and_for_many(
     assert make_plan(RunConfig.load(mine, {"households": 300})).plan.run.fit.records == 450
     config = RunConfig.load(mine)
     weights = np.ones(3 * 60_001)
-    check_fits(with_numbers(config, weights), read_run_targets(config), weights)
+    targets = read_run_targets(config)
+    check_fits(with_numbers(config, weights), targets, weights)
+    few = RunConfig.load(mine, {"fit.records": 18_000})
+    with pytest.raises(
+        InputError, match=r"18,000 records stand for 99% .*more than 10\.0002.*more than 18,001"
+    ):
+        check_fits(few, targets, weights)
 
 
 def test_a_limit_of_weights_that_is_too_low_says_how_many_records_would_do(settings):
