@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +192,25 @@ class Run:
     def _carry_out(self, prepared: Prepared, until: str | None) -> dict[str, Any]:
         home, plan = self.home, prepared.plan
         sweep(home.folder)
+        manifest = read_manifest(home.folder)
+        if self.force is None and self._finished(prepared):
+            self.events.emit("nothing_to_do", files=len((manifest or {})["files"]))
+            return manifest or {}
+        began, known = time.perf_counter(), home.plan() is not None
+        start = partial(self.events.emit, "start", plan=plan.digest(), columns=plan.facts["columns"])
+        if known:  # what was finished is so no longer
+            start()
         if self.force is not None:
-            manifest = read_manifest(home.folder)
             if self.force == "verify" and manifest is not None and manifest["plan"] == plan.digest():
                 # Until the files are judged again, what was proven of them stands.
                 self._stack.enter_context(home.aside(PROOF, self._undecided))
             home.forget(self.force)
-        elif self._finished(prepared):
-            manifest = read_manifest(home.folder) or {}
-            self.events.emit("nothing_to_do", files=len(manifest["files"]))
-            return manifest
-        began = time.perf_counter()
         home.remove([MANIFEST, SUMS, TRACE, REPORT])
         names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, home.alone)
         home.keep(names[:1])  # the plan first: a run that has one can be taken up
         home.keep(names[1:])
-        self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+        if not known:
+            start()
         summary = self._stages(prepared, until)
         if summary is None:
             self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))

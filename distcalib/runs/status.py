@@ -109,7 +109,7 @@ class RunStatus:
     warnings
         Said while it ran.
     planning
-        Whether it was taken up again, and the attempt has not begun its first stage.
+        Whether it was taken up again, and nothing is begun yet.
     ended
         ``done``, ``stopped`` (as asked), ``failed``, or empty.
     cause
@@ -165,11 +165,8 @@ class RunStatus:
         elif kind in ("done", "stopped", "failed"):
             self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
-            self.planning, self.ended, self.cause = (
-                False,
-                "done",
-                "",
-            )  # by the attempt before, whose stages stand
+            self.planning = False
+            self.ended, self.cause = "done", ""  # by the attempt before, whose stages stand
         elif kind == "workers":
             self.workers = int(event["count"])
         elif kind == "warning":

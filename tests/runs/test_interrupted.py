@@ -167,6 +167,22 @@ def test_the_last_event_of_a_run_that_failed_says_so_wherever_it_failed(
     assert (read_status(folder).state(0.0), read_status(folder).cause) == ("stopped", "")
 
 
+def test_a_run_that_fails_while_its_plan_is_written_is_not_what_it_was_before(
+    config, tmp_path, quick, monkeypatch
+):
+    folder = tmp_path / "run"
+    Run(config, folder, SERIAL).execute(until="simulate")
+    assert read_status(folder).state(0.0) == "stopped"
+
+    def fails(*_):
+        raise RunError("no space")
+
+    monkeypatch.setattr(run_module, "write_plan", fails)
+    with pytest.raises(RunError, match="no space"):
+        Run(config, folder, SERIAL).execute(until="assemble")
+    assert (read_status(folder).state(0.0), read_status(folder).cause) == ("failed", "no space")
+
+
 def test_a_run_that_was_interrupted_is_nowhere_said_to_have_failed(config, tmp_path, quick, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
