@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ from distcalib.storage import parse_json, publish, write_json, write_text
 
 #: Folders of what tasks leave, where attempts with other settings leave other files.
 CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas")
+#: Held by the coordinator of a run, and says who it is.
+LOCK = ".lock"
 #: What a proof writes anew, the manifest last.
 PROOF = ("plan.json", "receipts/verify", "verify", REPORT, TRACE, SUMS, MANIFEST)
 
@@ -264,6 +267,18 @@ def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict
     return out
 
 
+def locked_since(folder: Path) -> float | None:
+    """Return when the process that holds a run folder took it (Unix seconds); None where none holds it."""
+    try:
+        with open(folder / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return (folder / LOCK).stat().st_mtime
+    except OSError:
+        pass
+    return None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder: two coordinators in one folder would undo each other.
@@ -273,9 +288,13 @@ def locked(folder: Path) -> Iterator[None]:
     RunError
         When another process holds it: names the process, its machine, and since when.
     """
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.2)  # somebody may only have looked
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             owner = file.read(200).strip() or "another process"
