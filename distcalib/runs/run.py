@@ -138,8 +138,8 @@ class Run:
         """Carry the run out and return its summary, as the manifest holds it.
 
         Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
-        A folder that was begun is held before anything is planned, and `distcalib status` sees that; a new one
-        is made when all input is checked. What is refused leaves no event in the folder.
+        A folder that was begun is held before anything is planned, and `distcalib status` sees that; a new
+        one is made when all input is checked. What is refused leaves no event in the folder.
 
         Parameters
         ----------
