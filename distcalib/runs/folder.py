@@ -137,8 +137,9 @@ def require_same_plan(
     changed_parts = [name for name in changed_parts if name != "versions.distcalib"]
     first = min((_stage_of(k) for k in [*settings, *changed_parts]), key=STAGES.index, default=None)
     if first is not None and (force is None or STAGES.index(first) < STAGES.index(force)):
-        newer = any(name.startswith("versions.") for name in changed_parts)
-        same = "the environment that it was begun with, " if newer else ""
+        # An update may have brought a setting.
+        newer = any(stored[part] != new[part] for part in ("code", "versions"))
+        same = "the program and environment that it was begun with, " if newer else ""
         what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()] + changed_parts
         ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
         raise InputError(
