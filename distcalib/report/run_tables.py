@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distcalib.errors import InputError
 from distcalib.report.timeline import Attempt, attempts_of
-from distcalib.runs.events import of_attempts, read_events
+from distcalib.runs.events import SIGNS_OF_LIFE, read_events
 from distcalib.runs.folder import stored_plan
 from distcalib.runs.manifest import FRONTIER, read_manifest
 from distcalib.runs.reading import read_weights
@@ -119,7 +119,7 @@ class RunTables:
         if plan is None:
             raise InputError("holds no plan.json", place=run, expected="the folder of a run")
         # Signs of life say nothing of when an attempt began or ended.
-        events = of_attempts(read_events(run))
+        events = [event for event in read_events(run) if event["event"] not in SIGNS_OF_LIFE]
         paths = sorted(run.glob("receipts/*/[!.]*.json"))
         found = [read_receipt(run, path.parent.name, path.stem) for path in paths]
         receipts = [r for r in found if r is not None]

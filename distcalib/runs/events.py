@@ -86,17 +86,6 @@ class Events:
             subscriber(record)
 
 
-def of_attempts(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return events without signs of life, and without what a call says that was refused while it planned."""
-    out: list[dict[str, Any]] = []
-    for event in events:
-        if event["event"] == "failed" and out and out[-1]["event"] == "begin":
-            out.pop()
-        elif event["event"] not in SIGNS_OF_LIFE:
-            out.append(event)
-    return [event for event in out if event["event"] != "begin"]
-
-
 def deaths_of(events: Iterable[dict[str, Any]]) -> tuple[int, int]:
     """Return how often tasks that were finished were begun, and how often their worker died."""
     finished: set[str] = set()

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -25,11 +26,13 @@ from distcalib.storage import parse_json, publish, write_json, write_text
 CUT_BY_TASKS = ("receipts", "matrix.zarr/blocks", "areas", "fit", "fits")
 #: What users put among them, and no task writes.
 OF_USERS = ("fit/frontier.csv",)
+#: Held by the coordinator of a run, and says who it is.
+LOCK = ".lock"
 #: What a proof writes anew, the manifest last.
 PROOF = ("plan.json", "receipts/verify", "verify", REPORT, TRACE, SUMS, MANIFEST)
 # Every folder that a run writes to, and the files that are not replaced as a whole.
 _WRITTEN = ("receipts", "matrix.zarr", "fit", "fits", "areas", "verify")
-_IN_PLACE = (".lock", "events.ndjson")
+_IN_PLACE = (LOCK, "events.ndjson")
 
 
 def write_plan(folder: Path, prepared: Prepared, replace: bool, alone: bool = False) -> list[str]:
@@ -141,8 +144,9 @@ def require_same_plan(
     changed_parts = [name for name in changed_parts if name != "versions.distcalib"]
     first = min((_stage_of(k) for k in [*settings, *changed_parts]), key=STAGES.index, default=None)
     if first is not None and (force is None or STAGES.index(first) < STAGES.index(force)):
-        newer = any(name.startswith("versions.") for name in changed_parts)
-        same = "the environment that it was begun with, " if newer else ""
+        # An update may have brought a setting.
+        newer = any(stored[part] != new[part] for part in ("code", "versions"))
+        same = "the program and environment that it was begun with, " if newer else ""
         what = [f"{k}: {a!r} there, {b!r} now" for k, (a, b) in settings.items()] + changed_parts
         ids = f"{stored['digest'][:12]}, now {new['digest'][:12]}"
         raise InputError(
@@ -289,6 +293,18 @@ def _require_all_inside(folder: Path) -> None:
             )  # fmt: skip
 
 
+def locked_since(folder: Path) -> float | None:
+    """Return when the process that holds a run folder took it (Unix seconds); None where none holds it."""
+    try:
+        with open(folder / LOCK, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return (folder / LOCK).stat().st_mtime
+    except OSError:
+        pass
+    return None
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder: two coordinators in one folder would undo each other.
@@ -301,9 +317,13 @@ def locked(folder: Path) -> Iterator[None]:
         When another process holds it: names the process, its machine, and since when.
     """
     _require_all_inside(folder)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.2)  # somebody may only have looked
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             owner = file.read(200).strip() or "another process"

@@ -10,7 +10,7 @@ from typing import Any
 
 from distcalib.errors import InputError
 from distcalib.runs.execute import Executor, Instead
-from distcalib.runs.folder import aside, forget, keep_only, locked, parse_plan
+from distcalib.runs.folder import LOCK, aside, forget, keep_only, locked, locked_since, parse_plan
 from distcalib.runs.manifest import damaged, facts_of, run_files
 from distcalib.runs.plan import Plan
 from distcalib.runs.receipts import Receipt, verified
@@ -73,6 +73,14 @@ class Home:
     def need_space(self, plan: Plan) -> None:
         """Raise `InputError` when the disk has too little room for the run."""
         need_space(self.folder, plan.facts["bytes"] - folder_bytes(self.folder))
+
+    def begun(self) -> bool:
+        """Return whether a coordinator was here before."""
+        return (self.folder / LOCK).is_file()
+
+    def taken(self) -> float | None:
+        """Return when the coordinator that holds the run now took it (Unix seconds), or None."""
+        return locked_since(self.folder)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -170,6 +170,13 @@ class Lease:
         return not self._lost
 
 
+def taken(data: bytes | None) -> float | None:
+    """Return when a lease was last renewed, by its holder's clock; None where nobody seems to have it."""
+    holder = _read(data)
+    fresh = holder is not None and not holder.gone() and time.time() - holder.time < ENDS
+    return holder.time if holder is not None and fresh else None
+
+
 def _read(data: bytes | None) -> Holder | None:
     """Return who holds a lease; None where there is none, or something that is none."""
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ class Run:
         """Carry the run out and return its summary, as the manifest holds it.
 
         Work whose receipt verifies is not done again. A failure raises `RunError`; what is finished stays.
-        A folder that was begun is held, and its events say so, before anything is planned; a new one is made
-        when all input is checked.
+        A folder that was begun is held before anything is planned, and `distcalib status` sees that; a new
+        one is made when all input is checked. What is refused leaves no event in the folder.
 
         Parameters
         ----------
@@ -156,33 +157,27 @@ class Run:
         self._executor, self._failed = None, (None, "")
         with ExitStack() as self._stack:
             try:
-                begun = home.plan() is not None and home.read(EVENTS) is not None
-                if begun:
-                    self._hold()
-                    self.events.emit("begin")
-                if prepared is None:
-                    with nullcontext() if begun else self.events.beating():
-                        prepared = self.prepare()
+                with self.events.beating():  # a lease may have to be waited for
+                    if begun := home.begun():
+                        self._stack.enter_context(home.held())
+                    prepared = prepared or self.prepare()
                 planned(prepared)
                 if not begun:
-                    self._hold()
+                    with self.events.beating():
+                        self._stack.enter_context(home.held())
                 # Another process may have been here since the plan was made.
                 stored = home.plan()
                 if stored is not None and self.force != STAGES[0]:
                     require_same_plan(home.shown, stored, prepared.plan, self.accept_code, self.force)
+                # From now on the folder keeps the events.
+                self.events = Events(home.folder / EVENTS, [*self.subscribers, home.heard])
+                self._stack.enter_context(self.events.beating())
                 return self._carry_out(prepared, until)
             except BaseException as error:
                 failed, stage = self._failed
                 with suppress(OSError, DistcalibError):  # what cannot be told is raised all the same
                     self.events.emit("failed", **self._told(error, stage if failed is error else ""))
                 raise
-
-    def _hold(self) -> None:
-        """Hold the run folder until the stack is left; from now on it keeps the events."""
-        with Events(None, list(self.subscribers)).beating():  # a lease may have to be waited for
-            self._stack.enter_context(self.home.held())
-        self.events = Events(self.home.folder / EVENTS, [*self.subscribers, self.home.heard])
-        self._stack.enter_context(self.events.beating())
 
     def _undecided(self, error: BaseException) -> bool:
         """Say whether an error says nothing of the files: an interruption, workers that did not start."""
@@ -191,22 +186,25 @@ class Run:
     def _carry_out(self, prepared: Prepared, until: str | None) -> dict[str, Any]:
         home, plan = self.home, prepared.plan
         sweep(home.folder)
+        manifest = read_manifest(home.folder)
+        if self.force is None and self._finished(prepared):
+            self.events.emit("nothing_to_do", files=len((manifest or {})["files"]))
+            return manifest or {}
+        began, known = time.perf_counter(), home.plan() is not None
+        start = partial(self.events.emit, "start", plan=plan.digest(), columns=plan.facts["columns"])
+        if known:  # what was finished is so no longer
+            start()
         if self.force is not None:
-            manifest = read_manifest(home.folder)
             if self.force == "verify" and manifest is not None and manifest["plan"] == plan.digest():
                 # Until the files are judged again, what was proven of them stands.
                 self._stack.enter_context(home.aside(PROOF, self._undecided))
             home.forget(self.force)
-        elif self._finished(prepared):
-            manifest = read_manifest(home.folder) or {}
-            self.events.emit("nothing_to_do", files=len(manifest["files"]))
-            return manifest
-        began = time.perf_counter()
         home.remove([MANIFEST, SUMS, TRACE, REPORT])
         names = write_plan(home.folder, prepared, self.accept_code or self.force is not None, self._elsewhere)
         home.keep(names[:1])  # the plan first: a run that has one can be taken up
         home.keep(names[1:])
-        self.events.emit("start", plan=plan.digest(), columns=plan.facts["columns"])
+        if not known:
+            start()
         summary = self._stages(prepared, until)
         if summary is None:
             self.events.emit("stopped", until=until, seconds=round(time.perf_counter() - began, 1))

@@ -108,8 +108,8 @@ class RunStatus:
         Slices that died of memory and were cut in two.
     warnings
         Said while it ran.
-    planning
-        Whether it was taken up again, and the attempt has not begun its first stage.
+    taken
+        Unix seconds when the coordinator that has the folder now took it; None: none has.
     ended
         ``done``, ``stopped`` (as asked), ``failed``, or empty.
     cause
@@ -127,18 +127,24 @@ class RunStatus:
     workers: int = 0
     splits: int = 0
     warnings: list[str] = field(default_factory=list)
-    planning: bool = False
+    taken: float | None = None
     ended: str = ""
     cause: str = ""
-    _heard: float | None = field(default=None, repr=False)
+
+    @property
+    def planning(self) -> bool:
+        """Whether it was taken up again, and nothing is begun yet."""
+        return self.taken is not None and (self.heard is None or self.taken > self.heard)
 
     def state(self, now: float) -> str:
         """Return one of planned, running, silent, stopped, failed, done."""
-        if self.ended and not self.planning:
+        if self.planning:
+            return "running"
+        if self.ended:
             return self.ended
         if self.heard is None:
             return "planned"
-        if self.stages and self.stages[-1].failed and not self.planning:
+        if self.stages and self.stages[-1].failed:
             return "failed"
         slowest = max((stage.slowest for stage in self.stages), default=0.0)
         return "silent" if now - self.heard > SILENT + slowest else "running"
@@ -146,13 +152,7 @@ class RunStatus:
     def take(self, event: dict[str, Any]) -> None:
         """Take in the next event of the run."""
         kind, when = event["event"], float(event["time"])
-        if kind == "begin":
-            self.planning, self._heard = True, self.heard
-        elif kind == "failed" and self.planning:
-            self.planning, self.heard = False, self._heard  # nothing was begun: what was known stands
-            return
-        elif kind == "start":
-            self.planning = False
+        if kind == "start":
             self.began, self.stages, self.ended, self.cause = when, [], "", ""
             self.columns, self.warnings, self.splits = event["columns"], [], 0
             self.attempts += 1
@@ -165,11 +165,7 @@ class RunStatus:
         elif kind in ("done", "stopped", "failed"):
             self.ended, self.cause = kind, str(event.get("cause", ""))
         elif kind == "nothing_to_do":
-            self.planning, self.ended, self.cause = (
-                False,
-                "done",
-                "",
-            )  # by the attempt before, whose stages stand
+            self.ended, self.cause = "done", ""  # by the attempt before, whose stages stand
         elif kind == "workers":
             self.workers = int(event["count"])
         elif kind == "warning":
@@ -241,7 +237,9 @@ class Watch:
 
     def read(self) -> RunStatus:
         """Return the status now; a line that is only half written is read next time."""
+        taken = self._home.taken()  # before the events: what was taken and begun since is told by them
         text = self._home.read(EVENTS, self._offset)
+        self.status.taken = taken
         if text is None:
             return self.status
         whole, _, _ = text.rpartition(b"\n")

@@ -15,7 +15,7 @@ from distcalib.errors import RunError
 from distcalib.runs.execute import Executor, Instead
 from distcalib.runs.folder import CUT_BY_TASKS, OF_USERS, STAGES
 from distcalib.runs.home import EVENTS, Home
-from distcalib.runs.lease import LEASE, Lease
+from distcalib.runs.lease import LEASE, Lease, taken
 from distcalib.runs.manifest import MANIFEST, OUTSIDE, read_manifest
 from distcalib.runs.plan import Plan
 from distcalib.runs.receipts import Receipt, read_receipt, used_by
@@ -91,6 +91,14 @@ class StoreHome(Home):
     def need_space(self, plan: Plan) -> None:
         """Raise `InputError` when the disk here has too little room for the blocks and the matrix."""
         need_space(self.folder, plan.facts["matrix_bytes"])
+
+    def begun(self) -> bool:
+        """Return whether a coordinator was here before."""
+        return self.read(LEASE) is not None
+
+    def taken(self) -> float | None:
+        """Return when the coordinator that holds the run now last said so (Unix seconds), or None."""
+        return taken(self.read(LEASE))
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -146,6 +146,15 @@ def test_a_proof_by_other_code_is_told_what_to_do(copy):
     assert "the program that it was made with" in told
     assert f"`distcalib run --output {copy} --accept-code`" in told
     assert "give --accept-code" not in told
+    # Of a program that had a setting less.
+    del plan["run"]["design_weights"]
+    (copy / "plan.json").write_text(json.dumps(plan, indent=1, sort_keys=True) + "\n")
+    write_manifest_anew(copy)
+    done = invoke("verify", copy)
+    assert done.exit_code == 2, done.output
+    told = " ".join(done.output.split())
+    assert "design_weights: None there" in told
+    assert "expected the program and environment that it was begun with" in told
 
 
 def test_an_unfinished_run_cannot_be_verified(copy, tmp_path):

@@ -21,7 +21,7 @@ from distcalib.errors import RunError
 from distcalib.report.run_report import state_words
 from distcalib.report.run_tables import RunTables
 from distcalib.runs import run as run_module
-from distcalib.runs.events import read_events
+from distcalib.runs.events import Events, read_events
 from distcalib.runs.home import open_home
 from distcalib.runs.lease import LEASE
 from distcalib.runs.plan import make_plan
@@ -165,6 +165,23 @@ def test_the_last_event_of_a_run_that_failed_says_so_wherever_it_failed(
     monkeypatch.setattr(run_module, "simulate_slice", trivial.simulate)
     Run(config, folder, SERIAL).execute(until="simulate")
     assert (read_status(folder).state(0.0), read_status(folder).cause) == ("stopped", "")
+
+
+def test_a_run_that_fails_while_its_plan_is_written_is_not_what_it_was_before(
+    config, tmp_path, quick, monkeypatch
+):
+    folder = tmp_path / "run"
+    Run(config, folder, SERIAL).execute(until="simulate")
+    Events(folder / "events.ndjson").emit("done", seconds=1.0)  # as if all of it had been
+    assert read_status(folder).state(0.0) == "done"
+
+    def fails(*_):
+        raise RunError("no space")
+
+    monkeypatch.setattr(run_module, "write_plan", fails)
+    with pytest.raises(RunError, match="no space"):
+        Run(config, folder, SERIAL).execute(until="assemble")
+    assert (read_status(folder).state(0.0), read_status(folder).cause) == ("failed", "no space")
 
 
 def test_a_run_that_was_interrupted_is_nowhere_said_to_have_failed(config, tmp_path, quick, monkeypatch):

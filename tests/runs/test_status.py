@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from distcalib.cli import main
-from distcalib.errors import InputError
+from distcalib.errors import InputError, RunError
 from distcalib.report.status import line_of, shown, watch_status
-from distcalib.runs.events import Events, of_attempts, read_events
+from distcalib.runs.events import Events
+from distcalib.runs.folder import locked
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
 PLAN = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
@@ -186,25 +188,21 @@ def test_events_give_signs_of_life_while_a_block_runs(tmp_path):
 def test_a_run_that_was_taken_up_again_is_not_what_it_was_before(tmp_path):
     """While it plans a watch goes on; where that is refused, what was known stands."""
     failed = {"event": "failed", "time": 1100.0, "stage": "", "cause": "no space"}
-    now = time.time()
-    begin = {"event": "begin", "time": now}
-    home = folder_of(tmp_path / "run", START, SIMULATE, failed, begin)
-    watch = Watch(home)
-    assert watch.read().state(now + 1) == "running"
-    assert watch.read().state(now + 1 + SILENT) == "silent"
-    steps = iter(
-        [
-            lambda: tell(home, {**failed, "time": now + 9, "cause": "belongs to another plan"}),
-            lambda: pytest.fail("the watch goes on after the end"),
-        ]
-    )
+    home = folder_of(tmp_path / "run", START, SIMULATE, failed)
+    watch, held = Watch(home), ExitStack()
+    assert watch.read().state(9e9) == "failed"
+    held.enter_context(locked(home))
+    with pytest.raises(RunError, match="is carrying this run out"), locked(home):
+        pass
     out = io.StringIO()
-    status = watch_status(Watch(home), Console(file=out, width=110), 5.0, wait=lambda s: next(steps)())
+    status = watch_status(watch, Console(file=out, width=110), 5.0, wait=lambda seconds: held.close())
     assert "taken up again and planning" in out.getvalue().splitlines()[0]
-    assert (status.state(now + 10), status.cause, status.heard) == ("failed", "no space", 1100.0)
-    assert [e["event"] for e in of_attempts(read_events(home))] == ["start", "stage", "failed"]
-    tell(home, begin, {**START, "time": now + 20})
-    assert Watch(home).read().state(now + 20) == "running"
+    assert (status.state(9e9), status.cause, status.heard) == ("failed", "no space", 1100.0)
+    # What is said since it was taken up is what it is, also before it is let go.
+    with locked(home):
+        assert watch.read().state(9e9) == "running"
+        tell(home, {**START, "time": time.time() + 1}, {"event": "done", "time": time.time() + 2})
+        assert watch.read().state(9e9) == "done"
 
 
 @pytest.mark.parametrize("cause", ["no space", "interrupted"])
