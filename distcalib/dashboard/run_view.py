@@ -21,7 +21,7 @@ from distcalib.runs.manifest import MANIFEST
 
 __all__ = ["compare_view", "run_view"]
 
-#: Milliseconds between looks at a run that goes on.
+#: Milliseconds between looks at a run.
 EVERY = 5_000
 PAGES: dict[str, Callable[[RunTables], Any]] = {
     "Overview": run_pages.overview_page,
@@ -37,8 +37,8 @@ PAGES: dict[str, Callable[[RunTables], Any]] = {
 def run_view(folder: Path) -> Any:
     """Return what shows a run folder: a tab a question, each read when it is opened.
 
-    A run that goes on is looked at every few seconds: overview and timeline follow it, the other pages are
-    made anew when they are opened again.
+    A run is looked at every few seconds, also one that failed or is done, for it may be begun again: overview
+    and timeline follow it, the other pages are made anew when they are opened again.
 
     Raises
     ------
@@ -48,8 +48,12 @@ def run_view(folder: Path) -> Any:
     held: dict[str, Any] = {"stamp": _stamp(folder), "tables": _tables(folder, _stamp(folder))}
     tabs = pages({name: partial(_page, page, held) for name, page in PAGES.items()})
     tabs.tags = [tabs.name]  # a name of its own, by which `_drawn` finds it
-    if held["tables"].state not in ("unfinished", "planned"):
-        return tabs
+    old: set[int] = set()  # pages that somebody was reading when the run changed
+
+    def left(event: Any) -> None:
+        if event.old in old:
+            old.remove(event.old)
+            tabs[event.old].clear()
 
     async def look() -> None:
         if not _drawn(tabs):
@@ -65,9 +69,10 @@ def run_view(folder: Path) -> Any:
                 tabs[number].clear()
             elif name in ("Overview", "Timeline"):
                 await fill(tabs[number], partial(_page, PAGES[name], held))
-        if held["tables"].state not in ("unfinished", "planned"):
-            watch.stop()
+            else:
+                old.add(number)
 
+    tabs.param.watch(left, "active")
     watch: Any = pn.state.add_periodic_callback(look, EVERY)  # type: ignore[arg-type]
     return tabs
 
@@ -83,8 +88,8 @@ def _drawn(tabs: Any) -> bool:
 
 
 def _stamp(folder: Path) -> tuple[int, ...]:
-    """Return when what says how far a run is was last written."""
-    files = (folder / "plan.json", folder / MANIFEST, folder / EVENTS)
+    """Return when what says how far a run is, and what is made of it afterwards, was last written."""
+    files = (folder / name for name in ("plan.json", MANIFEST, EVENTS, "fit/frontier.csv"))
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from made_tables import write_made_frontier
 from pages_in_chromium import Page, chromium, dashboard, picture, pictures_in, size
 
 from distcalib.report.comparison import compare_runs
@@ -218,10 +219,33 @@ def test_a_run_that_goes_on_shows_what_is_there_and_is_followed(session, runs, p
     session.tab("Overview")
     picture(session.driver, pictures / "run-goes-on.png")
     run = runs / "going on"
+    rest = (run / "rest").read_text()
+    begun = json.loads(rest.splitlines()[0])
+    failed = {"event": "stage_failed", "stage": "areas", "seconds": 1.0, "cause": "no memory"}
     with (run / "events.ndjson").open("a") as events:
-        events.write((run / "rest").read_text())
+        for event in (begun, failed | {"time": begun["time"]}):
+            events.write(json.dumps(event) + "\n")
+    assert "no memory" in session.find(".state", "failed in areas").text
+    # The same command again: it is followed to its end, and what is made of it afterwards is seen.
+    with (run / "events.ndjson").open("a") as events:
+        events.write(rest)
     (run / "later").rename(run / "manifest.json")
     session.find(".state", "finished: every file is written and proven")
+    session.tab("Weights")
+    session.find(".tabulator-col", "records")
+    session.wait_text("refit")
+    assert "by column" not in session.text()
+    write_made_frontier(run)
+
+    def frontier() -> str:
+        for name in ("Overview", "Weights"):  # a page is made anew when it is opened again
+            session.tab(name)
+        try:
+            return session.wait_text("by column", 5)
+        except AssertionError:
+            return ""
+
+    session.wait(frontier, "the frontier")
 
 
 @pytest.mark.browser
