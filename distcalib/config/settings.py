@@ -146,7 +146,7 @@ class FitConfig:
         "factors of the loss of a variable's targets, or of VARIABLE@LEVEL", least=0
     )
     epochs: int = setting(200, "epochs of the gates; 0 selects nothing and refits all columns", least=0)
-    group_power: float = setting(0.5, "a group of n targets has n^power of the loss", least=0, most=1)
+    group_power: float = setting(0.0, "a group of n targets has n^power of the loss", least=0, most=1)
     refit_epochs: int = setting(2000, "the most steps of the refit", least=0)
     ridge: float = setting(0.001, "pull of the refit toward the design weights", least=0)
     lower_bound: float = setting(0.02, "least final weight over design weight", least=0, most=1)

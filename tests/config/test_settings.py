@@ -20,7 +20,7 @@ def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
 
 def test_the_demo_preset_states_every_default():
     demo = RunConfig.load("demo")
-    other = FitConfig(records=0.5, weight_ratio=10.0, effective_share=0.5)
+    other = FitConfig(records=0.5, weight_ratio=10.0, effective_share=0.5, group_power=0.5)
     assert demo == RunConfig(name="demo", fit=other)
     assert "demo" in presets()
 

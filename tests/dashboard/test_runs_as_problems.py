@@ -48,7 +48,7 @@ def test_the_settings_give_the_run_the_same_weights(solver, run, tmp_path):
     (tmp_path / "run.yaml").write_text(outcome.yaml)
     RunConfig.load(tmp_path / "run.yaml")
     fit = RunFit.read(run, changes=parse_yaml(outcome.yaml, "run.yaml")["fit"])
-    again = fit_weights(fit.X, fit.values, names=fit.fitted["name"].tolist(), **fit.how)
+    again = fit_weights(fit.X, fit.values, **fit.how)
     assert again.weights.tolist() == outcome.weights.tolist()
 
 
