@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -157,12 +158,15 @@ def finished(function: Callable[[Any], tuple[list[str], dict[str, Any]]]) -> Cal
 
 
 def _peak_bytes() -> int:
-    """Return the peak resident memory of this process (Linux).
+    """Return the peak resident memory of this process, by Linux' own count where there is one.
 
-    Not ``ru_maxrss``, which a process that was not forked begins with from the one that started it.
+    ``ru_maxrss`` of a process that was not forked begins with that of the one that started it.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _memory_error(error: BaseException | None) -> str | None:

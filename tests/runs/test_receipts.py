@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +72,10 @@ def test_a_receipt_that_does_not_know_all_files_is_no_excuse(run, left):
     assert stands(run) == (left == 0)
     (run / PATH / "data" / "c" / "0").write_bytes(b"no chunk")
     assert not stands(run)
+
+
+def test_the_peak_is_that_of_the_process_and_not_of_the_one_that_started_it():
+    ballast = np.ones(1 << 26)  # 512 MiB
+    script = "from distcalib.runs.tasks import _peak_bytes; print(_peak_bytes())"
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=120)
+    assert 5e7 < int(told.stdout) < ballast.nbytes
