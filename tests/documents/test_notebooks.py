@@ -147,6 +147,10 @@ def test_the_fifth_notebook_reads_what_the_fourth_left(cluster, monkeypatch):
         "WY-01",
     ]
     assert districts["poverty"].between(0, 1).all()
+    # Taken from the area files; the notebook holds them to the table.
+    assert names["from_files"].index.tolist() == ["AK-01", "HI-01", "HI-02", "MT-01", "MT-02"]
+    assert names["from_files"].columns.tolist() == ["poverty", "snap_a_person"]
+    assert names["from_files"]["snap_a_person"].gt(0).all()
     drawn = names["poverty_map"].select_one({"name": "districts"}).data_source.data
     assert sorted(drawn["district"]) == districts.index.tolist()
     assert "Bokeh" in page.read_text()
