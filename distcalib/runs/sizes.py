@@ -106,11 +106,11 @@ def facts_of(
 
     districts = len(np.unique(assignment.cd_geoid))
     states = len(np.unique(assignment.state_fips))
-    # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
     states_again = [
         k / part * costs.seconds(part, variables, reforms, verify=True, state=state)
         for state, k, part in zip(in_state[0].tolist(), in_state[1].tolist(), opened, strict=True)
     ]
+    # Every measure gives at most one cell at each of three levels; nearly all of them are zero.
     matrix_bytes = n * min(len(measures) * 3, CELLS_COLUMN) * CELL_BYTES
     cells = cells_of_column(len(measures))
     return {
