@@ -14,7 +14,7 @@ from distcalib.config import FitConfig
 from distcalib.matrix.blocks import write_block
 
 COLUMNS, DISTRICTS = 240, [2501, 2502, 3301, 3302]
-FIT = FitConfig(epochs=30, refit_epochs=60, ridge=0.02, engine="cpu")
+FIT = FitConfig(group_power=0.5, epochs=30, refit_epochs=60, ridge=0.02, engine="cpu")
 
 
 def write_run(folder: Path) -> Path:

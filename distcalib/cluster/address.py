@@ -45,7 +45,8 @@ def join(config: ClusterConfig, address: Any, security: Security | None, until: 
     with dask.config.set(settings):
         try:
             client = Client(address, security=security, timeout=left, set_as_default=False)
-        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        except (OSError, TimeoutError, ValueError, RuntimeError, AssertionError) as error:
+            # An assertion fails where this machine is so busy that a thread does not start in ten seconds.
             where = getattr(address, "scheduler_address", address)
             raise RunError(
                 f"{config.file}: no scheduler can be joined at {where} within {config.scheduler.wait:g} s "

@@ -350,7 +350,11 @@ def test_what_an_earlier_fit_left_goes_and_what_users_put_there_stays(memory, tm
     write(home.folder, dict.fromkeys([*theirs, *old], b"1"))
     home.keep([*theirs, *old])
     home.keep_only(set(theirs[1:]))
-    assert [path for path in home.files() if path != "plan.json"] == theirs
+    # The frontier is the user's: it stays, and no manifest vouches for it.
+    assert [path for path in home.files() if path != "plan.json"] == theirs[1:]
+    there = home.store.sizes() if stored else [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.csv")]
+    assert theirs[0] in there
+    assert old[0] not in there
 
 
 # -- the lease ---------------------------------------------------------------------------------------------
