@@ -149,8 +149,10 @@ def test_the_example_from_loading_to_downloads(page, served, folder, pictures):
         press_calibrate(page, "Raking")
         page.wait_text(f"done: {number}: raking")
     page.tab("5 Compare")
+    second = "return all(document, 'select').filter(seen)[1].value"
+    last = page.wait(lambda: (v := page.run(second)).startswith("4") and v, "comparison of the last two")
     page.wait_text("correlation of the weights")
-    page.choose("First", page.run("return all(document, 'select').filter(seen)[1].value"))
+    page.choose("First", last)
     page.wait_text("Choose two different calibrations.")
     page.tab("Tune")
     for label, value in (("Trials", 2), ("Folds", 2), ("Epochs", 40)):
