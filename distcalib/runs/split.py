@@ -53,11 +53,13 @@ def standing_tasks(plan: Plan, inputs: Inputs, run: Path, done: Verifier = verif
 
 def longest_first(plan: Plan, tasks: list[SimulateTask]) -> list[SimulateTask]:
     """Return tasks by the seconds that are expected: what is begun last is short, so workers end together."""
-    rate = {s.state_fips: s.seconds / s.size for s in plan.slices}
+    known = {s.id: s.seconds for s in plan.slices}
+    rate = {s.state_fips: s.seconds / s.size for s in plan.slices}  # of halves
 
     def order(task: SimulateTask) -> tuple[float, int, int, int]:
         size = task.stop - task.start
-        return -size * rate[task.state_fips], -size, task.state_fips, task.start
+        seconds = known.get(task.id, size * rate[task.state_fips])
+        return -seconds, -size, task.state_fips, task.start
 
     return sorted(tasks, key=order)
 

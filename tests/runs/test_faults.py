@@ -76,7 +76,7 @@ def slices(run_file) -> list[Slice]:
     """In the order in which a run begins them."""
     found = make_plan(RunConfig.load(run_file)).plan.slices
     assert len(found) == 7
-    return sorted(found, key=lambda s: (-s.size, s.state_fips, s.start))
+    return sorted(found, key=lambda s: (-s.seconds, -s.size, s.state_fips, s.start))
 
 
 def run(workers: Workers, run_file: Path, folder: Path) -> Result:
