@@ -53,23 +53,15 @@ def quick(monkeypatch) -> None:
 def test_a_signal_leaves_a_run_in_a_store_that_goes_on_at_once(
     config, settings, url, tmp_path, quick, number
 ):
-    store = object_store(url)
     (tmp_path / "serial.yaml").write_text("kind: serial\n")
-    command = [sys.executable, trivial.__file__, "run", str(settings), "--output", url, "--until", "simulate"]
-    command += ["--set", "simulation.slice_households=20", "--cluster", str(tmp_path / "serial.yaml")]
-    # Tests in the background ignore Ctrl-C, and what they start would too.
-    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    signal.signal(signal.SIGINT, ours)
-    until = time.monotonic() + 120
-    while len(store.sizes("receipts/simulate")) < 2:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    os.kill(process.pid, number)
-    assert process.wait(timeout=60) == 130
-    words = (tmp_path / "log").read_text()
+    # Python drops a Ctrl-C that falls into a finaliser; whoever presses it does so again.
+    for place in (url, f"{url}-again", f"{url}-and-again"):
+        code, words = _signalled(settings, place, tmp_path, number)
+        if code != 0:
+            url = place
+            break
+    store = object_store(url)
+    assert code == 130, words
     assert (
         f"interrupted; what is finished stays in {url}, and `distcalib run --output {url}` goes on" in words
     )
@@ -85,6 +77,25 @@ def test_a_signal_leaves_a_run_in_a_store_that_goes_on_at_once(
     (stage,) = [e for e in seen if e["event"] == "stage" and e["stage"] == "simulate"]
     assert stage["reused"] == len(finished_before)
     assert sum(e["event"] == "task" for e in seen) == stage["tasks"] - stage["reused"] > 0
+
+
+def _signalled(settings, url, tmp_path, number) -> tuple[int, str]:
+    """Begin a run, send it a signal when two tasks are done; return its exit code and words."""
+    store = object_store(url)
+    command = [sys.executable, trivial.__file__, "run", str(settings), "--output", url, "--until", "simulate"]
+    command += ["--set", "simulation.slice_households=20", "--cluster", str(tmp_path / "serial.yaml")]
+    # Tests in the background ignore Ctrl-C, and what they start would too.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    signal.signal(signal.SIGINT, ours)
+    until = time.monotonic() + 120
+    while len(store.sizes("receipts/simulate")) < 2:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.kill(process.pid, number)
+    return process.wait(timeout=60), (tmp_path / "log").read_text()
 
 
 def test_a_slice_short_of_memory_is_done_in_halves_in_a_store_too(
