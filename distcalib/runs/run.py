@@ -18,8 +18,8 @@ from distcalib.errors import DistcalibError, InputError
 from distcalib.matrix.blocks import assemble, write_block
 from distcalib.microdata.remote import local_file
 from distcalib.runs.area_stage import AreaFiles, area_work, files_of
-from distcalib.runs.events import INTERRUPTED, Events, Subscriber, deaths_of, read_events
-from distcalib.runs.execute import DaskExecutor, Executor, Instead, SerialExecutor
+from distcalib.runs.events import INTERRUPTED, Events, Subscriber
+from distcalib.runs.execute import Executor, Instead
 from distcalib.runs.fitting import FitTask, fit
 from distcalib.runs.folder import PROOF, STAGES, require_same_plan, sweep, write_plan
 from distcalib.runs.home import EVENTS, open_home
@@ -28,6 +28,7 @@ from distcalib.runs.plan import Plan, Prepared, make_plan, microdata_path
 from distcalib.runs.receipts import Receipt, write_receipt
 from distcalib.runs.sizes import check_resources
 from distcalib.runs.split import longest_first, splitting, standing_tasks
+from distcalib.runs.starting import resource_of_fit, start_executor
 from distcalib.runs.tasks import MICRODATA, Inputs, simulate_slice, write_areas
 from distcalib.runs.verdict import judge, not_proven
 from distcalib.runs.verify import check_files, prove
@@ -345,7 +346,10 @@ class Run:
         reused += len(tasks) - len(open_tasks)
         with self._timed(name, len(open_tasks) + reused, reused=reused):
             if executor is not None:
-                resource = self._fit_resource(executor, open_tasks) if fit_resource else None
+                resource = None
+                if fit_resource:
+                    engines = (task.engine for task in open_tasks)
+                    resource = resource_of_fit(executor, self.cluster, engines, self.events)
                 for result in self.home.run(executor, function, open_tasks, resource, instead):
                     receipt = Receipt(**result)
                     found[receipt.id] = receipt
@@ -386,50 +390,9 @@ class Run:
 
     def _start_executor(self) -> Executor:
         if self._executor is None:
-            if self.cluster.kind == "serial":
-                self._executor = SerialExecutor(self._said)
-            else:
-                from distcalib.cluster import open_client
-                from distcalib.cluster.local import warm_error
-                from distcalib.runs.capacity import require_memory
-                from distcalib.runs.workers import admitted, check
-
-                with self._timed(_START, self.workers):
-                    client = self._stack.enter_context(open_client(self.cluster))
-                    plan = self.home.plan() or {}
-                    memory = check(client, plan)
-                    needed = plan.get("facts", {}).get("task_bytes", {})
-                    told = require_memory(client, needed, self.cluster.file)
-                self.events.emit("workers", count=len(memory["addresses"]), **memory)
-                for failure in {e for e in client.run(warm_error).values() if e}:
-                    self.events.emit("warning", text=f"workers start cold, the warm-up failed: {failure}")
-                for text in told:
-                    self.events.emit("warning", text=text)
-                known = deaths_of(read_events(self.home.folder))
-                self._executor = DaskExecutor(
-                    client, admitted, self._retried, known, self._said, self.cluster.scheduler.wait
-                )
+            timed = partial(self._timed, _START, self.workers)
+            self._executor = start_executor(self.cluster, self.home, self.events, self._stack, timed)
         return self._executor
-
-    def _retried(self, task: Any, deaths: int) -> None:
-        place = getattr(task, "place", "")
-        self.events.emit("retry", stage=task.stage, id=task.id, place=place, deaths=deaths)
-
-    def _said(self, task: Any, facts: dict[str, Any]) -> None:
-        self.events.emit("progress", stage=task.stage, id=task.id, said=facts)
-
-    def _fit_resource(self, executor: Executor, tasks: Sequence[FitTask]) -> str | None:
-        """Ask the workers that are there now: one with a GPU may have left its queue since the start."""
-        if not isinstance(executor, DaskExecutor):
-            return None
-        if self.cluster.fit.workers:
-            return "FIT"  # of its own worker alone, which may be in a queue still; `scheduler.wait` bounds it
-        from distcalib.runs.capacity import fit_resource
-
-        resource, words = fit_resource(executor.client, (task.engine for task in tasks))
-        if words:
-            self.events.emit("warning", text=words)
-        return resource
 
     @property
     def _elsewhere(self) -> bool:
