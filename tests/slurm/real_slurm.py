@@ -78,6 +78,15 @@ class Slurm:
         lines = self.say("squeue", "-h", "-r", "-n", name, "-t", states, "-o", "%A %i").splitlines()
         return dict(line.split() for line in lines)
 
+    def begin_again(self, job: str, **settings: str) -> None:
+        """Let a job that was queued again begin in some seconds, and not in SLURM's two minutes.
+
+        Not at once: a node refuses a credential of the second in which it killed the job's first life
+        ("already killed, do not launch batch job"), and SLURM then takes the job for failed.
+        """
+        changed = settings | {"StartTime": "now+5"}
+        self.say("scontrol", "update", f"JobId={job}", *(f"{k}={v}" for k, v in changed.items()))
+
     def state(self, job: str) -> str:
         """Return the state of a job, ended ones too."""
         words = self.say("scontrol", "--oneliner", "show", "job", job).split()

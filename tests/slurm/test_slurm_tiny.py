@@ -71,7 +71,7 @@ def test_a_run_whose_walltime_ends_is_finished_by_the_next_with_the_digests_of_o
     until(lambda: slurm.state(job) == "PENDING", "interrupted, and queued again", 150, logs)
     assert not (run / "manifest.json").exists()
     done = {path: path.stat().st_mtime_ns for path in run.glob("receipts/*/*.json")}
-    slurm.say("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
+    slurm.begin_again(job, TimeLimit="60")
     until(lambda: slurm.state(job) in over, "the second life has ended", 900, logs)
     assert slurm.state(job) == "COMPLETED", logs()
 

@@ -143,7 +143,7 @@ def test_a_walltime_that_ends_interrupts_the_command_and_queues_the_job_again(
     until((cluster / "interrupted").exists, "an interrupt before the end", 210, lambda: logs(cluster))
     # SLURM lets a job wait two minutes before its next life.
     until(lambda: slurm.state(job) == "PENDING", "queued again", 60, lambda: logs(cluster))
-    slurm.say("scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm.begin_again(job)
     until((cluster / "every").exists, "the second life did the work", 120, lambda: logs(cluster))
     until(lambda: slurm.state(job) == "COMPLETED", "the job has ended", 60, lambda: logs(cluster))
     text = (cluster / "logs" / f"run-{job}.log").read_text()
