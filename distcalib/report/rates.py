@@ -2,8 +2,8 @@
 
 Survey microdata hold another number of eligible persons than there are (incomes of a whole year, no assets,
 no immigration status), so a published rate of participation among the truly eligible does not lead to the
-number of participants. The rate that does is official count / eligible in these microdata, at most 1, by
-state.
+number of participants. The rate that does is official count / eligible in these microdata, at most 1: by
+state, for the nation, or by bands of income.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from distcalib.matrix.measures import Measure
 from distcalib.microdata.model import Microdata
 from distcalib.report.totals import simulate_at_home, weighted_by_state
 from distcalib.simulation.takeup import rates
-from distcalib.targets.constraints import parse_constraints
+from distcalib.targets.constraints import constraint_text, parse_constraints
 from distcalib.targets.sources import bundled_targets
 
 
@@ -34,12 +34,16 @@ class Programme:
     flag
         The take-up input.
     variable, constraints
-        The target of the register whose state rows are the official counts.
+        The target of the register whose rows are the official counts: those of states, or of the nation.
     reported
         The input that shows reported receipt; empty where the microdata have none.
     by
-        ``state``, or empty for one rate for the nation: the source's imputed receipt is right for the nation,
-        but in some states above the official count by itself.
+        ``state``; ``income``; or empty for one rate for the nation: the source's imputed receipt is right for
+        the nation, but in some states above the official count by itself.
+    key
+        Of ``income``: the least income of the band that the constraints say.
+    undecided
+        Constraints of those who count only if they take up; empty where nobody counts otherwise.
     """
 
     flag: str
@@ -47,6 +51,8 @@ class Programme:
     constraints: str
     reported: str = ""
     by: str = "state"
+    key: str = ""
+    undecided: str = ""
 
     @property
     def eligible(self) -> Measure:
@@ -56,22 +62,46 @@ class Programme:
     @property
     def reporting(self) -> Measure | None:
         """Those of them who report receipt."""
-        if not self.reported:
-            return None
-        return Measure(self.variable, parse_constraints(f"{self.constraints}&{self.reported}>0"))
+        return self._among(f"{self.reported}>0") if self.reported else None
+
+    @property
+    def deciding(self) -> Measure | None:
+        """Those of them who count only if they take up, where others count without."""
+        return self._among(self.undecided) if self.undecided else None
+
+    def _among(self, more: str) -> Measure:
+        return Measure(self.variable, parse_constraints(f"{self.constraints}&{more}"))
 
 
 SOLVED = (
     Programme("takes_up_snap_if_eligible", "household_count", "snap>0", "spm_unit_snap", by=""),
     Programme("takes_up_medicaid_if_eligible", "person_count", "medicaid_enrolled==True"),
     Programme("takes_up_aca_if_eligible", "person_count", "aca_ptc>0&person_receives_aca==True"),
+    Programme("takes_up_wic_if_eligible", "person_count", "wic>0", by=""),
+    *(
+        Programme(
+            "would_file_taxes_voluntarily",
+            "tax_unit_count",
+            constraint_text(parse_constraints(f"tax_unit_is_filer==1&{band}")),
+            by="income",
+            key=key,
+            # Who has to file, or is refunded a credit, files whatever the flag says.
+            undecided="tax_unit_is_required_to_file==False&eligible_for_refundable_credits==False",
+        )
+        for key, band in (
+            ("0", "adjusted_gross_income<1"),
+            ("1", "adjusted_gross_income>=1&adjusted_gross_income<10000"),
+            ("10000", "adjusted_gross_income>=10000&adjusted_gross_income<25000"),
+            ("25000", "adjusted_gross_income>=25000&adjusted_gross_income<50000"),
+        )
+    ),
 )
 
 
 def solve_rates(
     microdata: Microdata, seed: int = 0, report: Callable[[dict[str, Any]], object] = lambda event: None
 ) -> pd.DataFrame:
-    """Return the table of take-up rates with those of `SOLVED` solved again, by state or for the nation.
+    """Return the table of take-up rates with those of `SOLVED` solved again.
 
     Where the microdata report receipt, reporters claim and the rate is that of the others:
     (official - reporters who are eligible) / (eligible - reporters who are eligible), within 0 and 1.
@@ -92,8 +122,8 @@ def solve_rates(
         The columns of ``take_up.csv``; rates to three digits.
     """
     programmes = solvable(microdata)
-    flags = [p.flag for p in programmes]
-    measures = [m for p in programmes for m in (p.eligible, p.reporting) if m is not None]
+    flags = sorted({p.flag for p in programmes})
+    measures = [m for p in programmes for m in (p.eligible, p.reporting, p.deciding) if m is not None]
     simulated = simulate_at_home(
         microdata, measures, claiming=flags, seed=seed, report=report, name="solve take-up"
     )
@@ -121,9 +151,9 @@ def solvable(microdata: Microdata) -> tuple[Programme, ...]:
 
 
 def _table(totals: pd.DataFrame, programmes: tuple[Programme, ...] = SOLVED) -> pd.DataFrame:
-    """Return the table with rates from totals by state: the eligible, and those who report receipt."""
+    """Return the table with rates from totals by state: the eligible, those who report receipt, who decide."""
     table = rates()
-    register = bundled_targets().query("geo_level == 'state' and reform_id == 0 and status != 'excluded'")
+    register = bundled_targets().query("reform_id == 0 and status != 'excluded'")
     codes = [STATE_CODES[int(fips)] for fips in totals.index]
     # A published rate of all stays: it holds for microdata that report no receipt.
     solved = table["variable"].isin([p.flag for p in programmes]) & (table["of"] != "all")
@@ -133,19 +163,30 @@ def _table(totals: pd.DataFrame, programmes: tuple[Programme, ...] = SOLVED) -> 
         same = (register["variable"] == programme.variable) & (
             register["constraints"] == programme.constraints
         )
-        rows = register[same]
-        official = pd.Series(rows["value"].to_numpy(), index=rows["geographic_id"].astype(int).to_numpy())
-        reporters = totals[str(programme.reporting)] if programme.reporting else 0.0
-        others = totals[str(programme.eligible)] - reporters
-        missing = official.reindex(totals.index) - reporters
-        share = missing / others if programme.by else pd.Series([missing.sum() / others.sum()])
+        of_states, of_nation = (
+            register[same & (register["geo_level"] == level)] for level in ("state", "national")
+        )
+        # SNAP's is the sum of its states, of the same month as theirs.
+        rows = of_nation if programme.by == "income" or of_states.empty else of_states
+        eligible = totals[str(programme.eligible)]
+        others = eligible
+        if programme.reporting:
+            others = eligible - totals[str(programme.reporting)]
+        elif programme.deciding:
+            others = totals[str(programme.deciding)]
+        if programme.by == "state":
+            official = pd.Series(rows["value"].to_numpy(), index=rows["geographic_id"].astype(int).to_numpy())
+            share = (official.reindex(totals.index) - (eligible - others)) / others
+        else:
+            missing = rows["value"].sum() - (eligible.sum() - others.sum())
+            share = pd.Series([missing / others.sum()])
         source = f"{rows['source'].iloc[0]}, {rows['vintage'].iloc[0]}: over the eligible of the microdata"
         parts.append(
             pd.DataFrame(
                 {
                     "variable": programme.flag,
                     "by": programme.by,
-                    "key": codes if programme.by else "",
+                    "key": codes if programme.by == "state" else programme.key,
                     "rate": np.round(share.clip(0, 1).to_numpy(), 3),
                     "reported": programme.reported,
                     "of": "others" if programme.reported else "",

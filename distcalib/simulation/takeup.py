@@ -12,6 +12,9 @@ Where the microdata report receipt (column ``reported``), those who report it ta
 rate ``of`` others. Where the table has none, the rate of all becomes clip((rate - r) / (1 - r), 0, 1) for
 them, r the design-weighted share of reporters among all entities of that type: the same number in
 every call. In microdata that lack the column the rate of all holds for everybody.
+
+Rates ``by`` income are of tax units: a key is the least income of its band (`unit_income`, dollars of the
+year of the microdata), and the lowest band takes in all below it too.
 """
 
 from __future__ import annotations
@@ -32,6 +35,32 @@ from distcalib.microdata.model import Microdata
 from distcalib.random import uniform
 
 COLUMNS = ("variable", "by", "key", "rate", "reported", "of", "source")
+
+# What a tax return adds up, as microdata store it. Social Security is left out: it is untaxed at the incomes of
+# those who need not file.
+_INCOME = (
+    "employment_income",
+    "self_employment_income",
+    "sstb_self_employment_income",
+    "partnership_s_corp_income",
+    "farm_operations_income",
+    "farm_rent_income",
+    "rental_income",
+    "estate_income",
+    "taxable_interest_income",
+    "qualified_dividend_income",
+    "non_qualified_dividend_income",
+    "short_term_capital_gains",
+    "long_term_capital_gains",
+    "taxable_private_pension_income",
+    "taxable_public_pension_income",
+    "taxable_ira_distributions",
+    "unemployment_compensation",
+    "alimony_income",
+    "miscellaneous_income",
+)
+# Names of the same amounts where microdata store them before the answer to a reform.
+_BEFORE = ("", "_before_lsr", "_before_response")
 
 # How the rules engine names its take-up inputs: takes_up_eitc, would_file_taxes_voluntarily ...
 _NAMED = re.compile(r"(takes?_up|takeup|would_(file|claim|apply|enroll))_|.*_takes?_?up(_|$)")
@@ -67,7 +96,7 @@ def read_rates(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        variable, by (state, rules or empty), key, reported, of, source as text (empty where nothing is said),
+        variable, by (state, income, rules or empty), key, reported, of, source as text (empty where nothing is said),
         rate as float64.
 
     Raises
@@ -104,7 +133,11 @@ def _read(path: str | Path) -> pd.DataFrame:
     line = f"{path}: line " + (table.index + 2).astype(str)
     allowed = {
         "rate": (table["rate"].between(0, 1), "a share from 0 to 1", ()),
-        "by": (table["by"].isin(["", "state", "rules"]), "state, rules, or nothing", ("state", "rules")),
+        "by": (
+            table["by"].isin(["", "state", "income", "rules"]),
+            "state, income, rules, or nothing",
+            ("state", "income", "rules"),
+        ),
         "of": (
             table["of"].isin(["", "all", "others"]) & ((table["of"] == "") | (table["by"] != "rules")),
             "all, others, or nothing (as where the rules decide)",
@@ -116,8 +149,12 @@ def _read(path: str | Path) -> pd.DataFrame:
             (),
         ),
         "key": (
-            (table["key"] == "") == (table["by"] != "state"),
-            "a state's code where the rates are by state",
+            np.where(
+                table["by"] == "income",
+                np.isfinite(pd.to_numeric(table["key"], errors="coerce")),
+                (table["key"] == "") == (table["by"] != "state"),
+            ).astype(bool),
+            "a state's code where the rates are by state, the least income of a band where by income",
             STATE_CODES.values(),
         ),
     }
@@ -147,8 +184,16 @@ def _read(path: str | Path) -> pd.DataFrame:
                 place=line[mine.index[0]],
                 value=str(variable),
             )
+        income = mine["by"].iloc[0] == "income"
+        if income and known[str(variable)].entity != "tax_unit":
+            raise InputError(
+                "has rates by income, but is no flag of tax units",
+                place=line[mine.index[0]],
+                value=str(variable),
+                choices=[n for n in flags if known[n].entity == "tax_unit"],
+            )
         for _, part in mine.groupby("of"):
-            keys = list(STATE_CODES.values()) if part["by"].iloc[0] == "state" else [""]
+            keys = list(part["key"].unique()) if income else list(STATE_CODES.values()) if part["by"].iloc[0] == "state" else [""]
             wrong = part.loc[part["key"].duplicated() | ~part["key"].isin(keys), "key"].tolist()
             lost = sorted(set(keys) - set(part["key"]))
             if wrong or lost:
@@ -156,7 +201,7 @@ def _read(path: str | Path) -> pd.DataFrame:
                     "has a key twice, or one that is unknown" if wrong else "has no rate for a key",
                     place=f"{path}: {variable}",
                     value=(wrong or lost)[0],
-                    expected="one rate a state" if keys != [""] else "one rate",
+                    expected="one rate" if keys == [""] else "one rate a band" if income else "one rate a state",
                 )
     missing = sorted(set(take_up_inputs()) - set(table["variable"]))
     if missing:
@@ -228,6 +273,11 @@ def draw_take_up(
         values = mine["rate"].to_numpy(float)
         if by == "":
             rate = np.full(len(rows[entity]), values[0])
+        elif by == "income":
+            least = mine["key"].to_numpy(float)
+            order = np.argsort(least)
+            band = np.searchsorted(least[order][1:], unit_income(source), side="right")
+            rate = values[order][band][rows[entity]]
         else:
             codes = dict(zip(mine["key"], values, strict=True))
             by_fips = np.full(100, np.nan)
@@ -240,6 +290,24 @@ def draw_take_up(
             rate = np.where(receives[rows[entity]], 1.0, rate)
         flags[variable] = uniform(seed, variable, source.ids[entity][rows[entity]], clone[entity]) < rate
     return flags
+
+
+def unit_income(source: Microdata) -> np.ndarray:
+    """Return what the persons of each tax unit earn, and get of capital and pensions.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (n tax units,), dollars a year: near to adjusted gross income, of the inputs that the
+        microdata hold, so that it needs no rules.
+    """
+    held = source.variables()
+    income = np.zeros(source.count("person"))
+    for name in _INCOME:
+        stored = [name + end for end in _BEFORE if name + end in held]
+        if stored:
+            income += source.column(stored[0])
+    return np.bincount(source.links["tax_unit"], weights=income, minlength=source.count("tax_unit"))
 
 
 def reporters(source: Microdata, reported: str) -> tuple[np.ndarray, float]:

@@ -30,7 +30,7 @@ def everywhere(bundled):
 
 
 def test_microdata_without_reports_have_a_rate_of_all(everywhere, bundled):
-    assert [p.reported for p in solvable(everywhere)] == ["", "", ""]
+    assert [p.reported for p in solvable(everywhere)] == [""] * len(SOLVED)
     assert solvable(bundled) == SOLVED
 
 

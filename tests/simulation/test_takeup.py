@@ -22,6 +22,7 @@ from distcalib.simulation.takeup import (
     rates_digest,
     read_rates,
     take_up_inputs,
+    unit_income,
 )
 
 
@@ -322,6 +323,58 @@ def test_a_table_of_ones_own_takes_the_place_of_the_bundled_one(small, assignmen
     np.testing.assert_array_equal(
         own.column("takes_up_medicaid_if_eligible"), drawn.column("takes_up_medicaid_if_eligible")
     )
+
+
+FILES = "would_file_taxes_voluntarily"
+
+
+def by_income(tmp_path, keys, values, variable=FILES):
+    """Write the bundled table with one flag at rates by income, and return its path."""
+    table = rates()
+    bands = pd.DataFrame({"variable": variable, "by": "income", "key": keys, "rate": values})
+    own = pd.concat([table[table["variable"] != variable], bands.assign(source="made for a test")])
+    own.fillna({"reported": "", "of": ""}).to_csv(tmp_path / "rates.csv", index=False)
+    return tmp_path / "rates.csv"
+
+
+def test_rates_by_income_are_those_of_the_units_band(small, assignment, tmp_path):
+    income = unit_income(small)
+    assert (income < 1).any() and ((income >= 1) & (income < 10_000)).any() and (income >= 25_000).any()
+    columns = np.arange(assignment.n_columns)
+    for chosen, (low, high) in enumerate([(-np.inf, 1), (1, 10_000), (10_000, 25_000), (25_000, np.inf)]):
+        # In any order of the rows.
+        order = [2, 0, 3, 1]
+        values = np.eye(4)[chosen][order]
+        table = read_rates(by_income(tmp_path, np.array(["0", "1", "10000", "25000"])[order], values))
+        placed = place(small, assignment, columns, seed=9, take_up=table)
+        donor = placed.ids["tax_unit"] % small.count("tax_unit")
+        inside = (income >= low) & (income < high)
+        np.testing.assert_array_equal(placed.column(FILES), inside[donor])
+
+
+def test_income_is_counted_once_under_either_of_its_names(small):
+    wages = np.full(small.count("person"), 100.0)
+    income = unit_income(small)
+    both = unit_income(small.with_columns({"employment_income": wages}))
+    before = small.column("employment_income_before_lsr").astype(float)
+    people = np.bincount(small.links["tax_unit"], minlength=small.count("tax_unit"))
+    paid = np.bincount(small.links["tax_unit"], weights=before, minlength=small.count("tax_unit"))
+    np.testing.assert_allclose(both, income - paid + 100 * people)
+
+
+@pytest.mark.parametrize(
+    ("keys", "variable", "words"),
+    [
+        (["0", "0"], FILES, r"would_file_taxes_voluntarily: has a key twice.*got '0'; expected one rate a band"),
+        (["0", "some"], FILES, r"is not a valid key; got 'some'"),
+        (["0", ""], FILES, r"is not a valid key; got ''"),
+        (["0", "inf"], FILES, r"is not a valid key; got 'inf'"),
+        (["0", "1"], "takes_up_wic_if_eligible", r"has rates by income, but is no flag of tax units; got 'takes"),
+    ],
+)
+def test_wrong_bands_of_income_are_refused(tmp_path, keys, variable, words):
+    with pytest.raises(InputError, match=words):
+        read_rates(by_income(tmp_path, keys, [0.1, 0.2], variable))
 
 
 def test_a_rate_of_others_without_reports_is_refused(small, assignment):
