@@ -65,7 +65,7 @@ def cps(
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
 @force_option
 def take_up_rates(dataset: str | None, period: int, seed: int, output: Path, force: bool) -> None:
-    """Solve the take-up rates of SNAP, Medicaid and the ACA to enrolment.
+    """Solve the take-up rates of SNAP, Medicaid, the ACA, WIC and filing to official counts.
 
     A run takes the table as simulation.take_up_rates.
     """

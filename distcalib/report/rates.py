@@ -180,7 +180,8 @@ def _table(totals: pd.DataFrame, programmes: tuple[Programme, ...] = SOLVED) -> 
         else:
             missing = rows["value"].sum() - (eligible.sum() - others.sum())
             share = pd.Series([missing / others.sum()])
-        source = f"{rows['source'].iloc[0]}, {rows['vintage'].iloc[0]}: over the eligible of the microdata"
+        whom = "over the eligible" if not programme.deciding else "less who counts anyway, over the others"
+        source = f"{rows['source'].iloc[0]}, {rows['vintage'].iloc[0]}: {whom} of the microdata"
         parts.append(
             pd.DataFrame(
                 {
