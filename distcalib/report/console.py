@@ -272,7 +272,8 @@ def print_summary(run: Path, summary: dict[str, Any], console: Console) -> None:
         if listed:
             names = ", ".join(f"{d['district']} {d['relative']:+.0%}" for d in listed[:12])
             more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
-            console.print(f"{len(listed)} districts {bound}: {names}{more}", highlight=False)
+            districts = "1 district is" if len(listed) == 1 else f"{len(listed)} districts are"
+            console.print(f"{districts} {bound}: {names}{more}", highlight=False)
         else:
             console.print(f"no district is {bound}", highlight=False)
     console.print(f"X {summary['matrix'][:16]}  weights {summary['weights'][:16]}", highlight=False)
