@@ -193,7 +193,13 @@ def _read(path: str | Path) -> pd.DataFrame:
                 choices=[n for n in flags if known[n].entity == "tax_unit"],
             )
         for _, part in mine.groupby("of"):
-            keys = list(part["key"].unique()) if income else list(STATE_CODES.values()) if part["by"].iloc[0] == "state" else [""]
+            keys = (
+                list(part["key"].unique())
+                if income
+                else list(STATE_CODES.values())
+                if part["by"].iloc[0] == "state"
+                else [""]
+            )
             wrong = part.loc[part["key"].duplicated() | ~part["key"].isin(keys), "key"].tolist()
             lost = sorted(set(keys) - set(part["key"]))
             if wrong or lost:
@@ -201,7 +207,11 @@ def _read(path: str | Path) -> pd.DataFrame:
                     "has a key twice, or one that is unknown" if wrong else "has no rate for a key",
                     place=f"{path}: {variable}",
                     value=(wrong or lost)[0],
-                    expected="one rate" if keys == [""] else "one rate a band" if income else "one rate a state",
+                    expected="one rate"
+                    if keys == [""]
+                    else "one rate a band"
+                    if income
+                    else "one rate a state",
                 )
     missing = sorted(set(take_up_inputs()) - set(table["variable"]))
     if missing:

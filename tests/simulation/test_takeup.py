@@ -365,11 +365,19 @@ def test_income_is_counted_once_under_either_of_its_names(small):
 @pytest.mark.parametrize(
     ("keys", "variable", "words"),
     [
-        (["0", "0"], FILES, r"would_file_taxes_voluntarily: has a key twice.*got '0'; expected one rate a band"),
+        (
+            ["0", "0"],
+            FILES,
+            r"would_file_taxes_voluntarily: has a key twice.*got '0'; expected one rate a band",
+        ),
         (["0", "some"], FILES, r"is not a valid key; got 'some'"),
         (["0", ""], FILES, r"is not a valid key; got ''"),
         (["0", "inf"], FILES, r"is not a valid key; got 'inf'"),
-        (["0", "1"], "takes_up_wic_if_eligible", r"has rates by income, but is no flag of tax units; got 'takes"),
+        (
+            ["0", "1"],
+            "takes_up_wic_if_eligible",
+            r"has rates by income, but is no flag of tax units; got 'takes",
+        ),
     ],
 )
 def test_wrong_bands_of_income_are_refused(tmp_path, keys, variable, words):
