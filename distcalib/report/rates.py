@@ -151,7 +151,7 @@ def solvable(microdata: Microdata) -> tuple[Programme, ...]:
 
 
 def _table(totals: pd.DataFrame, programmes: tuple[Programme, ...] = SOLVED) -> pd.DataFrame:
-    """Return the table with rates from totals by state: the eligible, those who report receipt, who decide."""
+    """Return the table with rates from totals by state: of the eligible, reporters, those who decide."""
     table = rates()
     register = bundled_targets().query("reform_id == 0 and status != 'excluded'")
     codes = [STATE_CODES[int(fips)] for fips in totals.index]

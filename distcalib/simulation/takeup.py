@@ -36,8 +36,8 @@ from distcalib.random import uniform
 
 COLUMNS = ("variable", "by", "key", "rate", "reported", "of", "source")
 
-# What a tax return adds up, as microdata store it. Social Security is left out: it is untaxed at the incomes of
-# those who need not file.
+# What a tax return adds up, as microdata store it. Social Security is left out: it is untaxed at the incomes
+# of those who need not file.
 _INCOME = (
     "employment_income",
     "self_employment_income",
@@ -96,8 +96,8 @@ def read_rates(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        variable, by (state, income, rules or empty), key, reported, of, source as text (empty where nothing is said),
-        rate as float64.
+        variable, by (state, income, rules or empty), key, reported, of, source as text (empty where nothing
+        is said), rate as float64.
 
     Raises
     ------

@@ -70,7 +70,7 @@ STARTING_RANGES = {
     "Social Security benefits": (0.85, 1.15),
     "federal income tax after credits": (0.85, 1.15),
     "ACA premium tax credit": (0.75, 1.25),
-    # Half of it is there, and more of it comes only with more returns that itemise, which are fitted themselves.
+    # Half of it is there; more of it comes only with more returns that itemise, which are fitted themselves.
     "home mortgage interest deducted by returns that itemise": (0.75, 1.25),
 }
 LEVELS = ("national", "state", "district")

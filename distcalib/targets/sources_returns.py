@@ -74,8 +74,8 @@ _SOI_NET = {
 # Its count comes out with filing drawn, from others than those who stand on these returns.
 _UNDER = ", under $1"
 _LOSSES = (
-    "such returns are mostly of business losses, which the microdata hardly hold: who files there in their stead "
-    "is few in a state (national dollars 0.01 x)"
+    "such returns are mostly of business losses, which the microdata hardly hold: who files there in their "
+    "stead is few in a state (national dollars 0.01 x)"
 )
 
 
