@@ -305,8 +305,8 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
         warnings.append("the bundled targets' statuses (fit, check) were decided with the bundled microdata")
     if config.microdata != "bundled" and config.simulation.take_up and rates is None:
         warnings.append(
-            "take-up of SNAP, Medicaid, the ACA credit, WIC and filing is drawn at rates solved on the bundled "
-            "source: `distcalib data take-up --dataset` solves them on these microdata"
+            "take-up of SNAP, Medicaid, the ACA credit, WIC and filing is drawn at rates solved on the "
+            "bundled source: `distcalib data take-up --dataset` solves them on these microdata"
         )
     if config.n_clones > len(table):
         warnings.append(f"{config.n_clones} clones over {len(table)} districts: households repeat a district")
