@@ -200,7 +200,8 @@ def _read(path: str | Path) -> pd.DataFrame:
                 if part["by"].iloc[0] == "state"
                 else [""]
             )
-            wrong = part.loc[part["key"].duplicated() | ~part["key"].isin(keys), "key"].tolist()
+            same = pd.to_numeric(part["key"]) if income else part["key"]
+            wrong = part.loc[same.duplicated() | ~part["key"].isin(keys), "key"].tolist()
             lost = sorted(set(keys) - set(part["key"]))
             if wrong or lost:
                 raise InputError(

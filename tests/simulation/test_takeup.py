@@ -372,6 +372,7 @@ def test_income_is_counted_once_under_either_of_its_names(small):
             FILES,
             r"would_file_taxes_voluntarily: has a key twice.*got '0'; expected one rate a band",
         ),
+        (["1", "1.0"], FILES, r"has a key twice.*got '1\.0'"),
         (["0", "some"], FILES, r"is not a valid key; got 'some'"),
         (["0", ""], FILES, r"is not a valid key; got ''"),
         (["0", "inf"], FILES, r"is not a valid key; got 'inf'"),
