@@ -75,7 +75,7 @@ _SOI_NET = {
 _UNDER = ", under $1"
 _LOSSES = (
     "such returns are mostly of business losses, which the microdata hardly hold: who files there in their "
-    "stead is few in a state (national dollars 0.01 x)"
+    "stead is few in a state"
 )
 
 
