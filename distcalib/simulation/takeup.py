@@ -62,6 +62,9 @@ _INCOME = (
 # Names of the same amounts where microdata store them before the answer to a reform.
 _BEFORE = ("", "_before_lsr", "_before_response")
 
+# The rules' default of every other take-up input is that all take up; a test asks the rules engine.
+_DEFAULT_IS_FALSE = ("would_file_taxes_voluntarily",)
+
 # How the rules engine names its take-up inputs: takes_up_eitc, would_file_taxes_voluntarily ...
 _NAMED = re.compile(r"(takes?_up|takeup|would_(file|claim|apply|enroll))_|.*_takes?_?up(_|$)")
 
@@ -106,9 +109,9 @@ def read_rates(path: str | Path) -> pd.DataFrame:
         rate outside 0 to 1, an unknown key, a state that is missing or twice, several keys for one flag, a
         take-up input without a rate, one left to the rules at a rate that is not their default.
     """
-    table, ours = _read(path), rates()
+    table = _read(path)
     left = table.index[table["by"] == "rules"]
-    same = ours[ours["by"] == "rules"].set_index("variable")["rate"]
+    same = {name: float(name not in _DEFAULT_IS_FALSE) for name in take_up_inputs()}
     for row in left[table.loc[left, "rate"] != table.loc[left, "variable"].map(same)]:
         raise InputError(
             "is left to the rules, but at a rate that is not known to be their default",

@@ -1,4 +1,4 @@
-"""Take-up rates solved to enrolment."""
+"""Take-up rates solved to official counts."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from distcalib.geography import STATE_CODES, assign_geography
 from distcalib.geography.sources import county_shares, districts
 from distcalib.simulation.place import _without, place
 from distcalib.simulation.takeup import (
+    _DEFAULT_IS_FALSE,
     draw_take_up,
     drawn_variables,
     rates,
@@ -62,6 +63,8 @@ def test_what_is_left_to_the_rules_has_the_default_that_its_row_says():
     for row in left_to_the_rules().itertuples():
         assert system.variables[row.variable].default_value == bool(row.rate), row.variable
         assert "the rules' default" in row.source
+    for name in take_up_inputs():
+        assert system.variables[name].default_value == (name not in _DEFAULT_IS_FALSE), name
     named = {n for n in system.variables if n.startswith(("takes_up_", "would_file_"))}
     assert named == set(take_up_inputs())
 
@@ -99,6 +102,29 @@ def test_a_flag_is_left_to_the_rules_only_at_their_default(tmp_path):
     own = rates().assign(rate=rates()["rate"].mask(eitc, 0.808), by=rates()["by"].mask(eitc, ""))
     own.to_csv(path, index=False)
     assert "takes_up_eitc" in drawn_variables(read_rates(path))
+
+
+@pytest.mark.parametrize(
+    ("variable", "default"), [("takes_up_wic_if_eligible", 1.0), ("would_file_taxes_voluntarily", 0.0)]
+)
+def test_a_flag_that_the_bundled_table_draws_may_be_left_to_the_rules(tmp_path, variable, default):
+    path = tmp_path / "rates.csv"
+    others = rates()[rates()["variable"] != variable]
+    own = {
+        "variable": variable,
+        "by": "rules",
+        "key": "",
+        "reported": "",
+        "of": "",
+        "source": "an older table",
+    }
+    for rate in (default, 1 - default):
+        pd.concat([others, pd.DataFrame([own | {"rate": rate}])]).to_csv(path, index=False)
+        if rate == default:
+            assert variable not in drawn_variables(read_rates(path))
+        else:
+            with pytest.raises(InputError, match=rf"{variable}: is left to the rules, but at a rate"):
+                read_rates(path)
 
 
 def test_flags_left_to_the_rules_are_as_the_microdata_store_them_or_not_in_the_file(small, assignment):
