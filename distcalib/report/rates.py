@@ -1,4 +1,4 @@
-"""Take-up rates solved to official counts: which share of the eligible has to claim to give the official count.
+"""Take-up rates solved to official counts: which share of the eligible has to claim to give the count.
 
 Survey microdata hold another number of eligible persons than there are (incomes of a whole year, no assets,
 no immigration status), so a published rate of participation among the truly eligible does not lead to the
