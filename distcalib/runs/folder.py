@@ -9,7 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -337,4 +337,8 @@ def locked(folder: Path) -> Iterator[None]:
         since = datetime.now(UTC).isoformat(" ", "seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since},")
         file.flush()
+        # By the clock that the events have: a file system's own goes in steps, and a server's may be another.
+        now = time.time()
+        with suppress(PermissionError):  # another user of a shared folder made the file
+            os.utime(file.fileno(), (now, now))
         yield
