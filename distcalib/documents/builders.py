@@ -22,6 +22,7 @@ from distcalib.matrix.blocks import assemble, write_block
 from distcalib.matrix.calibration import CalibrationMatrix, Origin
 from distcalib.matrix.measures import Rows
 from distcalib.microdata.model import Microdata
+from distcalib.simulation.takeup import rates, rates_digest
 from distcalib.targets.choose import select_targets
 
 # Households that are simulated at once: about 2 GB and 10 s for a handful of programmes.
@@ -58,7 +59,11 @@ class _Builder:
         _same_households(sim, source, self.dataset_path)
         path = str(self.dataset_path.resolve())
         digest = source.digest()
-        return source, Origin(path, digest, self.time_period, self.seed, self.rerandomize_takeup)
+        drawn = rates_digest(rates()) if self.rerandomize_takeup else ""
+        origin = Origin(
+            path, digest, self.time_period, self.seed, self.rerandomize_takeup, rates_digest=drawn
+        )
+        return source, origin
 
     def _targets(self, target_filter: Mapping[str, Collection[Any]] | None, **how: Any) -> pd.DataFrame:
         return select_targets(self.db_uri, self.time_period, target_filter=target_filter, **how)

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from distcalib.errors import InputError
 from distcalib.matrix.blocks import block_digest, read_block, write_block
-from distcalib.simulation.takeup import rates_digest, read_rates
+from distcalib.simulation.takeup import rates, rates_digest, read_rates
 from distcalib.storage import temporary_beside, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Origin:
     period, seed, take_up
         As in the run's settings; without `take_up` the flags are those that the microdata hold.
     rates, rates_digest
-        File of the run's own table of take-up rates, and its digest; empty: the bundled rates.
+        File of the run's table of take-up rates (empty: the bundled one), and the table's digest.
     """
 
     microdata: str
@@ -53,12 +53,14 @@ class Origin:
         InputError
             When the table is gone or another one.
         """
-        if not (self.take_up and self.rates):
-            return self.take_up
-        table = read_rates(self.rates)
-        if rates_digest(table) != self.rates_digest:
+        if not self.take_up:
+            return False
+        table = read_rates(self.rates) if self.rates else rates()
+        stated = self.rates or self.rates_digest  # who made a matrix by hand may have said neither
+        if stated and rates_digest(table) != self.rates_digest:
             raise InputError(
-                "the take-up rates are not those that the matrix was made with", place=self.rates
+                "the take-up rates are not those that the matrix was made with",
+                place=self.rates or "bundled take-up rates",
             )
         return table
 
@@ -295,6 +297,6 @@ def _origin_of_run(plan: Path) -> Origin:
         period=run["period"],
         seed=run["seed"],
         take_up=run["simulation"]["take_up"],
-        rates=str(plan.parent / "take_up.csv") if "take_up" in held["inputs"] else "",
+        rates=str(plan.parent / "take_up.csv") if run["simulation"]["take_up"] else "",
         rates_digest=held["inputs"].get("take_up", ""),
     )

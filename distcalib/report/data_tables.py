@@ -28,7 +28,7 @@ ACA = 0.25
 DONORS = 30
 AREAS = ["US", *map(str, STATE_CODES)]
 
-# Concept of the register -> persons who could have it: what take-up rates are solved from.
+# Concept of the register -> persons who could have it, by state.
 _ELIGIBLE = {
     "Medicaid enrolment": "is_medicaid_eligible==True",
     "ACA premium tax credit": "aca_ptc_before_filing_gate>0&is_aca_ptc_eligible==True",

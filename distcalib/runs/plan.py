@@ -34,7 +34,8 @@ from distcalib.runs.verify import check_totals
 from distcalib.simulation.engine import check_version, engine_version
 from distcalib.simulation.installed import RULES, rules_digest
 from distcalib.simulation.place import GEOGRAPHY, STALE_WEIGHTS
-from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates
+from distcalib.simulation.takeup import drawn_variables, rates_digest, read_rates, require_known
+from distcalib.simulation.takeup import rates as bundled_rates
 from distcalib.targets.choose import Targets, load_targets
 from distcalib.targets.database import without_password
 from distcalib.targets.rules import read_rules
@@ -270,11 +271,14 @@ def make_plan(config: RunConfig, slices: list[tuple[int, int, int]] | None = Non
     warnings = [*targets.warnings, *notes, *little_room(config, weights)]
     warnings += check_areas(config, assignment, source)
     rates = config.simulation.take_up_rates
-    table_of_rates = read_rates(rates) if rates is not None and config.simulation.take_up else None
+    table_of_rates = None
+    if config.simulation.take_up:
+        table_of_rates = bundled_rates() if rates is None else read_rates(rates)
+        require_known(source, table_of_rates)
     costs = bundled_costs() if config.simulation.costs is None else read_costs(config.simulation.costs)
     if costs.policyengine_us != engine_version():
         warnings.append(f"the costs were measured with policyengine-us {costs.policyengine_us}")
-    drawn = drawn_variables(table_of_rates) if config.simulation.take_up else ()
+    drawn = () if table_of_rates is None else drawn_variables(table_of_rates)
     absent = absent_inputs(targets, source, drawn)
     if absent:
         warnings.append(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from distcalib.areas.area import Area, nobody, together
@@ -25,7 +26,7 @@ from distcalib.runs.plan import read_source
 from distcalib.runs.reading import read_weights
 from distcalib.runs.stored import stored_config
 from distcalib.runs.tasks import read_assignment
-from distcalib.simulation.takeup import read_rates
+from distcalib.simulation.takeup import rates_digest, read_rates
 from distcalib.storage import writable
 
 Written = Callable[[Area, Facts], None]
@@ -63,8 +64,8 @@ def stack_run(
     Raises
     ------
     InputError
-        For a folder without weights, microdata that are not the run's, an unknown area or fit, and files that
-        are there.
+        For a folder without weights, microdata or take-up rates that are not the run's, an unknown area or
+        fit, and files that are there.
     RunError
         When an area has no household with weight.
     """
@@ -80,13 +81,19 @@ def stack_run(
         raise InputError(
             "are not the microdata of the run", place=config.microdata, expected="those, unchanged"
         )
-    rates = read_rates(folder / "take_up.csv") if (folder / "take_up.csv").is_file() else None
-    take_up = config.simulation.take_up
+    take_up: bool | pd.DataFrame = config.simulation.take_up
+    if take_up:
+        take_up = read_rates(folder / "take_up.csv")
+        if rates_digest(take_up) != stored["inputs"].get("take_up"):
+            raise InputError(
+                "are not the take-up rates of the run", place=folder / "take_up.csv",
+                expected="those that its matrix was simulated with, unchanged",
+            )  # fmt: skip
     placing = Placing(
         source,
         read_assignment(folder),
         config.seed,
-        rates if rates is not None and take_up else take_up,
+        take_up,
         config.areas.ids,
     )
     more = {**config.areas.others, **_named(others)}

@@ -46,7 +46,7 @@ class Inputs:
     period, seed, take_up
         As in the run's settings.
     rates_digest
-        Of the run's own table of take-up rates, ``take_up.csv`` in the run folder; empty: the bundled one.
+        Of the run's table of take-up rates, ``take_up.csv`` in the run folder; empty where nothing is drawn.
     """
 
     run: str
@@ -263,9 +263,9 @@ def _load(inputs: Inputs, marks: tuple[int, ...]) -> tuple[Microdata, GeographyA
 
 
 def take_up_of(inputs: Inputs) -> bool | pd.DataFrame:
-    """Return what `place` takes: whether to draw take-up, or the run's own rates, held to their digest."""
-    if not inputs.take_up or not inputs.rates_digest:
-        return inputs.take_up
+    """Return what `place` takes: False, or the run's rates, held to their digest."""
+    if not inputs.take_up:
+        return False
     table = read_rates(Path(inputs.run) / "take_up.csv")
     if rates_digest(table) != inputs.rates_digest:
         raise RunError(f"{inputs.run}/take_up.csv is not the plan's; start the run again")

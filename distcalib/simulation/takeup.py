@@ -36,31 +36,37 @@ from distcalib.random import uniform
 
 COLUMNS = ("variable", "by", "key", "rate", "reported", "of", "source")
 
-# What a tax return adds up, as microdata store it. Social Security is left out: it is untaxed at the incomes
-# of those who need not file.
-_INCOME = (
-    "employment_income",
-    "self_employment_income",
-    "sstb_self_employment_income",
-    "partnership_s_corp_income",
-    "farm_operations_income",
-    "farm_rent_income",
-    "rental_income",
-    "estate_income",
-    "taxable_interest_income",
-    "qualified_dividend_income",
-    "non_qualified_dividend_income",
-    "short_term_capital_gains",
-    "long_term_capital_gains",
-    "taxable_private_pension_income",
-    "taxable_public_pension_income",
-    "taxable_ira_distributions",
-    "unemployment_compensation",
-    "alimony_income",
-    "miscellaneous_income",
-)
-# Names of the same amounts where microdata store them before the answer to a reform.
-_BEFORE = ("", "_before_lsr", "_before_response")
+# What a tax return adds up, as microdata store it: an amount, or the inputs that make it up. Social Security
+# is left out: it is untaxed at the incomes of those who need not file.
+_INCOME: dict[str, tuple[str, ...]] = {
+    "employment_income": ("employment_income_before_lsr",),
+    "self_employment_income": ("self_employment_income_before_lsr",),
+    "sstb_self_employment_income": ("sstb_self_employment_income_before_lsr",),
+    "partnership_s_corp_income": ("partnership_income", "s_corp_income"),
+    "farm_operations_income": (),
+    "farm_rent_income": (),
+    "rental_income": (),
+    "estate_income": (),
+    "taxable_interest_income": (),
+    "qualified_dividend_income": (),
+    "non_qualified_dividend_income": (),
+    "short_term_capital_gains": (),
+    "long_term_capital_gains": ("long_term_capital_gains_before_response",),
+    "taxable_pension_income": (
+        "taxable_private_pension_income",
+        "taxable_public_pension_income",
+        "taxable_federal_pension_income",
+    ),
+    "taxable_retirement_distributions": (
+        "taxable_ira_distributions",
+        "taxable_401k_distributions",
+        "taxable_403b_distributions",
+        "taxable_sep_distributions",
+    ),
+    "unemployment_compensation": (),
+    "alimony_income": (),
+    "miscellaneous_income": (),
+}
 
 # The rules' default of every other take-up input is that all take up; a test asks the rules engine.
 _DEFAULT_IS_FALSE = ("would_file_taxes_voluntarily",)
@@ -152,13 +158,14 @@ def _read(path: str | Path) -> pd.DataFrame:
             (),
         ),
         "key": (
-            np.where(
-                table["by"] == "income",
-                np.isfinite(pd.to_numeric(table["key"], errors="coerce")),
-                (table["key"] == "") == (table["by"] != "state"),
-            ).astype(bool),
-            "a state's code where the rates are by state, the least income of a band where by income",
+            (table["by"] == "income") | ((table["key"] == "") == (table["by"] != "state")),
+            "a state's code where the rates are by state",
             STATE_CODES.values(),
+        ),
+        "key of income": (
+            (table["by"] != "income") | np.isfinite(pd.to_numeric(table["key"], errors="coerce")),
+            "the least income of the band in dollars",
+            (),
         ),
     }
     for name, (holds, expected, choices) in allowed.items():
@@ -167,7 +174,7 @@ def _read(path: str | Path) -> pd.DataFrame:
             raise InputError(
                 f"is not a valid {name}",
                 place=line[at],
-                value=str(table[name][at]),
+                value=str(table[name.split()[0]][at]),
                 expected=expected,
                 choices=choices,
             )
@@ -187,8 +194,15 @@ def _read(path: str | Path) -> pd.DataFrame:
                 place=line[mine.index[0]],
                 value=str(variable),
             )
-        income = mine["by"].iloc[0] == "income"
-        if income and known[str(variable)].entity != "tax_unit":
+        by = mine["by"].iloc[0]
+        if {"", "all"} <= set(mine["of"]):
+            raise InputError(
+                "has rates of all twice, with the word and without",
+                place=line[mine.index[0]],
+                value=str(variable),
+                expected="all, or nothing, in the column of",
+            )
+        if by == "income" and known[str(variable)].entity != "tax_unit":
             raise InputError(
                 "has rates by income, but is no flag of tax units",
                 place=line[mine.index[0]],
@@ -196,14 +210,11 @@ def _read(path: str | Path) -> pd.DataFrame:
                 choices=[n for n in flags if known[n].entity == "tax_unit"],
             )
         for _, part in mine.groupby("of"):
-            keys = (
-                list(part["key"].unique())
-                if income
-                else list(STATE_CODES.values())
-                if part["by"].iloc[0] == "state"
-                else [""]
-            )
-            same = pd.to_numeric(part["key"]) if income else part["key"]
+            keys, one = {
+                "state": (list(STATE_CODES.values()), "one rate a state"),
+                "income": (part["key"].tolist(), "one rate a band"),
+            }.get(by, ([""], "one rate"))
+            same = pd.to_numeric(part["key"]) if by == "income" else part["key"]
             wrong = part.loc[same.duplicated() | ~part["key"].isin(keys), "key"].tolist()
             lost = sorted(set(keys) - set(part["key"]))
             if wrong or lost:
@@ -211,11 +222,7 @@ def _read(path: str | Path) -> pd.DataFrame:
                     "has a key twice, or one that is unknown" if wrong else "has no rate for a key",
                     place=f"{path}: {variable}",
                     value=(wrong or lost)[0],
-                    expected="one rate"
-                    if keys == [""]
-                    else "one rate a band"
-                    if income
-                    else "one rate a state",
+                    expected=one,
                 )
     missing = sorted(set(take_up_inputs()) - set(table["variable"]))
     if missing:
@@ -269,20 +276,8 @@ def draw_take_up(
     flags = {}
     for variable in drawn_variables(table):
         entity = catalogue().get(variable, place="take_up.csv").entity
-        mine = table[table["variable"] == variable]
+        mine, anchored = _applicable(source, table, variable)
         reported = mine["reported"].iloc[0]
-        anchored = reported in source.variables()
-        if anchored and (mine["of"] == "others").any():
-            mine = mine[mine["of"] == "others"]
-        else:
-            mine = mine[mine["of"] != "others"]
-        if mine.empty:
-            raise InputError(
-                "has only the rate of others, who report no receipt, but the microdata hold no such report",
-                place="take-up rates",
-                value=variable,
-                expected=f"the column {reported} in the microdata, or a rate of all",
-            )
         by = mine["by"].iloc[0]
         values = mine["rate"].to_numpy(float)
         if by == "":
@@ -306,21 +301,66 @@ def draw_take_up(
     return flags
 
 
+def require_known(source: Microdata, table: pd.DataFrame) -> None:
+    """Refuse rates that microdata cannot be drawn at, before anything is simulated.
+
+    Raises
+    ------
+    InputError
+        For a flag that has only the rate of others where the microdata hold no report of receipt, and for
+        rates by income where they hold none.
+    """
+    for variable in drawn_variables(table):
+        mine, _ = _applicable(source, table, variable)
+        if (mine["by"] == "income").any():
+            unit_income(source)
+
+
+def _applicable(source: Microdata, table: pd.DataFrame, variable: str) -> tuple[pd.DataFrame, bool]:
+    """Return the rates of a flag that hold for these microdata, and whether receipt is reported there."""
+    mine = table[table["variable"] == variable]
+    reported = mine["reported"].iloc[0]
+    anchored = reported in source.variables()
+    if anchored and (mine["of"] == "others").any():
+        return mine[mine["of"] == "others"], anchored
+    mine = mine[mine["of"] != "others"]
+    if mine.empty:
+        raise InputError(
+            "has only the rate of others, who report no receipt, but the microdata hold no such report",
+            place="take-up rates",
+            value=variable,
+            expected=f"the column {reported} in the microdata, or a rate of all",
+        )
+    return mine, anchored
+
+
 def unit_income(source: Microdata) -> np.ndarray:
     """Return what the persons of each tax unit earn, and get of capital and pensions.
 
     Returns
     -------
     ndarray
-        float64, shape (n tax units,), dollars a year: near to adjusted gross income, of the inputs that the
-        microdata hold, so that it needs no rules.
+        float64, shape (n tax units,), dollars a year: near to adjusted gross income, of what the microdata
+        hold, so that it needs no rules. Dependents' own is in it, and losses as they are.
+
+    Raises
+    ------
+    InputError
+        When the microdata hold none of these incomes.
     """
     held = source.variables()
-    income = np.zeros(source.count("person"))
-    for name in _INCOME:
-        stored = [name + end for end in _BEFORE if name + end in held]
-        if stored:
-            income += source.column(stored[0])
+    income, found = np.zeros(source.count("person")), False
+    for whole, parts in _INCOME.items():
+        for name in (whole,) if whole in held else parts:
+            if name in held:
+                income += source.column(name)
+                found = True
+    if not found:
+        raise InputError(
+            "the microdata hold no income, by which take-up rates go",
+            place="microdata",
+            expected="employment_income or another income, or rates without the word income in the column by",
+        )
     return np.bincount(source.links["tax_unit"], weights=income, minlength=source.count("tax_unit"))
 
 

@@ -51,6 +51,9 @@ def test_another_datasets_rates_are_a_table_that_a_run_takes(everywhere, tmp_pat
     snap = table[table["variable"] == "takes_up_snap_if_eligible"]
     assert snap[["reported", "of"]].values.tolist() == [["", ""]]
     assert len(table[table["variable"] == "takes_up_medicaid_if_eligible"]) == 51
+    filing = table[table["variable"] == "would_file_taxes_voluntarily"]
+    assert filing["key"].tolist() == ["0", "1", "10000", "25000"]
+    assert set(filing["by"]) == {"income"}
 
 
 @pytest.mark.slow

@@ -227,6 +227,22 @@ def test_files_of_a_further_fit_have_its_weights(small_run, tmp_path):
     assert (none.exit_code, "did you mean 'few'" in none.output) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["other rates", "none kept"])
+def test_flags_other_than_the_matrixs_get_into_no_file_and_no_explanation(copy, tmp_path, kind):
+    file = copy / "take_up.csv"
+    if kind == "none kept":
+        file.unlink()
+    else:
+        table = pd.read_csv(file)
+        table.loc[table["variable"] == "takes_up_tanf_if_eligible", "rate"] = 0.23
+        table.to_csv(file, index=False)
+    done = invoke("stack", "run", copy, "--only", "WY-01", "--output", tmp_path / "x")
+    assert (done.exit_code, "take_up.csv" in "".join(done.output.split())) == (2, True), done.output
+    assert not (tmp_path / "x").exists()
+    why = invoke("matrix", "why", copy, "state_56/snap", "0")
+    assert (why.exit_code, "take_up.csv" in "".join(why.output.split())) == (2, True), why.output
+
+
 def test_weights_of_a_fit_that_the_run_no_longer_has_are_not_written(small_run, tmp_path):
     (tmp_path / "fits/fwe").mkdir(parents=True)
     shutil.copy(small_run / "plan.json", tmp_path)

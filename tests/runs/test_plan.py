@@ -94,7 +94,11 @@ def test_take_up_rates_of_ones_own_are_part_of_the_plan_and_of_the_run_folder(co
     bundled, prepared = make_plan(config).plan, make_plan(own)
     assert prepared.plan.digest() != bundled.digest()
     assert not {s.id for s in prepared.plan.slices} & {s.id for s in bundled.slices}
-    # The same rates from another place are the same plan.
+    # The same rates from another place are the same plan, the bundled ones among them.
+    shipped = tmp_path / "shipped.csv"
+    rates().to_csv(shipped, index=False)
+    same = replace(config, simulation=replace(config.simulation, take_up_rates=str(shipped)))
+    assert make_plan(same).plan.digest() == bundled.digest()
     copy = tmp_path / "copy.csv"
     copy.write_bytes(file.read_bytes())
     moved = replace(config, simulation=replace(config.simulation, take_up_rates=str(copy)))
@@ -105,10 +109,31 @@ def test_take_up_rates_of_ones_own_are_part_of_the_plan_and_of_the_run_folder(co
     write_plan(run.folder, prepared, replace=False)
     inputs = run._inputs(prepared.plan)
     pd.testing.assert_frame_equal(take_up_of(inputs), table)
-    assert take_up_of(replace(inputs, rates_digest="")) is True
+    assert take_up_of(replace(inputs, take_up=False)) is False
     rates().to_csv(run.folder / "take_up.csv", index=False)
     with pytest.raises(RunError, match=r"take_up.csv is not the plan's"):
         take_up_of(inputs)
+
+
+def test_a_run_keeps_the_bundled_rates_too_so_that_a_later_package_draws_as_it_did(config, tmp_path):
+    prepared = make_plan(config)
+    run = Run(config, tmp_path / "out", SERIAL)
+    run.folder.mkdir()
+    assert "take_up.csv" in write_plan(run.folder, prepared, replace=False)
+    pd.testing.assert_frame_equal(take_up_of(run._inputs(prepared.plan)), rates())
+    stored = replace(config, simulation=replace(config.simulation, take_up=False))
+    assert make_plan(stored).rates is None
+
+
+def test_microdata_without_incomes_are_refused_before_anything_is_simulated(config, small, tmp_path):
+    from distcalib.simulation.place import _without
+    from distcalib.simulation.takeup import _INCOME
+
+    names = tuple({*_INCOME, *(part for parts in _INCOME.values() for part in parts)})
+    file = tmp_path / "poor.h5"
+    _without(small, names).write(file)
+    with pytest.raises(InputError, match="the microdata hold no income, by which take-up rates go"):
+        make_plan(replace(config, microdata=str(file)))
 
 
 def test_pinned_households_stay_in_their_state(config, tmp_path):

@@ -17,7 +17,7 @@ from distcalib.cli import main
 from distcalib.errors import InputError, RunError
 from distcalib.report.status import line_of, shown, watch_status
 from distcalib.runs.events import Events
-from distcalib.runs.folder import locked
+from distcalib.runs.folder import locked, locked_since
 from distcalib.runs.status import SILENT, Watch, stages_ahead
 
 PLAN = {"slices": []} | {part: {} for part in ("code", "inputs", "versions", "engines")}
@@ -203,6 +203,29 @@ def test_a_run_that_was_taken_up_again_is_not_what_it_was_before(tmp_path):
         assert watch.read().state(9e9) == "running"
         tell(home, {**START, "time": time.time() + 1}, {"event": "done", "time": time.time() + 2})
         assert watch.read().state(9e9) == "done"
+
+
+def test_who_looks_whether_a_run_is_held_never_keeps_one_from_taking_it(tmp_path):
+    home, over = folder_of(tmp_path / "run", START), threading.Event()
+    with locked(home):
+        pass  # so that there is a file to look at
+
+    def look() -> None:
+        while not over.is_set():
+            locked_since(home)
+
+    lookers = [threading.Thread(target=look) for _ in range(3)]
+    for looker in lookers:
+        looker.start()
+    try:
+        for _ in range(100):
+            with locked(home):
+                assert locked_since(home) is not None
+    finally:
+        over.set()
+        for looker in lookers:
+            looker.join()
+    assert locked_since(home) is None
 
 
 @pytest.mark.parametrize("cause", ["no space", "interrupted"])

@@ -17,6 +17,7 @@ from distcalib.geography.sources import county_shares, districts
 from distcalib.simulation.place import _without, place
 from distcalib.simulation.takeup import (
     _DEFAULT_IS_FALSE,
+    _INCOME,
     draw_take_up,
     drawn_variables,
     rates,
@@ -380,6 +381,47 @@ def test_rates_by_income_are_those_of_the_units_band(small, assignment, tmp_path
         np.testing.assert_array_equal(placed.column(FILES), inside[donor])
 
 
+def test_an_income_at_the_edge_is_in_the_upper_band_and_a_loss_in_the_lowest(small, assignment, tmp_path):
+    known = [name for parts in _INCOME.values() for name in parts] + list(_INCOME)
+    n = small.count("person")
+    alone = np.zeros(n)
+    first = np.unique(small.links["tax_unit"], return_index=True)[1]
+    amounts = np.resize([-5.0, 0.0, 1.0, 9_999.99, 10_000.0, 24_999.0, 25_000.0], len(first))
+    alone[first] = amounts
+    data = _without(small, tuple(known)).with_columns({"rental_income": alone})
+    np.testing.assert_array_equal(unit_income(data), amounts.astype(data.column("rental_income").dtype))
+    for chosen, inside in enumerate(
+        (
+            amounts < 1,
+            (amounts >= 1) & (amounts < 1e4),
+            (amounts >= 1e4) & (amounts < 2.5e4),
+            amounts >= 2.5e4,
+        )
+    ):
+        table = read_rates(by_income(tmp_path, ["0", "1", "10000", "25000"], np.eye(4)[chosen]))
+        placed = place(data, assignment, np.arange(small.count()), seed=9, take_up=table)
+        at = placed.ids["tax_unit"] % small.count("tax_unit")
+        np.testing.assert_array_equal(placed.column(FILES), inside[at])
+
+
+def test_incomes_are_money_of_persons_and_their_parts_are_inputs():
+    known = catalogue().variables
+    for whole, parts in _INCOME.items():
+        assert {known[n].entity for n in (whole, *parts)} == {"person"}
+        assert all(known[n].is_input for n in parts)
+        assert bool(parts) != known[whole].is_input, whole
+
+
+def test_a_sum_stands_for_its_parts_and_parts_for_a_sum_that_is_not_stored(small):
+    base = unit_income(small)
+    more = np.full(small.count("person"), 7.0)
+    people = np.bincount(small.links["tax_unit"], minlength=small.count("tax_unit"))
+    parts = small.with_columns({"partnership_income": more, "s_corp_income": more})
+    np.testing.assert_allclose(unit_income(parts), base + 14 * people)
+    both = parts.with_columns({"partnership_s_corp_income": more})
+    np.testing.assert_allclose(unit_income(both), base + 7 * people)
+
+
 def test_income_is_counted_once_under_either_of_its_names(small):
     wages = np.full(small.count("person"), 100.0)
     income = unit_income(small)
@@ -388,6 +430,13 @@ def test_income_is_counted_once_under_either_of_its_names(small):
     people = np.bincount(small.links["tax_unit"], minlength=small.count("tax_unit"))
     paid = np.bincount(small.links["tax_unit"], weights=before, minlength=small.count("tax_unit"))
     np.testing.assert_allclose(both, income - paid + 100 * people)
+
+
+def test_a_rate_of_all_said_twice_is_refused(tmp_path):
+    dc = rates()[rates()["variable"] == "takes_up_dc_ptc"]
+    pd.concat([rates(), dc.assign(of="all")]).to_csv(tmp_path / "rates.csv", index=False)
+    with pytest.raises(InputError, match=r"has rates of all twice.*got 'takes_up_dc_ptc'"):
+        read_rates(tmp_path / "rates.csv")
 
 
 @pytest.mark.parametrize(
@@ -399,9 +448,9 @@ def test_income_is_counted_once_under_either_of_its_names(small):
             r"would_file_taxes_voluntarily: has a key twice.*got '0'; expected one rate a band",
         ),
         (["1", "1.0"], FILES, r"has a key twice.*got '1\.0'"),
-        (["0", "some"], FILES, r"is not a valid key; got 'some'"),
-        (["0", ""], FILES, r"is not a valid key; got ''"),
-        (["0", "inf"], FILES, r"is not a valid key; got 'inf'"),
+        (["0", "some"], FILES, r"is not a valid key of income; got 'some'; expected the least income"),
+        (["0", ""], FILES, r"is not a valid key of income; got ''; expected the least income"),
+        (["0", "inf"], FILES, r"is not a valid key of income; got 'inf'; expected the least income"),
         (
             ["0", "1"],
             "takes_up_wic_if_eligible",
