@@ -125,7 +125,7 @@ def test_one_worker_with_another_version_ends_the_run_before_its_first_task(
     with pytest.raises(RunError, match=rf"worker {odd}: policyengine-us is 2\.0\.0 there, {version} in the"):
         run.execute()
     made = {p.relative_to(run.folder).parts[0] for p in run.folder.rglob("*") if p.is_file()}
-    plan = {"plan.json", "targets.parquet", "excluded.parquet", "columns.parquet"}
+    plan = {"plan.json", "targets.parquet", "excluded.parquet", "columns.parquet", "take_up.csv"}
     assert made == {*plan, "events.ndjson", ".lock"}
 
 
